@@ -1,0 +1,102 @@
+//! What a container asks for.
+
+use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
+use core::fmt;
+use resmgr_topology::MilliCpu;
+use serde::{Deserialize, Serialize};
+
+/// A container's identity: the runtime's id, or a provisional one while it is being created.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ContainerId(pub Arc<str>);
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A Kubernetes namespace.
+pub type Namespace = Arc<str>;
+
+/// The pod a container belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodRef {
+    /// The runtime's id of the pod sandbox.
+    pub sandbox: Arc<str>,
+    /// Kubernetes UID; empty when the runtime does not tell.
+    pub uid: Arc<str>,
+    /// Pod name.
+    pub name: Arc<str>,
+    /// Pod namespace.
+    pub namespace: Namespace,
+}
+
+/// Kubernetes quality-of-service class of a pod.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum QosClass {
+    /// Requests equal limits for every container.
+    Guaranteed,
+    /// Some request or limit.
+    Burstable,
+    /// None.
+    #[default]
+    BestEffort,
+}
+
+/// Where requirements were learnt from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The pod annotation `intel.com/resources` the webhook writes.
+    Annotation,
+    /// Estimated from the CRI request's shares, quota and memory limit.
+    #[default]
+    Estimate,
+}
+
+/// Resource requirements of one container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requirements {
+    /// CPU request.
+    pub cpu_request: MilliCpu,
+    /// CPU limit, if any.
+    pub cpu_limit: Option<MilliCpu>,
+    /// Memory request in bytes, if known.
+    pub memory_request_bytes: Option<u64>,
+    /// Memory limit in bytes, if any.
+    pub memory_limit_bytes: Option<u64>,
+    /// Extended resources requested, whole units by resource name.
+    pub extended: BTreeMap<String, i64>,
+    /// Where these were learnt from.
+    pub source: Source,
+}
+
+/// All that a policy may know of a container it is asked to place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The container.
+    pub id: ContainerId,
+    /// Its pod.
+    pub pod: PodRef,
+    /// Container name in the pod.
+    pub name: Arc<str>,
+    /// QoS class of the pod.
+    pub qos: QosClass,
+    /// What it asks for.
+    pub requirements: Requirements,
+    /// Whether it is an init container that ends before the pod's containers start.
+    pub init: bool,
+    /// Annotations of the pod whose key concerns placement (no others are kept: they may be secret).
+    pub annotations: BTreeMap<String, String>,
+    /// Environment entries named `STP_*` or `CMK_*`, in order (no others are kept).
+    pub env: Vec<(String, String)>,
+    /// Entry point as requested; needed to recognise `cmk isolate`. Not persisted.
+    #[serde(skip)]
+    pub command: Vec<String>,
+    /// Arguments as requested. Not persisted.
+    #[serde(skip)]
+    pub args: Vec<String>,
+}

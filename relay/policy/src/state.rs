@@ -1,0 +1,111 @@
+//! Who sits where: the only state there is. Pools are derived from it, never stored beside it.
+
+use crate::request::{ContainerId, Request};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    string::String,
+    sync::Arc,
+    vec::Vec,
+};
+use resmgr_topology::{CpuSet, MilliCpu, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// What happens to a container's CFS quota.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quota {
+    /// As requested.
+    #[default]
+    Keep,
+    /// Removed: an exclusively pinned container cannot be throttled to less than its own CPUs
+    /// (kubelet since 1.33, `DisableCPUQuotaWithExclusiveCPUs`).
+    Unlimited,
+}
+
+/// Where a container runs, and what is written for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// CPUs nobody else may run on. Empty for shared containers.
+    pub exclusive: CpuSet,
+    /// Name of the pool its shared part runs in (`shared`, `reserved`, or an stp pool); `None` for a
+    /// purely exclusive or an unplaced container.
+    pub pool: Option<Arc<str>>,
+    /// Part of the request served from the shared pool.
+    pub shared: MilliCpu,
+    /// `cpuset.cpus` to write: exclusive and shared CPUs together. Empty: not pinned.
+    pub cpus: CpuSet,
+    /// `cpuset.mems` to write, if the policy pins memory.
+    pub mems: Option<BTreeSet<NodeId>>,
+    /// `cpu.shares` to write in place of the requested ones (cgroup v1 scale).
+    pub cpu_shares: Option<u64>,
+    /// CFS quota treatment.
+    pub quota: Quota,
+    /// CPU lists of an stp pool this container holds (exclusive) or runs on (shared).
+    #[serde(default)]
+    pub lists: Vec<CpuSet>,
+    /// Environment entries to append to the create request.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// Replaces the command and empties the arguments of the create request (`cmk isolate`).
+    #[serde(default, skip)]
+    pub command: Option<Vec<String>>,
+}
+
+/// A placed container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// What it asked for.
+    pub request: Request,
+    /// What it was given.
+    pub placement: Placement,
+    /// Order of arrival; ties between equals are broken by it.
+    pub arrival: u64,
+}
+
+/// Every container that holds CPUs, by id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The containers.
+    pub containers: BTreeMap<ContainerId, Container>,
+    /// The next arrival number.
+    pub next_arrival: u64,
+}
+
+impl State {
+    /// CPUs held exclusively by any container.
+    #[must_use]
+    pub fn exclusive(&self) -> CpuSet {
+        self.containers
+            .values()
+            .fold(CpuSet::EMPTY, |all, container| {
+                all.union(&container.placement.exclusive)
+            })
+    }
+
+    /// Applies a decision: `decision.changes` in order; a change of an unknown container whose request
+    /// is `Some` inserts it; `decision.released` are taken out first.
+    pub fn apply(&mut self, decision: &crate::Decision) {
+        for id in &decision.released {
+            self.containers.remove(id);
+        }
+        for change in &decision.changes {
+            if let Some(container) = self.containers.get_mut(&change.id) {
+                container.placement = change.placement.clone();
+                if let Some(request) = &change.request {
+                    container.request = request.clone();
+                }
+            } else if let Some(request) = &change.request {
+                let arrival = self.next_arrival;
+                self.next_arrival += 1;
+                self.containers.insert(
+                    change.id.clone(),
+                    Container {
+                        request: request.clone(),
+                        placement: change.placement.clone(),
+                        arrival,
+                    },
+                );
+            }
+        }
+    }
+}

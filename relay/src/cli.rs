@@ -1,0 +1,1 @@
+//! Words as typed: options, option files, nothing decided.

@@ -1,0 +1,1 @@
+//! Our own gRPC API: configuration in, node operations out.

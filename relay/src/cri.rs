@@ -1,0 +1,6 @@
+//! The CRI relay: frames in, frames out, with hooks on the calls a policy cares about.
+//!
+//! The only module that speaks CRI. It never decides anything and never touches a cgroup.
+
+pub mod intercept;
+pub mod observe;

@@ -1,0 +1,66 @@
+//! What the relay tells its onlookers (the dumper, the metrics) about each call.
+
+use crate::cri::intercept::{Call, Status};
+use bytes::Bytes;
+use std::{fmt, sync::Arc, time::Duration};
+
+/// Why a call is on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A hook looks at it.
+    Intercepted,
+    /// Relayed without a look.
+    Passthrough,
+    /// The relay's own call to the runtime.
+    Own,
+}
+
+/// How much an onlooker wants to know of a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Interest {
+    /// Nothing.
+    #[default]
+    None,
+    /// That it happened, how it ended and how long it took.
+    Ends,
+    /// Message bodies too.
+    Bodies,
+}
+
+/// Something that happened to a call.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The request message arrived (for client streams: each message).
+    Request {
+        /// Message body without the gRPC prefix.
+        body: Bytes,
+    },
+    /// A hook changed the request: this is what goes on to the runtime.
+    Rewritten {
+        /// Message body without the gRPC prefix.
+        body: Bytes,
+    },
+    /// A reply message (for server streams: each).
+    Reply {
+        /// Message body without the gRPC prefix.
+        body: Bytes,
+    },
+    /// The call is over.
+    End {
+        /// `None` is OK.
+        failed: Option<Status>,
+        /// From the arrival of its headers to the end of the reply.
+        total: Duration,
+        /// The part of it spent waiting for the runtime.
+        runtime: Duration,
+    },
+}
+
+/// Sees calls go by. Must never block: the hot path calls it.
+pub trait Observer: fmt::Debug + Send + Sync + 'static {
+    /// How much of this call is wanted. Asked once per call; must be cheap.
+    fn interest(&self, path: &str) -> Interest;
+
+    /// Something happened. Called in order for one call.
+    fn observe(&self, call: &Arc<Call>, kind: Kind, event: Event);
+}

@@ -1,0 +1,1 @@
+//! Start-up, tasks, signals and shutdown: where the parts are wired.

@@ -1,0 +1,1 @@
+//! The machine's topology, from hwloc and sysfs.

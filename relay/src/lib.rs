@@ -1,0 +1,17 @@
+//! cri-resmgr: a CRI relay that places containers on CPUs and memory nodes.
+//!
+//! See `docs/architecture.md` for the modules and what each may touch.
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod cri;
+pub mod daemon;
+pub mod discover;
+pub mod dump;
+pub mod enforce;
+pub mod inspect;
+pub mod ledger;
+pub mod manager;
+pub mod metrics;
+pub mod telemetry;

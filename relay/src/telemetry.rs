@@ -1,0 +1,1 @@
+//! What the scheduler really did to each container, by BPF or the next best.

@@ -1,0 +1,16 @@
+//! CPU topology, CPU sets and the CPU allocator.
+//!
+//! Pure values: nothing here opens a file, reads a clock or holds a global. The daemon's `discover`
+//! module builds a [`Topology`] from the machine; tests and the simulator build one from a synthetic
+//! description.
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+mod cpuset;
+mod ids;
+mod model;
+
+pub use cpuset::{CpuSet, CpuSetError, MAX_CPUS};
+pub use ids::{CoreId, CpuId, DieId, L2Id, LlcId, MilliCpu, Nanos, NodeId, PackageId};
+pub use model::{CoreKind, Cpu, Group, Node, Topology};

@@ -1,1 +1,7 @@
-//! Prometheus metrics.
+//! Prometheus metrics: gauges are derived from the state at each scrape, never kept by increments.
+//!
+//! One file per family; `registry` owns the registry and renders the page. docs/metrics.md says what
+//! each metric means and what to do about it.
+
+pub mod registry;
+pub mod relay;

@@ -7,10 +7,20 @@
 
 extern crate alloc;
 
+mod allocate;
 mod cpuset;
+mod distance;
 mod ids;
 mod model;
+mod nodes;
+mod parts;
+mod synthetic;
 
+pub use allocate::{Packing, Preference, allocate, keep};
 pub use cpuset::{CpuSet, CpuSetError, MAX_CPUS};
+pub use distance::DistanceClass;
 pub use ids::{CoreId, CpuId, DieId, L2Id, LlcId, MilliCpu, Nanos, NodeId, PackageId};
 pub use model::{CoreKind, Cpu, Group, Node, Topology};
+pub use nodes::{NodeListError, format_nodes, parse_nodes};
+pub use parts::{Parts, TopologyError};
+pub use synthetic::SyntheticError;

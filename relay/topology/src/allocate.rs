@@ -1,0 +1,109 @@
+//! The one CPU allocator of all policies.
+//!
+//! It takes `count` CPUs out of a set so that what is taken is close together and what is left stays
+//! in large pieces. The order, where `r` is what is still missing at each step:
+//!
+//! 1. Everything, when the set has no more.
+//! 2. Whole idle packages that fit into `r`.
+//! 3. The smallest domain (core, last-level cache, NUMA node, die, package) that holds `r` without giving
+//!    up a whole core becomes the home of the rest; within it whole idle dies, then last-level caches,
+//!    then cores that fit. A home is looked for anew after each of these steps.
+//! 4. Single threads: of the package that already gave most, then of the package with the fewest free
+//!    CPUs, then of the core with the fewest free CPUs (finish broken cores first), then the lowest.
+//!
+//! Groups that are equally good go by their measured cost, then ascending. Idle means that every online
+//! CPU of the group is in the set. Equal arguments give equal answers.
+
+mod search;
+
+use crate::{
+    cpuset::CpuSet,
+    ids::{CpuId, NodeId},
+    model::{CoreKind, Topology},
+};
+use core::fmt;
+use search::Search;
+
+#[cfg(test)]
+mod tests;
+
+/// How groups that could serve equally are ordered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Packing {
+    /// Ascending: a machine fills from its first package on, and looks tidy to people.
+    #[default]
+    Ascending,
+    /// Fewest free CPUs first: large free pieces are kept for large requests.
+    BestFit,
+}
+
+/// What makes one choice of CPUs better than another that is topologically as good.
+#[derive(Clone, Copy, Default)]
+pub struct Preference<'a> {
+    /// Stay close to these CPUs (held already): same core, cache, node, package, then by distance.
+    /// When their node or package can serve the request, nothing outside is considered.
+    pub near: Option<&'a CpuSet>,
+    /// Stay close to these NUMA nodes, memory-only ones included, in the same way.
+    pub near_nodes: &'a [NodeId],
+    /// Use cores of this kind as long as there are enough; others only for the rest.
+    pub kind: Option<CoreKind>,
+    /// How equal groups are ordered.
+    pub packing: Packing,
+    /// Measured cost of a CPU, lower is better: breaks ties among topologically equal groups, before
+    /// their number does. It should be coarse, or noise decides.
+    pub cost: Option<&'a dyn Fn(CpuId) -> u64>,
+}
+
+impl fmt::Debug for Preference<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Preference")
+            .field("near", &self.near)
+            .field("near_nodes", &self.near_nodes)
+            .field("kind", &self.kind)
+            .field("packing", &self.packing)
+            .field("cost", &self.cost.map(|_| "…"))
+            .finish()
+    }
+}
+
+/// Chooses `count` CPUs of `from`; offline and unknown CPUs of it are never chosen. `None` when it has
+/// too few. See the module for the order.
+#[must_use]
+pub fn allocate(
+    topology: &Topology,
+    from: &CpuSet,
+    count: usize,
+    preference: &Preference<'_>,
+) -> Option<CpuSet> {
+    let from = from.intersection(&topology.online);
+    let Some(kind) = preference.kind else {
+        return Search::new(topology, &from, preference).take(count);
+    };
+    let alike = |cpu: &CpuId| topology.cpu(*cpu).is_some_and(|cpu| cpu.kind == kind);
+    let alike: CpuSet = from.iter().filter(alike).collect();
+    let available = alike.len();
+    if available >= count || available == 0 {
+        let from = if available == 0 { &from } else { &alike };
+        return Search::new(topology, from, preference).take(count);
+    }
+    let near = preference.near.map_or(alike, |near| near.union(&alike));
+    let preference = Preference {
+        near: Some(&near),
+        ..*preference
+    };
+    let rest = from.difference(&alike);
+    let rest = Search::new(topology, &rest, &preference).take(count - available)?;
+    Some(rest.union(&alike))
+}
+
+/// The inverse: which `count` CPUs of `held` to keep so that the kept part is as good as if it had been
+/// chosen afresh. What is given back is `held` without it. All of `held` when it has no more than `count`.
+#[must_use]
+pub fn keep(
+    topology: &Topology,
+    held: &CpuSet,
+    count: usize,
+    preference: &Preference<'_>,
+) -> CpuSet {
+    allocate(topology, held, count, preference).unwrap_or(*held)
+}

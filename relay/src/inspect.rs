@@ -1,1 +1,8 @@
-//! Read-only views: state, explain, top.
+//! Read-only views: state, explain, top. Nothing here changes anything.
+//!
+//! The daemon serves them as JSON on a socket of its own (0600), beside `/metrics` and `/healthz` on
+//! `--metrics-address`; `cri-resmgr state`, `explain` and `top` are clients of that socket.
+
+pub mod client;
+pub mod server;
+pub mod view;

@@ -1,0 +1,89 @@
+//! Serves the views: JSON on the daemon's own socket, metrics and health over TCP.
+
+use super::view::{ExplainView, StateView};
+use crate::metrics::registry::{CONTENT_TYPE, Metrics};
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use std::{fmt, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// Where the views come from.
+pub trait Views: fmt::Debug + Send + Sync + 'static {
+    /// The whole placement.
+    fn state(&self) -> StateView;
+
+    /// Why a container sits where it sits; by id, a prefix of it, `POD/CONTAINER` or
+    /// `NAMESPACE/POD/CONTAINER`.
+    ///
+    /// # Errors
+    /// Says that nothing, or more than one container, matches.
+    fn explain(&self, container: &str) -> Result<ExplainView, String>;
+
+    /// What the scheduler did, for `top`.
+    fn top(&self) -> serde_json::Value;
+}
+
+/// Serves `/state`, `/top` and `/explain/CONTAINER` as JSON until `stop`.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve_views(
+    listener: tokio::net::UnixListener,
+    views: Arc<dyn Views>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route(
+            "/state",
+            get(async |State(views): State<Arc<dyn Views>>| Json(views.state())),
+        )
+        .route(
+            "/top",
+            get(async |State(views): State<Arc<dyn Views>>| Json(views.top())),
+        )
+        .route("/explain/{*container}", get(explain))
+        .with_state(views);
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}
+
+async fn explain(State(views): State<Arc<dyn Views>>, Path(container): Path<String>) -> Response {
+    match views.explain(&container) {
+        Ok(view) => Json(view).into_response(),
+        Err(problem) => (StatusCode::NOT_FOUND, problem).into_response(),
+    }
+}
+
+/// Serves `/metrics` and `/healthz` until `stop`.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve_metrics(
+    listener: tokio::net::TcpListener,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(page))
+        .route("/healthz", get(async || "ok\n"))
+        .with_state(metrics);
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}
+
+async fn page(State(metrics): State<Metrics>) -> Response {
+    match metrics.page() {
+        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
+        Err(error) => {
+            tracing::error!(target: "resource-manager", "cannot render the metrics page: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

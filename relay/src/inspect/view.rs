@@ -1,0 +1,236 @@
+//! The placement as people and scripts see it: one type, printed as a table or as JSON.
+
+use serde::{Deserialize, Serialize};
+use std::fmt::{self, Write as _};
+
+/// One container and where it sits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerView {
+    /// The runtime's id.
+    pub id: String,
+    /// Pod namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub pod: String,
+    /// Container name.
+    pub container: String,
+    /// QoS class.
+    pub qos: String,
+    /// CPU request in thousandths of a CPU.
+    pub request_mcpu: u32,
+    /// CPUs it alone may use, in the kernel's list format; empty when it has none.
+    pub exclusive: String,
+    /// The pool its shared part runs in; empty when purely exclusive or unplaced.
+    pub pool: String,
+    /// Wanted `cpuset.cpus`; empty when it is not pinned.
+    pub cpus: String,
+    /// Wanted `cpuset.mems`; empty when the policy leaves it alone.
+    pub mems: String,
+    /// Whether it runs without a decision of the policy, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unplaced: Option<String>,
+}
+
+/// A set of CPUs with a name: a pool, the reserved or the exclusive CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolView {
+    /// Its name.
+    pub name: String,
+    /// Its CPUs, in the kernel's list format.
+    pub cpus: String,
+    /// How many containers run in it.
+    pub containers: usize,
+}
+
+/// The whole placement.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateView {
+    /// The active policy.
+    pub policy: String,
+    /// Online CPUs, in the kernel's list format.
+    pub online: String,
+    /// Pools and other named CPU sets.
+    pub pools: Vec<PoolView>,
+    /// Containers, sorted by namespace, pod and name.
+    pub containers: Vec<ContainerView>,
+}
+
+/// Why a container sits where it sits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainView {
+    /// Where it sits now.
+    pub container: ContainerView,
+    /// The decisions that concerned it, oldest first.
+    pub decisions: Vec<DecisionView>,
+}
+
+/// One decision about a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionView {
+    /// When, RFC 3339.
+    pub at: String,
+    /// What was decided, in one line.
+    pub summary: String,
+    /// The rule that decided and its numbers.
+    pub reasons: Vec<String>,
+    /// The choices considered, best first.
+    #[serde(default)]
+    pub candidates: Vec<String>,
+}
+
+/// Rows of text under a heading, columns aligned.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut row = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            row.push_str(cell);
+            row.extend(std::iter::repeat_n(
+                ' ',
+                width.saturating_sub(cell.chars().count()) + 2,
+            ));
+        }
+        text.push_str(row.trim_end());
+        text.push('\n');
+    };
+    line(&mut head.iter().copied());
+    for row in rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+    text
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text.to_owned()
+    }
+}
+
+impl fmt::Display for StateView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "policy {}, online CPUs {}", self.policy, self.online)?;
+        if !self.pools.is_empty() {
+            let rows: Vec<_> = self
+                .pools
+                .iter()
+                .map(|pool| {
+                    vec![
+                        pool.name.clone(),
+                        or_dash(&pool.cpus),
+                        pool.containers.to_string(),
+                    ]
+                })
+                .collect();
+            write!(f, "\n{}", table(&["POOL", "CPUS", "CONTAINERS"], &rows))?;
+        }
+        let rows: Vec<_> = self
+            .containers
+            .iter()
+            .map(|container| {
+                vec![
+                    container.namespace.clone(),
+                    container.pod.clone(),
+                    container.container.clone(),
+                    container.qos.clone(),
+                    format!("{}m", container.request_mcpu),
+                    or_dash(&container.exclusive),
+                    or_dash(&container.pool),
+                    container.unplaced.as_ref().map_or_else(
+                        || or_dash(&container.cpus),
+                        |why| format!("unplaced: {why}"),
+                    ),
+                    or_dash(&container.mems),
+                    container.id.chars().take(12).collect(),
+                ]
+            })
+            .collect();
+        let head = [
+            "NAMESPACE",
+            "POD",
+            "CONTAINER",
+            "QOS",
+            "REQUEST",
+            "EXCLUSIVE",
+            "POOL",
+            "CPUS",
+            "MEMS",
+            "ID",
+        ];
+        write!(f, "\n{}", table(&head, &rows))
+    }
+}
+
+impl fmt::Display for ExplainView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let container = &self.container;
+        writeln!(
+            f,
+            "{}/{}/{} ({}, {}m) runs on CPUs {}",
+            container.namespace,
+            container.pod,
+            container.container,
+            container.qos,
+            container.request_mcpu,
+            or_dash(&container.cpus)
+        )?;
+        for decision in &self.decisions {
+            let mut text = String::new();
+            writeln!(text, "\n{}  {}", decision.at, decision.summary)?;
+            for reason in &decision.reasons {
+                writeln!(text, "  because {reason}")?;
+            }
+            for candidate in &decision.candidates {
+                writeln!(text, "  choice  {candidate}")?;
+            }
+            f.write_str(&text)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_a_table_with_aligned_columns() {
+        let state = StateView {
+            policy: "static".into(),
+            online: "0-3".into(),
+            pools: vec![PoolView {
+                name: "shared".into(),
+                cpus: "0-1".into(),
+                containers: 1,
+            }],
+            containers: vec![ContainerView {
+                id: "0123456789abcdef".into(),
+                namespace: "default".into(),
+                pod: "db-0".into(),
+                container: "db".into(),
+                qos: "Guaranteed".into(),
+                request_mcpu: 2000,
+                exclusive: "2-3".into(),
+                cpus: "2-3".into(),
+                ..ContainerView::default()
+            }],
+        };
+        assert_eq!(
+            state.to_string(),
+            "policy static, online CPUs 0-3\n\
+             \n\
+             POOL    CPUS  CONTAINERS\n\
+             shared  0-1   1\n\
+             \n\
+             NAMESPACE  POD   CONTAINER  QOS         REQUEST  EXCLUSIVE  POOL  CPUS  MEMS  ID\n\
+             default    db-0  db         Guaranteed  2000m    2-3        -     2-3   -     0123456789ab\n"
+        );
+    }
+}

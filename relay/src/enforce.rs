@@ -1,1 +1,29 @@
 //! Writes cpusets, reads them back, repairs drift. The only module that writes under the cgroup mount.
+//!
+//! It decides nothing: it is handed [`Wanted`] values and makes the kernel agree with them.
+//!
+//! ```text
+//! before, after ──plan──▶ [Shrink…] [Move…] │ create in the runtime │ [Grow…]
+//!                                 each Step knows its undo
+//! ```
+//!
+//! It must never touch a cgroup other than those of containers it was told of, their children, and
+//! (only to add CPUs a container needs) their ancestors.
+
+pub mod cgroup;
+pub mod error;
+pub mod locate;
+pub mod mount;
+pub mod reconcile;
+pub mod step;
+pub mod watch;
+
+pub use cgroup::{Actual, Cgroups, Found};
+pub use error::EnforceError;
+pub use locate::Place;
+pub use mount::Hierarchy;
+pub use reconcile::{Drift, Field};
+pub use step::{Phase, Plan, Step, Wanted, plan};
+
+#[cfg(test)]
+pub(crate) mod test_support;

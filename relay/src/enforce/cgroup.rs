@@ -1,0 +1,552 @@
+//! Writes and reads the cgroup of one container, through cgroups-rs; every write is read back.
+//!
+//! cgroup v1 wants a child's cpuset inside its parent's at every moment, so nested cgroups (a container
+//! that runs containers) shrink before and grow after their parent. cgroup v2 narrows children itself.
+
+use super::{EnforceError, Hierarchy, Place, Wanted, locate::children};
+use cgroups_rs::fs::{cpu::CpuController, cpuset::CpuSetController};
+use resmgr_topology::{CpuSet, NodeId};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+/// Directories of one container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where its cpuset is.
+    pub cpuset: PathBuf,
+    /// Where its shares and quota are; `None` when that controller is not mounted or it has no cgroup there.
+    pub cpu: Option<PathBuf>,
+}
+
+/// What the kernel says about one container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Actual {
+    /// `cpuset.cpus`; empty under cgroup v2 when inherited.
+    pub cpus: CpuSet,
+    /// CPUs its processes may really use.
+    pub effective: CpuSet,
+    /// `cpuset.mems`.
+    pub mems: BTreeSet<NodeId>,
+    /// `cpu.shares` (v1) or `cpu.weight` (v2), as it reads.
+    pub cpu_shares: Option<u64>,
+    /// CFS quota, µs per period; -1 is none.
+    pub cpu_quota: Option<i64>,
+}
+
+/// The containers' cgroups of this machine.
+#[derive(Debug)]
+pub struct Cgroups {
+    hierarchy: Hierarchy,
+    found: Mutex<BTreeMap<String, Found>>,
+}
+
+impl Cgroups {
+    /// Containers under these mounts.
+    #[must_use]
+    pub fn new(hierarchy: Hierarchy) -> Self {
+        Self {
+            hierarchy,
+            found: Mutex::default(),
+        }
+    }
+
+    /// The mounts.
+    #[must_use]
+    pub fn hierarchy(&self) -> &Hierarchy {
+        &self.hierarchy
+    }
+
+    /// Finds a container's directories, remembering them for the next time.
+    ///
+    /// # Errors
+    /// [`EnforceError::Absent`] when it has none (now).
+    pub fn locate(&self, place: &Place<'_>) -> Result<Found, EnforceError> {
+        let mut cache = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = cache.get(place.id) {
+            if found.cpuset.is_dir() {
+                return Ok(found.clone());
+            }
+            cache.remove(place.id);
+        }
+        let cpuset =
+            place
+                .find(self.hierarchy.cpuset_root())
+                .ok_or_else(|| EnforceError::Absent {
+                    container: place.id.to_owned(),
+                    parent: place.parent.to_owned(),
+                })?;
+        let cpu = match &self.hierarchy {
+            Hierarchy::V2 { .. } => Some(cpuset.clone()),
+            Hierarchy::V1 { cpu, .. } => cpu.as_ref().and_then(|root| place.find(root)),
+        };
+        let found = Found { cpuset, cpu };
+        cache.insert(place.id.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// Like [`Cgroups::locate`], searching the whole hierarchy for a container that is not below its
+    /// pod's parent. Expensive: for containers met for the first time.
+    ///
+    /// # Errors
+    /// [`EnforceError::Absent`] when it has none (now).
+    pub fn search(&self, place: &Place<'_>) -> Result<Found, EnforceError> {
+        match self.locate(place) {
+            Err(absent @ EnforceError::Absent { .. }) => {
+                let cpuset = place.search(self.hierarchy.cpuset_root()).ok_or(absent)?;
+                let cpu = self
+                    .hierarchy
+                    .cpu_root()
+                    .and_then(|root| place.search(root));
+                let found = Found { cpuset, cpu };
+                self.found
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(place.id.to_owned(), found.clone());
+                Ok(found)
+            }
+            other => other,
+        }
+    }
+
+    /// Forgets where a container was.
+    pub fn forget(&self, id: &str) {
+        self.found
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+    }
+
+    /// Reads what the kernel says.
+    ///
+    /// # Errors
+    /// When the cgroup is absent or its files are unreadable or in no known format.
+    pub fn read(&self, place: &Place<'_>) -> Result<Actual, EnforceError> {
+        let found = self.locate(place)?;
+        let cpus = read_cpus(&found.cpuset.join("cpuset.cpus"))
+            .map_err(|error| self.controller(&found.cpuset, error))?;
+        let effective = if self.hierarchy.is_v2() {
+            read_cpus(&found.cpuset.join("cpuset.cpus.effective"))?
+        } else {
+            cpus
+        };
+        let mems = read_nodes(&found.cpuset.join("cpuset.mems"))?;
+        let (mut cpu_shares, mut cpu_quota) = (None, None);
+        if let Some(cpu) = &found.cpu {
+            let controller = self.cpu(cpu);
+            // Absent files mean that the controller is not enabled there: nothing to say.
+            cpu_shares = controller.shares().ok();
+            cpu_quota = controller.cfs_quota().ok();
+        }
+        Ok(Actual {
+            cpus,
+            effective,
+            mems,
+            cpu_shares,
+            cpu_quota,
+        })
+    }
+
+    /// Makes the kernel say what is wanted, and reads it back. What is not wanted is not touched, and
+    /// what is so already is not written.
+    ///
+    /// # Errors
+    /// When the cgroup is absent, the kernel refuses a value, or it says something else afterwards.
+    pub fn write(&self, place: &Place<'_>, wanted: &Wanted) -> Result<(), EnforceError> {
+        let found = self.locate(place)?;
+        // A container that moves to another node needs the node's memory before its CPUs, or after: the
+        // kernel checks neither against the other, so the order is free.
+        if let Some(mems) = wanted.mems.as_ref().filter(|mems| !mems.is_empty()) {
+            self.write_mems(&found.cpuset, mems)?;
+        }
+        if !wanted.cpus.is_empty() {
+            self.write_cpus(&found.cpuset, &wanted.cpus)?;
+        }
+        self.write_cpu(&found, wanted)
+    }
+
+    /// Gives a container back what it would have without us: the runtime's own last request, where it
+    /// asked for something, and what its parent has, where it did not.
+    ///
+    /// # Errors
+    /// As [`Cgroups::write`].
+    pub fn restore(&self, place: &Place<'_>, asked: &Wanted) -> Result<(), EnforceError> {
+        let found = self.locate(place)?;
+        let mut wanted = asked.clone();
+        if wanted.cpus.is_empty() {
+            self.inherit(&found.cpuset, "cpuset.cpus", |path| {
+                wanted.cpus = read_cpus(path)?;
+                Ok(())
+            })?;
+        }
+        if wanted.mems.as_ref().is_none_or(BTreeSet::is_empty) {
+            self.inherit(&found.cpuset, "cpuset.mems", |path| {
+                wanted.mems = Some(read_nodes(path)?);
+                Ok(())
+            })?;
+        }
+        self.write(place, &wanted)
+    }
+
+    /// v1: hands the parent's file to `copy`. v2: empties the file, which means the same.
+    fn inherit(
+        &self,
+        directory: &Path,
+        file: &str,
+        copy: impl FnOnce(&Path) -> Result<(), EnforceError>,
+    ) -> Result<(), EnforceError> {
+        if self.hierarchy.is_v2() {
+            // cgroups-rs' write of an empty string is no write(2) at all; the kernel wants a newline.
+            let path = directory.join(file);
+            return fs::write(&path, "\n").map_err(|source| self.refused(&path, "", source));
+        }
+        match directory.parent() {
+            Some(parent) => copy(&parent.join(file)),
+            None => Ok(()),
+        }
+    }
+
+    fn write_cpu(&self, found: &Found, wanted: &Wanted) -> Result<(), EnforceError> {
+        let Some(directory) = &found.cpu else {
+            return Ok(());
+        };
+        let controller = self.cpu(directory);
+        if let Some(shares) = wanted.cpu_shares.filter(|shares| *shares > 0) {
+            let (file, value) = if self.hierarchy.is_v2() {
+                ("cpu.weight", weight(shares))
+            } else {
+                ("cpu.shares", shares)
+            };
+            let path = directory.join(file);
+            if controller.shares().ok() != Some(value) {
+                controller
+                    .set_shares(value)
+                    .map_err(|error| self.refused(&path, &value.to_string(), cause(&error)))?;
+                check(
+                    &path,
+                    &value.to_string(),
+                    controller.shares().ok().map(|is| is.to_string()),
+                )?;
+            }
+        }
+        if let Some(quota) = wanted.cpu_quota.filter(|quota| *quota != 0) {
+            let file = if self.hierarchy.is_v2() {
+                "cpu.max"
+            } else {
+                "cpu.cfs_quota_us"
+            };
+            let path = directory.join(file);
+            // cgroup v2 reads `max`, which cgroups-rs gives as the largest number.
+            let same = |is: i64| is == quota || (quota < 0 && (is < 0 || is == i64::MAX));
+            if !controller.cfs_quota().is_ok_and(same) {
+                controller
+                    .set_cfs_quota(quota)
+                    .map_err(|error| self.refused(&path, &quota.to_string(), cause(&error)))?;
+                let is = controller.cfs_quota().ok();
+                if !is.is_some_and(same) {
+                    check(&path, &quota.to_string(), is.map(|is| is.to_string()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_cpus(&self, directory: &Path, wanted: &CpuSet) -> Result<(), EnforceError> {
+        let path = directory.join("cpuset.cpus");
+        let old = match read_cpus(&path) {
+            Ok(old) => old,
+            Err(error) => {
+                self.enable(directory, error)?;
+                read_cpus(&path)?
+            }
+        };
+        let nested = if self.hierarchy.is_v2() {
+            Vec::new()
+        } else {
+            children(directory)
+        };
+        if nested.is_empty() {
+            if old != *wanted {
+                self.set_cpus(directory, wanted)?;
+            }
+        } else if old != *wanted || !wanted.is_subset(&old) {
+            self.write_nested(directory, &nested, &old, wanted)?;
+        }
+        let is = read_cpus(&path)?;
+        if is != *wanted {
+            return Err(read_back(&path, wanted, &is));
+        }
+        if self.hierarchy.is_v2() {
+            let path = directory.join("cpuset.cpus.effective");
+            let is = read_cpus(&path)?;
+            if is != *wanted {
+                return Err(read_back(&path, wanted, &is));
+            }
+        }
+        Ok(())
+    }
+
+    /// cgroup v1, with cgroups inside: a child that had all its container had follows it; one that had
+    /// less keeps what is left of it.
+    fn write_nested(
+        &self,
+        directory: &Path,
+        nested: &[PathBuf],
+        old: &CpuSet,
+        wanted: &CpuSet,
+    ) -> Result<(), EnforceError> {
+        let mut targets = Vec::new();
+        for child in nested {
+            let had = read_cpus(&child.join("cpuset.cpus"))?;
+            let left = had.intersection(wanted);
+            let target = if had == *old || left.is_empty() {
+                *wanted
+            } else {
+                left
+            };
+            if !had.is_empty() && had != target {
+                targets.push((child, had, target));
+            }
+        }
+        let both = old.union(wanted);
+        if both != *old {
+            self.set_cpus(directory, &both)?; // room for the children to move
+        }
+        for (child, had, target) in &targets {
+            self.set_cpus(child, &had.union(target))?; // outermost first: room for theirs
+        }
+        for (child, _had, target) in targets.iter().rev() {
+            self.set_cpus(child, target)?; // innermost first: nobody may exceed its parent
+        }
+        self.set_cpus(directory, wanted)
+    }
+
+    fn set_cpus(&self, directory: &Path, wanted: &CpuSet) -> Result<(), EnforceError> {
+        let path = directory.join("cpuset.cpus");
+        let text = wanted.to_string();
+        let set = || {
+            self.cpuset(directory)
+                .set_cpus(&text)
+                .map_err(|error| cause(&error))
+        };
+        match set() {
+            Ok(()) => Ok(()),
+            // EACCES of cgroup v1: an ancestor lacks a CPU, as after it was offline for a moment.
+            Err(source)
+                if source.kind() == io::ErrorKind::PermissionDenied
+                    && self.widen_ancestors(directory, wanted) =>
+            {
+                set().map_err(|source| self.refused(&path, &text, source))
+            }
+            Err(source) => Err(self.refused(&path, &text, source)),
+        }
+    }
+
+    /// Adds `wanted` to every ancestor that lacks some of it; whether any did.
+    fn widen_ancestors(&self, directory: &Path, wanted: &CpuSet) -> bool {
+        let root = self.hierarchy.cpuset_root();
+        let ancestors: Vec<_> = directory
+            .ancestors()
+            .skip(1)
+            .take_while(|ancestor| *ancestor != root && ancestor.starts_with(root))
+            .collect();
+        let mut widened = false;
+        for ancestor in ancestors.into_iter().rev() {
+            let Ok(has) = read_cpus(&ancestor.join("cpuset.cpus")) else {
+                return false;
+            };
+            if wanted.is_subset(&has) {
+                continue;
+            }
+            let all = has.union(wanted);
+            match self.cpuset(ancestor).set_cpus(&all.to_string()) {
+                Ok(()) => {
+                    widened = true;
+                    tracing::warn!(cgroup = %ancestor.display(), had = %has, now = %all,
+                        "a pod's cgroup lacked CPUs its container was given; added them");
+                }
+                Err(_refused) => return false, // the container's own write says why
+            }
+        }
+        widened
+    }
+
+    fn write_mems(&self, directory: &Path, wanted: &BTreeSet<NodeId>) -> Result<(), EnforceError> {
+        let path = directory.join("cpuset.mems");
+        let text = nodes_text(wanted);
+        let is = read_nodes(&path)?;
+        if is == *wanted {
+            return Ok(());
+        }
+        let nested = if self.hierarchy.is_v2() {
+            Vec::new()
+        } else {
+            children(directory)
+        };
+        let write = |directory: &Path, text: &str| {
+            self.cpuset(directory)
+                .set_mems(text)
+                .map_err(|error| self.refused(&directory.join("cpuset.mems"), text, cause(&error)))
+        };
+        let both: BTreeSet<_> = is.union(wanted).copied().collect();
+        if !nested.is_empty() {
+            write(directory, &nodes_text(&both))?;
+            for child in &nested {
+                write(child, &nodes_text(&both))?;
+            }
+            for child in nested.iter().rev() {
+                write(child, &text)?;
+            }
+        }
+        write(directory, &text)?;
+        let is = read_nodes(&path)?;
+        check(&path, &text, Some(nodes_text(&is)))
+    }
+
+    /// cgroup v2: hands the cpuset controller down to `directory`, when that is what it lacks.
+    fn enable(&self, directory: &Path, error: EnforceError) -> Result<(), EnforceError> {
+        let error = self.controller(directory, error);
+        let EnforceError::NoController { .. } = error else {
+            return Err(error);
+        };
+        let root = self.hierarchy.cpuset_root();
+        let mut ancestors: Vec<_> = directory
+            .ancestors()
+            .skip(1)
+            .take_while(|ancestor| ancestor.starts_with(root))
+            .collect();
+        ancestors.reverse();
+        for ancestor in ancestors {
+            let path = ancestor.join("cgroup.subtree_control");
+            let enabled = fs::read_to_string(&path).unwrap_or_default();
+            if enabled.split_whitespace().any(|word| word == "cpuset") {
+                continue;
+            }
+            fs::write(&path, "+cpuset").map_err(|source| self.refused(&path, "+cpuset", source))?;
+        }
+        Ok(())
+    }
+
+    /// Tells an absent controller from an absent cgroup.
+    fn controller(&self, directory: &Path, error: EnforceError) -> EnforceError {
+        if self.hierarchy.is_v2()
+            && error.is_absent()
+            && directory.join("cgroup.procs").exists()
+            && !directory.join("cpuset.cpus").exists()
+        {
+            return EnforceError::NoController {
+                path: directory.to_owned(),
+            };
+        }
+        error
+    }
+
+    /// A refused write, with what the parent says when that is the likely reason.
+    fn refused(&self, path: &Path, value: &str, source: io::Error) -> EnforceError {
+        let mut hint = String::new();
+        if let (Some(directory), Some(file)) = (path.parent(), path.file_name())
+            && source.kind() != io::ErrorKind::NotFound
+            && file.to_string_lossy().starts_with("cpuset.")
+            && let Some(parent) = directory.parent()
+            && let Ok(has) = fs::read_to_string(parent.join(file))
+        {
+            hint = format!(" (its parent has {:?})", has.trim());
+        }
+        EnforceError::Write {
+            path: path.to_owned(),
+            value: value.to_owned(),
+            hint,
+            source,
+        }
+    }
+
+    fn cpuset(&self, directory: &Path) -> CpuSetController {
+        CpuSetController::new(
+            directory.to_owned(),
+            self.hierarchy.cpuset_root().to_owned(),
+            self.hierarchy.is_v2(),
+        )
+    }
+
+    fn cpu(&self, directory: &Path) -> CpuController {
+        let root = self.hierarchy.cpu_root().unwrap_or(directory);
+        CpuController::new(
+            directory.to_owned(),
+            root.to_owned(),
+            self.hierarchy.is_v2(),
+        )
+    }
+}
+
+/// cgroup v2's `cpu.weight` for cgroup v1's `cpu.shares`: KEP-2254, "cgroup v2", 2..262144 onto 1..10000.
+#[must_use]
+pub fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+}
+
+fn nodes_text(nodes: &BTreeSet<NodeId>) -> String {
+    let as_set: CpuSet = nodes
+        .iter()
+        .map(|node| resmgr_topology::CpuId(node.0))
+        .collect(); // the same list format
+    as_set.to_string()
+}
+
+fn read_text(path: &Path) -> Result<String, EnforceError> {
+    fs::read_to_string(path).map_err(|source| EnforceError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read_cpus(path: &Path) -> Result<CpuSet, EnforceError> {
+    let text = read_text(path)?;
+    text.parse().map_err(|_bad| EnforceError::Format {
+        path: path.to_owned(),
+        found: text.trim().to_owned(),
+        expected: "a list such as 0-3,8",
+    })
+}
+
+fn read_nodes(path: &Path) -> Result<BTreeSet<NodeId>, EnforceError> {
+    Ok(read_cpus(path)?.iter().map(|node| NodeId(node.0)).collect())
+}
+
+fn read_back(path: &Path, wanted: &CpuSet, found: &CpuSet) -> EnforceError {
+    EnforceError::ReadBack {
+        path: path.to_owned(),
+        wanted: wanted.to_string(),
+        found: found.to_string(),
+    }
+}
+
+fn check(path: &Path, wanted: &str, found: Option<String>) -> Result<(), EnforceError> {
+    let found = found.unwrap_or_default();
+    if found == wanted {
+        return Ok(());
+    }
+    Err(EnforceError::ReadBack {
+        path: path.to_owned(),
+        wanted: wanted.to_owned(),
+        found,
+    })
+}
+
+/// The system's error inside one of cgroups-rs.
+fn cause(error: &cgroups_rs::fs::error::Error) -> io::Error {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .map_or_else(
+            || io::Error::other(error.to_string()),
+            |io| match io.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(io.kind(), io.to_string()),
+            },
+        )
+}
+
+#[cfg(test)]
+mod tests;

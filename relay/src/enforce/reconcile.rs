@@ -1,0 +1,195 @@
+//! Compares what is wanted with what the kernel says, and repairs it.
+
+use super::{Actual, Cgroups, EnforceError, Place, Wanted, cgroup::weight};
+use resmgr_policy::ContainerId;
+use std::fmt;
+
+/// Which setting drifted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Field {
+    /// `cpuset.cpus`.
+    Cpus,
+    /// What of it the processes may really use (cgroup v2).
+    EffectiveCpus,
+    /// `cpuset.mems`.
+    Mems,
+    /// `cpu.shares` or `cpu.weight`.
+    Shares,
+    /// The CFS quota.
+    Quota,
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpus => "cpuset.cpus",
+            Self::EffectiveCpus => "cpuset.cpus.effective",
+            Self::Mems => "cpuset.mems",
+            Self::Shares => "cpu.shares",
+            Self::Quota => "cpu.quota",
+        })
+    }
+}
+
+/// Somebody else's write, found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drift {
+    /// Whose cgroup.
+    pub container: ContainerId,
+    /// What.
+    pub field: Field,
+    /// What it should say.
+    pub wanted: String,
+    /// What it said.
+    pub found: String,
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of container {} was {:?}, wanted {:?}",
+            self.field, self.container, self.found, self.wanted
+        )
+    }
+}
+
+/// What differs. Only what is wanted is compared.
+#[must_use]
+pub fn compare(id: &ContainerId, wanted: &Wanted, actual: &Actual, v2: bool) -> Vec<Drift> {
+    let mut drifts = Vec::new();
+    let mut add = |field, wanted: String, found: String| {
+        drifts.push(Drift {
+            container: id.clone(),
+            field,
+            wanted,
+            found,
+        });
+    };
+    if !wanted.cpus.is_empty() {
+        if wanted.cpus != actual.cpus {
+            add(
+                Field::Cpus,
+                wanted.cpus.to_string(),
+                actual.cpus.to_string(),
+            );
+        } else if wanted.cpus != actual.effective {
+            let found = actual.effective.to_string();
+            add(Field::EffectiveCpus, wanted.cpus.to_string(), found);
+        }
+    }
+    if let Some(mems) = wanted.mems.as_ref().filter(|mems| !mems.is_empty())
+        && *mems != actual.mems
+    {
+        let list = |nodes: &std::collections::BTreeSet<resmgr_topology::NodeId>| {
+            let words: Vec<_> = nodes.iter().map(ToString::to_string).collect();
+            words.join(",")
+        };
+        add(Field::Mems, list(mems), list(&actual.mems));
+    }
+    if let (Some(shares), Some(is)) = (
+        wanted.cpu_shares.filter(|shares| *shares > 0),
+        actual.cpu_shares,
+    ) {
+        let shares = if v2 { weight(shares) } else { shares };
+        if shares != is {
+            add(Field::Shares, shares.to_string(), is.to_string());
+        }
+    }
+    if let (Some(quota), Some(is)) = (
+        wanted.cpu_quota.filter(|quota| *quota != 0),
+        actual.cpu_quota,
+    ) {
+        let unlimited = |quota: i64| quota < 0 || quota == i64::MAX;
+        if quota != is && !(unlimited(quota) && unlimited(is)) {
+            add(Field::Quota, quota.to_string(), is.to_string());
+        }
+    }
+    drifts
+}
+
+/// Checks one container and repairs it.
+///
+/// # Errors
+/// When its cgroup cannot be read, is absent, or cannot be repaired.
+pub fn reconcile(
+    cgroups: &Cgroups,
+    id: &ContainerId,
+    place: &Place<'_>,
+    wanted: &Wanted,
+) -> Result<Vec<Drift>, EnforceError> {
+    if wanted.is_nothing() {
+        return Ok(Vec::new());
+    }
+    let actual = cgroups.read(place)?;
+    let drifts = compare(id, wanted, &actual, cgroups.hierarchy().is_v2());
+    if !drifts.is_empty() {
+        cgroups.write(place, wanted)?;
+    }
+    Ok(drifts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::enforce::test_support::{FakeTree, KernelCpuset};
+
+    fn wanted(cpus: &str) -> Wanted {
+        Wanted {
+            cpus: cpus.parse().unwrap(),
+            cpu_quota: Some(-1),
+            ..Wanted::default()
+        }
+    }
+
+    #[test]
+    fn drift_is_reported_with_both_values_and_repaired() {
+        let tree = FakeTree::v1();
+        let place = tree.container("podX", "c1", "0-3", "0");
+        let id = ContainerId("c1".into());
+        let drifts = reconcile(&tree.cgroups, &id, &place, &wanted("1")).unwrap();
+        let words: Vec<_> = drifts.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            words,
+            [
+                "cpuset.cpus of container c1 was \"0-3\", wanted \"1\"",
+                "cpu.quota of container c1 was \"20000\", wanted \"-1\""
+            ]
+        );
+        assert_eq!(
+            reconcile(&tree.cgroups, &id, &place, &wanted("1")).unwrap(),
+            []
+        );
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_drift() {
+        let tree = FakeTree::v1();
+        let place = tree.container("podX", "c1", "0-3", "0");
+        let id = ContainerId("c1".into());
+        assert_eq!(
+            reconcile(&tree.cgroups, &id, &place, &Wanted::default()).unwrap(),
+            []
+        );
+    }
+
+    #[test]
+    fn the_kernels_own_cpuset_is_repaired() {
+        let Some(kernel) = KernelCpuset::new("drift") else {
+            return;
+        };
+        let place = kernel.container("c1");
+        let id = ContainerId("c1".into());
+        let wanted = Wanted {
+            cpus: "1".parse().unwrap(),
+            ..Wanted::default()
+        };
+        assert_eq!(
+            reconcile(&kernel.cgroups, &id, &place, &wanted)
+                .unwrap()
+                .len(),
+            1
+        );
+        assert_eq!(kernel.cgroups.read(&place).unwrap().cpus, wanted.cpus);
+    }
+}

@@ -6,3 +6,4 @@ pub mod decode;
 pub mod hpack;
 pub mod intercept;
 pub mod observe;
+pub mod overlay;

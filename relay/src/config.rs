@@ -1,1 +1,188 @@
 //! From words as typed to a configuration that is legal on this machine.
+//!
+//! [`raw`] holds words and where they came from; [`resolve()`] judges them all against the machine and
+//! returns either a [`Config`] without a question left open or every problem at once; [`document`]
+//! reads what the node agent pushes and overlays it. All pure: files are read by whoever calls.
+
+pub mod document;
+pub mod fail_policy;
+pub mod pools;
+pub mod print;
+pub mod problem;
+pub mod quantity;
+pub mod raw;
+pub mod resolve;
+pub mod resources;
+pub mod values;
+
+pub use crate::cli::policies::PolicyName;
+pub use document::Document;
+pub use fail_policy::{FailPolicies, OnFailure};
+pub use pools::{Pool, Pools};
+pub use problem::{Problem, Problems};
+pub use raw::{Origin, Raw};
+pub use resolve::{Machine, resolve};
+pub use resources::{CpuAmount, Cpus};
+
+use crate::{dump::rule::Rules, log};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Everything the daemon needs to know, legal on this machine. `None` always means "off", never
+/// "default".
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Sockets and the deadlines of talking over them.
+    pub relay: RelayConfig,
+    /// What to decide, and what happens when that fails.
+    pub policy: PolicyConfig,
+    /// How decisions reach the kernel, and where they are remembered.
+    pub enforce: EnforceConfig,
+    /// What is measured, and where it can be seen.
+    pub telemetry: TelemetryConfig,
+    /// The message dump.
+    pub dump: DumpConfig,
+    /// Logging.
+    pub log: log::Settings,
+    /// Things worth a log line at start: options accepted but without effect.
+    pub notes: Vec<String>,
+}
+
+/// Sockets and the deadlines of talking over them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayConfig {
+    /// The socket to serve.
+    pub relay_socket: PathBuf,
+    /// The runtime service's socket.
+    pub runtime_socket: Option<PathBuf>,
+    /// The image service's socket.
+    pub image_socket: Option<PathBuf>,
+    /// The node agent's socket.
+    pub agent_socket: Option<PathBuf>,
+    /// Where the node agent pushes configuration.
+    pub config_socket: Option<PathBuf>,
+    /// How long to wait for the runtime at start; zero: for ever.
+    pub runtime_wait: Duration,
+    /// Deadline of our own calls to the runtime.
+    pub runtime_timeout: Duration,
+    /// How long calls in flight may take to end at shutdown.
+    pub drain_timeout: Duration,
+}
+
+/// When measurements may move running containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RebalanceMode {
+    /// Never.
+    #[default]
+    Off,
+    /// Decided and reported, not done.
+    Shadow,
+    /// Done.
+    On,
+}
+
+/// Whether to measure by BPF.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TelemetryMode {
+    /// Where the kernel can.
+    #[default]
+    Auto,
+    /// Or not start.
+    On,
+    /// Not at all.
+    Off,
+}
+
+/// What to decide, and what happens when that fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyConfig {
+    /// The active policy.
+    pub name: PolicyName,
+    /// CPUs it may use.
+    pub available: Cpus,
+    /// CPUs set aside for system tasks.
+    pub reserved: Option<Cpus>,
+    /// Isolated CPUs also for requests above one CPU (static policies).
+    pub relaxed_isolation: bool,
+    /// Exclusive CPUs also for burstable containers (static-plus).
+    pub burstable_exclusive: bool,
+    /// `cpuset.mems` follows the CPUs.
+    pub pin_memory: bool,
+    /// Pools of static-pools.
+    pub pools: PoolsConfig,
+    /// What happens to a container that cannot be placed.
+    pub fail: FailPolicies,
+    /// A decision later than this counts as a failure.
+    pub timeout: Duration,
+    /// Whether measurements may move containers.
+    pub rebalance: RebalanceMode,
+    /// Forget stored placements at start.
+    pub reset: bool,
+}
+
+/// Where the pools of static-pools come from, and what the agent is asked to do about them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolsConfig {
+    /// From a pushed document; beats the files.
+    pub pushed: Option<Pools>,
+    /// YAML file.
+    pub file: Option<PathBuf>,
+    /// Directory in CMK's layout.
+    pub dir: PathBuf,
+    /// Label the node.
+    pub label_node: bool,
+    /// Taint the node.
+    pub taint_node: bool,
+}
+
+/// How decisions reach the kernel, and where they are remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnforceConfig {
+    /// Directory of the state file.
+    pub state_dir: PathBuf,
+    /// Where cgroups are mounted, host root included.
+    pub cgroup_mount: PathBuf,
+    /// The host's root directory, `/` when we run on the host itself.
+    pub host_root: PathBuf,
+    /// How often wanted and actual cpusets are compared; zero: only on notice.
+    pub reconcile_interval: Duration,
+    /// Give everything back at stop.
+    pub restore_on_stop: bool,
+}
+
+/// What is measured, and where it can be seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TelemetryConfig {
+    /// Whether to measure by BPF.
+    pub ebpf: TelemetryMode,
+    /// Room for so many containers.
+    pub max_containers: u32,
+    /// Replay file.
+    pub record: Option<PathBuf>,
+    /// Prometheus metrics and status page.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// The form of the dump file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DumpFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The message dump.
+#[derive(Clone, Debug)]
+pub struct DumpConfig {
+    /// What is dumped how.
+    pub rules: Rules,
+    /// Also to this file.
+    pub file: Option<PathBuf>,
+    /// Its form.
+    pub format: DumpFormat,
+    /// Credentials and environment values in clear.
+    pub secrets: bool,
+    /// How often counts are reported.
+    pub count_period: Duration,
+}

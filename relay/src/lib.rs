@@ -10,8 +10,11 @@ pub mod daemon;
 pub mod discover;
 pub mod dump;
 pub mod enforce;
+#[cfg(test)]
+mod golden;
 pub mod inspect;
 pub mod ledger;
+pub mod log;
 pub mod manager;
 pub mod metrics;
 pub mod telemetry;

@@ -1,0 +1,230 @@
+use super::{option_file, *};
+use crate::{config::Machine, golden::assert_golden};
+use proptest::prelude::*;
+use std::path::Path;
+
+fn words(line: &str) -> Vec<OsString> {
+    std::iter::once("cri-resmgr")
+        .chain(line.split_whitespace())
+        .map(OsString::from)
+        .collect()
+}
+
+fn typed(line: &str) -> Raw {
+    parse(words(line)).unwrap().raw
+}
+
+fn refused(line: &str) -> String {
+    parse(words(line)).unwrap_err().to_string()
+}
+
+/// What an option file with this text is worth.
+fn from_file(text: &str) -> Result<Raw, UsageError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("options");
+    std::fs::write(&path, text).unwrap();
+    parse(["cri-resmgr".into(), "-config".into(), path.into_os_string()])
+        .map(|invocation| invocation.raw)
+}
+
+#[test]
+fn one_dash_or_two_a_space_or_an_equals_sign_are_all_the_same() {
+    for line in [
+        "-policy static",
+        "-policy=static",
+        "--policy static",
+        "--policy=static",
+    ] {
+        assert_eq!(typed(line).last("policy").text, "static", "{line}");
+    }
+}
+
+#[test]
+fn values_may_begin_with_a_dash_or_be_empty() {
+    assert_eq!(typed("-image-socket -").last("image-socket").text, "-");
+    assert_eq!(typed("--image-socket=-").last("image-socket").text, "-");
+    let raw = typed("--image-socket= --policy none");
+    assert_eq!(raw.last("image-socket").text, "");
+    assert_eq!(raw.last("policy").text, "none");
+}
+
+#[test]
+fn switches_are_true_alone_and_take_values_only_after_an_equals_sign() {
+    assert_eq!(typed("-pin-memory").last("pin-memory").text, "true");
+    assert_eq!(typed("-pin-memory=false").last("pin-memory").text, "false");
+    assert_eq!(typed("-pin-memory state").last("pin-memory").text, "true");
+}
+
+#[test]
+fn the_last_value_counts_and_lists_add_up_in_order() {
+    let raw = typed("-policy static -dump off:.* -policy none -dump full:Version");
+    assert_eq!(raw.last("policy").text, "none");
+    let dump: Vec<&str> = raw.all("dump").iter().map(|v| v.text.as_str()).collect();
+    assert_eq!(dump, ["off:.*", "full:Version"]);
+}
+
+#[test]
+fn every_value_knows_where_it_was_typed() {
+    let raw = typed("-policy static -pin-memory -dump on");
+    assert_eq!(raw.last("dump").origin, Origin::CommandLine);
+    assert_eq!(raw.last("rebalance").origin, Origin::Default);
+    let raw = from_file("\npolicy = static\n# x\ndump = a\ndump = b\n").unwrap();
+    assert!(raw.last("policy").origin.to_string().ends_with("options:2"));
+    let lines: Vec<String> = raw
+        .all("dump")
+        .iter()
+        .map(|value| value.origin.to_string())
+        .collect();
+    assert!(lines[0].ends_with(":4") && lines[1].ends_with(":5"));
+}
+
+#[test]
+fn option_files_follow_the_rules() {
+    let raw = from_file(
+        "# comment\n\npolicy=static\n  reserved-resources = cpu=1000m\n"
+            .replace("  reserved", "reserved")
+            .as_str(),
+    )
+    .unwrap();
+    assert_eq!(raw.last("reserved-resources").text, "cpu=1000m");
+    let raw =
+        from_file("logger\n\tdebug = policy # not a comment\ndump = full:.*\n  file=/x\n").unwrap();
+    assert_eq!(raw.last("logger-debug").text, "policy # not a comment");
+    assert_eq!(raw.last("dump-file").text, "/x");
+    assert_eq!(
+        from_file("pin-memory").unwrap().last("pin-memory").text,
+        "true"
+    );
+}
+
+#[test]
+fn mistakes_in_option_files_name_the_line() {
+    for (text, part) in [
+        (
+            "polcy = x",
+            ":1: unknown option \"polcy\"; did you mean \"policy\"?",
+        ),
+        ("\n  debug = x", ":2: \"debug\" is indented"),
+        ("config = /x", ":1: option files cannot be nested"),
+        ("--policy = x", "without dashes"),
+        ("policy", ":1: option \"policy\" needs a value"),
+    ] {
+        let error = from_file(text).unwrap_err().to_string();
+        assert!(error.contains(part), "{text:?}: {error}");
+    }
+    assert!(refused("-config /nowhere/at/all").contains("cannot read option file"));
+}
+
+#[test]
+fn later_words_beat_the_option_file_and_earlier_ones_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("options");
+    std::fs::write(&path, "policy = static").unwrap();
+    let path = path.display();
+    let before = typed(&format!("-policy none -config {path}"));
+    assert_eq!(before.last("policy").text, "static");
+    let after = typed(&format!("-config {path} -policy none"));
+    assert_eq!(after.last("policy").text, "none");
+}
+
+#[test]
+fn subcommands_take_their_own_words_and_options_of_the_relay() {
+    for (line, command) in [
+        ("", Command::Run),
+        ("restore", Command::Restore),
+        ("state --json", Command::State { json: true }),
+        (
+            "top --once -json",
+            Command::Top {
+                once: true,
+                json: true,
+            },
+        ),
+        (
+            "explain default/pod/c -relay-dir /x",
+            Command::Explain {
+                container: "default/pod/c".into(),
+            },
+        ),
+        (
+            "check-config map.yaml",
+            Command::CheckConfig {
+                file: "map.yaml".into(),
+            },
+        ),
+        ("-print-config", Command::PrintConfig),
+    ] {
+        assert_eq!(parse(words(line)).unwrap().command, command, "{line}");
+    }
+    let raw = typed("state --relay-dir /x");
+    assert_eq!(raw.last("relay-dir").text, "/x");
+    assert_eq!(typed("-state-dir /y").last("relay-dir").text, "/y");
+}
+
+#[test]
+fn mistakes_are_one_line_with_a_hint() {
+    for (line, part) in [
+        (
+            "-polcy x",
+            "unknown option \"polcy\"; did you mean \"policy\"?",
+        ),
+        ("-frobnicate", "see cri-resmgr --help"),
+        ("serve", "unknown command \"serve\""),
+        ("stat", "did you mean \"state\"?"),
+        ("explain", "CONTAINER"),
+        ("-policy", "needs a value"),
+        ("state extra", "extra"),
+    ] {
+        let error = refused(line);
+        assert!(error.contains(part), "{line}: {error}");
+        assert!(!error.contains('\n'), "{line}: {error}");
+    }
+}
+
+#[test]
+fn help_is_as_recorded() {
+    let Command::Say(text) = parse(words("-h")).unwrap().command else {
+        panic!("no help");
+    };
+    assert_golden(&text, "src/cli/help.golden.txt");
+    let Command::Say(text) = parse(words("state --help")).unwrap().command else {
+        panic!("no help of a subcommand");
+    };
+    assert!(text.contains("--json"), "{text}");
+}
+
+#[test]
+fn the_list_of_policies_is_as_recorded() {
+    let Command::Say(text) = parse(words("--list-policies")).unwrap().command else {
+        panic!("no list");
+    };
+    assert_golden(&text, "src/cli/policies.golden.txt");
+}
+
+#[test]
+fn the_page_on_configuration_is_up_to_date() {
+    assert_golden(&help::page(), "../docs/configuration.md");
+}
+
+#[test]
+fn every_option_resolves_from_its_default() {
+    let topology = crate::config::resolve::tests::machine(4);
+    let machine = Machine {
+        topology: &topology,
+        cgroup_cpus: &|_| Err(std::io::ErrorKind::NotFound.into()),
+    };
+    crate::config::resolve(&Raw::default(), machine).unwrap();
+}
+
+proptest! {
+    #[test]
+    fn no_command_line_panics(line in proptest::collection::vec("-{0,2}[a-z-]{0,8}=?\\PC{0,6}", 0..6)) {
+        let argv = std::iter::once("cri-resmgr".to_owned()).chain(line).map(OsString::from);
+        let _outcome = parse(argv);
+    }
+
+    #[test]
+    fn no_option_file_panics(text in "(([ \t]?[a-z#=-]{0,12}|policy|logger|dump|pin-memory)( ?= ?\\PC{0,8})?\n?){0,8}") {
+        let _outcome = option_file::parse(&text, Path::new("options"));
+    }
+}

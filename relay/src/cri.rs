@@ -2,6 +2,7 @@
 //!
 //! The only module that speaks CRI. It never decides anything and never touches a cgroup.
 
+pub mod client;
 pub mod decode;
 pub mod hpack;
 pub mod intercept;

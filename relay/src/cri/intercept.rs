@@ -107,3 +107,10 @@ pub trait Interceptor: fmt::Debug + Send + Sync + 'static {
     /// Looks at a request. `request` is the message body without gRPC's 5-byte prefix.
     async fn before(&self, call: &Call, request: &Bytes) -> Before;
 }
+
+/// The next number for [`Call::seq`], unique in this process.
+#[must_use]
+pub fn next_seq() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}

@@ -1,0 +1,99 @@
+use super::*;
+use k8s_cri::v1alpha2 as alpha;
+use std::sync::Mutex;
+use tokio_stream::wrappers::UnixListenerStream;
+
+#[derive(Debug, Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Observer for Heard {
+    fn interest(&self, _path: &str) -> Interest {
+        Interest::Bodies
+    }
+    fn observe(&self, call: &Arc<Call>, kind: Kind, event: Event) {
+        let what = match event {
+            Event::Request { .. } => "request",
+            Event::Rewritten { .. } => "rewritten",
+            Event::Reply { .. } => "reply",
+            Event::End { .. } => "end",
+        };
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("{kind:?} {} {what}", call.path));
+    }
+}
+
+/// A runtime that speaks v1alpha2 only: answers UNIMPLEMENTED to everything else.
+fn old_runtime(listener: tokio::net::UnixListener) {
+    let service = tower::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+        let mut reply = http::Response::new(tonic::body::Body::empty());
+        let headers = reply.headers_mut();
+        headers.insert("content-type", "application/grpc".parse().unwrap());
+        if request.uri().path() == "/runtime.v1alpha2.RuntimeService/Version" {
+            let message = alpha::VersionResponse {
+                runtime_name: "old".into(),
+                ..alpha::VersionResponse::default()
+            };
+            let mut frame = vec![0];
+            let body = message.encode_to_vec();
+            frame.extend_from_slice(&u32::try_from(body.len()).unwrap().to_be_bytes());
+            frame.extend_from_slice(&body);
+            headers.insert("grpc-status", "0".parse().unwrap());
+            *reply.body_mut() =
+                tonic::body::Body::new(http_body_util::Full::new(Bytes::from(frame)));
+        } else {
+            headers.insert("grpc-status", "12".parse().unwrap());
+        }
+        Ok::<_, std::convert::Infallible>(reply)
+    });
+    tokio::spawn(async move {
+        let mut stream = UnixListenerStream::new(listener);
+        while let Some(Ok(connection)) = tokio_stream::StreamExt::next(&mut stream).await {
+            let service = hyper_util::service::TowerToHyperService::new(service);
+            tokio::spawn(async move {
+                hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new())
+                    .serve_connection(TokioIo::new(connection), service)
+                    .await
+                    .unwrap();
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn an_old_runtime_is_spoken_to_in_its_own_version_and_the_calls_are_observed() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("runtime.sock");
+    old_runtime(tokio::net::UnixListener::bind(&socket).unwrap());
+    let heard = Arc::new(Heard::default());
+    let client = RuntimeClient::new(&socket, Duration::from_secs(10), vec![heard.clone()]);
+    assert_eq!(client.version().await.unwrap().runtime_name, "old");
+    let refused = client.list_containers().await.unwrap_err();
+    assert_eq!(refused.status.code, UNIMPLEMENTED);
+    assert_eq!(
+        *heard.0.lock().unwrap(),
+        [
+            "Own /runtime.v1.RuntimeService/Version request",
+            "Own /runtime.v1.RuntimeService/Version end",
+            "Own /runtime.v1alpha2.RuntimeService/Version request",
+            "Own /runtime.v1alpha2.RuntimeService/Version reply",
+            "Own /runtime.v1alpha2.RuntimeService/Version end",
+            "Own /runtime.v1alpha2.RuntimeService/ListContainers request",
+            "Own /runtime.v1alpha2.RuntimeService/ListContainers end",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_not_there_is_unavailable_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = RuntimeClient::new(
+        &dir.path().join("none"),
+        Duration::from_secs(10),
+        Vec::new(),
+    );
+    let error = client.version().await.unwrap_err();
+    assert!(error.is_unavailable());
+    assert!(error.to_string().contains("No such file"), "{error}");
+}

@@ -1,2 +1,50 @@
-//! (skeleton)
-fn main() {}
+//! `cargo xtask`: everything that is done to this project from a command line, one file per task.
+//!
+//! Depends on light crates only: it must build on a machine that has nothing but rustup's cargo,
+//! because it is what installs the rest.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool talks on its standard streams"
+)]
+
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Tasks of the cri-resmgr project.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what building, running and testing need, asking first.
+    Setup(setup::Arguments),
+    /// Run every test and check there is; list all that failed at the end.
+    Test(test::Arguments),
+    /// Check the rules of docs/architecture.md that the compiler cannot.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Setup(arguments) => setup::run_task(&arguments),
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Tidy => tidy::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

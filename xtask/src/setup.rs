@@ -1,0 +1,162 @@
+//! `cargo xtask setup`: what a bare Debian machine with rustup's cargo lacks, and its installation.
+//!
+//! Only what is missing is installed, and a thing is looked for by the file that proves it, not by
+//! the name of a package: a containerd from elsewhere is left alone. Elsewhere than on Debian and its
+//! children nothing is installed; the list of what is missing is printed instead.
+
+mod kernels;
+mod needs;
+
+use crate::shell::{self, find, paint, run, step};
+use anyhow::{Context, Result, bail};
+pub(crate) use needs::Stage;
+use needs::{CARGO, Need, PACKAGES, present};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::Command,
+};
+
+/// What to set up.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Install without asking.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    /// Up to which point: build, run (the demo) or test.
+    #[arg(long, value_enum, default_value = "test")]
+    pub(crate) stage: Stage,
+}
+
+/// `cargo xtask setup`.
+///
+/// # Errors
+/// When something that is needed could not be installed.
+pub(crate) fn run_task(arguments: &Arguments) -> Result<()> {
+    ensure(arguments.stage, arguments.yes)?;
+    step("everything that is needed is here");
+    Ok(())
+}
+
+/// Makes sure that all of `stage` and of the stages before it is there.
+///
+/// # Errors
+/// When something is missing and cannot be installed, or the person says no.
+pub(crate) fn ensure(stage: Stage, yes: bool) -> Result<()> {
+    let yes = yes || std::env::var("CI").is_ok_and(|value| value == "true");
+    let missing: Vec<&Need> = PACKAGES
+        .iter()
+        .filter(|need| need.stage <= stage && !present(need.proof))
+        .collect();
+    if !missing.is_empty() {
+        install(&missing, yes)?;
+    }
+    for tool in CARGO.iter().filter(|tool| tool.stage <= stage) {
+        if find(tool.program).is_none() {
+            step(&format!("building {} ({})", tool.program, tool.why));
+            let mut command = shell::cargo();
+            command.arg("install").args(tool.arguments);
+            for (key, value) in tool.environment {
+                command.env(key, value);
+            }
+            if let Err(error) = run(&mut command) {
+                eprintln!(
+                    "{}",
+                    paint("33", &format!("{error:#}: what needs it is skipped"))
+                );
+            }
+        }
+    }
+    if stage >= Stage::Test
+        && let Err(error) = kernels::fetch()
+    {
+        eprintln!(
+            "{}",
+            paint("33", &format!("{error:#}: tests that boot it are skipped"))
+        );
+    }
+    Ok(())
+}
+
+/// Installs packages with apt, or says which ones to install.
+fn install(missing: &[&Need], yes: bool) -> Result<()> {
+    eprintln!("Missing on this machine:");
+    for need in missing {
+        eprintln!("  {:<26} {}", paint("1", need.package), need.why);
+    }
+    if find("apt-get").is_none() {
+        bail!(
+            "this is not Debian: install the above with your package manager (the names are \
+             Debian's), then run this again"
+        );
+    }
+    if !yes {
+        confirm(missing.len())?;
+    }
+    // Indices go stale, and a container image has none at all.
+    run(apt().arg("update").arg("-qq"))?;
+    let names = || missing.iter().map(|need| need.package);
+    if run(apt().args(INSTALL).args(names())).is_err() {
+        // One package that this release lacks must not keep away all the others.
+        for need in missing {
+            if let Err(error) = run(apt().args(INSTALL).arg(need.package)) {
+                eprintln!("{}", paint("33", &format!("{error:#}")));
+            }
+        }
+    }
+    let lacking: Vec<&str> = missing
+        .iter()
+        .filter(|need| !need.optional && !present(need.proof))
+        .map(|need| need.package)
+        .collect();
+    if !lacking.is_empty() {
+        bail!("could not install {}", lacking.join(" "));
+    }
+    for need in missing.iter().filter(|need| !present(need.proof)) {
+        eprintln!(
+            "{} {} is not to be had here: {}; what needs it is skipped",
+            paint("33", "note:"),
+            need.package,
+            need.why
+        );
+    }
+    Ok(())
+}
+
+const INSTALL: [&str; 4] = ["install", "-y", "-qq", "--no-install-recommends"];
+
+/// `apt-get`, through sudo unless we are root; never asks.
+fn apt() -> Command {
+    let mut command = if is_root() {
+        Command::new("apt-get")
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        sudo
+    };
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(std::process::Stdio::null());
+    command
+}
+
+/// Whether this process belongs to root: the owner of its own entry in /proc.
+pub(crate) fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self").is_ok_and(|entry| entry.uid() == 0)
+}
+
+fn confirm(count: usize) -> Result<()> {
+    if !std::io::stdin().is_terminal() {
+        bail!("{count} packages are missing; say --yes to have them installed with apt-get");
+    }
+    eprint!("Install {count} packages with apt-get? [Y/n] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .context("cannot read the answer")?;
+    if matches!(answer.trim(), "" | "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    bail!("nothing was installed")
+}

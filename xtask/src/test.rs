@@ -1,0 +1,222 @@
+//! `cargo xtask test`: every test and check there is.
+//!
+//! Nothing stops at the first failure: all are collected and listed at the end, with what was
+//! skipped and why. The last line is `N passed, N failed`.
+
+use crate::{
+    setup::{self, Stage},
+    shell::{cache, cargo, find, paint, step},
+    tidy,
+};
+use anyhow::{Context, Result, bail};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
+
+/// How to run the tests.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Install what is missing without asking.
+    #[arg(long, short)]
+    yes: bool,
+    /// Install nothing, use what is there.
+    #[arg(long)]
+    no_setup: bool,
+    /// Only the checks whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// What has been found so far.
+#[derive(Debug, Default)]
+struct Tally {
+    passed: usize,
+    failures: Vec<String>,
+    skips: Vec<String>,
+}
+
+/// One command that passes or fails.
+struct Check {
+    name: &'static str,
+    command: Command,
+    /// Whether its output is that of the test harness, whose tests are counted one by one.
+    tests: bool,
+}
+
+/// Runs everything.
+///
+/// # Errors
+/// When anything failed.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let mut tally = Tally::default();
+    if !arguments.no_setup {
+        setup::ensure(Stage::Test, arguments.yes)?;
+    }
+    std::fs::create_dir_all(cache())?;
+    let skipped = cache().join("skipped");
+    std::fs::write(&skipped, "")?;
+    let wanted = |name: &str| {
+        arguments
+            .only
+            .as_deref()
+            .is_none_or(|part| name.contains(part))
+    };
+
+    if wanted("tidy") {
+        step("tidy");
+        match tidy::run() {
+            Ok(()) => tally.passed += 1,
+            Err(error) => tally.failures.push(format!("tidy: {error:#}")),
+        }
+    }
+    for check in checks(&mut tally) {
+        if wanted(check.name) {
+            let mut check = check;
+            check.command.env("RESMGR_SKIPPED", &skipped);
+            perform(check, &mut tally);
+        }
+    }
+    let noted = std::fs::read_to_string(&skipped).unwrap_or_default();
+    tally.skips.extend(noted.lines().map(str::to_owned));
+    report(&tally)
+}
+
+fn checks(tally: &mut Tally) -> Vec<Check> {
+    let check = |name, arguments: &[&str], tests| {
+        let mut command = cargo();
+        command.args(arguments);
+        Check {
+            name,
+            command,
+            tests,
+        }
+    };
+    let deny = ["deny", "--offline", "check", "licenses", "bans", "sources"];
+    let strict = ["--", "-D", "warnings"];
+    let clippy = [&["clippy", "--workspace", "--all-targets"][..], &strict].concat();
+    let bare = [
+        &[
+            "clippy",
+            "-p",
+            "cri-resmgr",
+            "--no-default-features",
+            "--all-targets",
+        ][..],
+        &strict,
+    ]
+    .concat();
+    let mut checks = vec![
+        check("fmt", &["fmt", "--all", "--check"], false),
+        check("clippy", &clippy, false),
+        check("clippy without default features", &bare, false),
+        check("build", &["build", "--workspace", "--bins"], false),
+        check("test", &["test", "--workspace", "--no-fail-fast"], true),
+    ];
+    if find("cargo-deny").is_some() {
+        checks.push(check("deny", &deny, false));
+    } else {
+        tally.skips.push("deny: cargo-deny is not installed".into());
+    }
+    checks
+}
+
+fn perform(mut check: Check, tally: &mut Tally) {
+    step(check.name);
+    match stream(&mut check.command, check.tests, tally) {
+        Ok(counted) => {
+            if !counted {
+                tally.passed += 1;
+            }
+        }
+        Err(error) => tally.failures.push(format!("{}: {error:#}", check.name)),
+    }
+}
+
+/// Runs a command, shows its output as it comes and counts the tests in it. Whether any was counted.
+fn stream(command: &mut Command, tests: bool, tally: &mut Tally) -> Result<bool> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(if tests {
+            Stdio::piped()
+        } else {
+            Stdio::inherit()
+        })
+        .spawn()
+        .context("cannot start it")?;
+    let mut counted = false;
+    let mut failed = 0;
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            println!("{line}");
+            if let Some(name) = failing_test(&line) {
+                tally.failures.push(name.to_owned());
+                failed += 1;
+            }
+            if let Some((passed, ignored)) = result_line(&line) {
+                tally.passed += passed;
+                counted = true;
+                if ignored > 0 {
+                    tally
+                        .skips
+                        .push(format!("{ignored} tests marked as ignored"));
+                }
+            }
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && failed == 0 {
+        bail!("{status}");
+    }
+    Ok(counted)
+}
+
+/// The name in `test NAME ... FAILED`.
+fn failing_test(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
+/// Passed and ignored tests of `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+fn result_line(line: &str) -> Option<(usize, usize)> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count = |word| {
+        counts
+            .split("; ")
+            .find_map(|part| part.strip_suffix(word)?.trim().parse().ok())
+    };
+    Some((count("passed")?, count("ignored")?))
+}
+
+fn report(tally: &Tally) -> Result<()> {
+    println!();
+    for skip in &tally.skips {
+        println!("{} {skip}", paint("33", "SKIPPED"));
+    }
+    for failure in &tally.failures {
+        println!("{} {failure}", paint("1;31", "FAILED"));
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failures.len());
+    if tally.failures.is_empty() {
+        return Ok(());
+    }
+    bail!("{} failed", tally.failures.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_harness_summary_is_counted() {
+        let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out";
+        assert_eq!(result_line(line), Some((3, 2)));
+        assert_eq!(result_line("test a::b ... ok"), None);
+    }
+
+    #[test]
+    fn a_failing_test_is_named() {
+        assert_eq!(failing_test("test a::b ... FAILED"), Some("a::b"));
+        assert_eq!(failing_test("test a::b ... ok"), None);
+    }
+}

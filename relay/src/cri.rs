@@ -6,5 +6,6 @@ pub mod client;
 pub mod decode;
 pub mod hpack;
 pub mod intercept;
+pub mod listen;
 pub mod observe;
 pub mod overlay;

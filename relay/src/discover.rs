@@ -1,1 +1,167 @@
 //! The machine's topology, from hwloc and sysfs.
+//!
+//! hwloc knows more processors and firmware quirks; sysfs says what the kernel believes now, which wins
+//! where the two speak of the same thing (online and isolated CPUs, the NUMA node of a CPU, distances).
+//! Where hwloc fails, sysfs alone suffices. A CPU that is offline when the machine is read has no place
+//! in the kernel's own description and is left out until it comes online.
+
+pub mod hotplug;
+mod hwloc;
+pub mod sysfs;
+
+use resmgr_topology::{SyntheticError, Topology, TopologyError};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Where a topology is read from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// The machine itself.
+    #[default]
+    Machine,
+    /// An hwloc XML file, as `lstopo --of xml` writes it.
+    Xml(PathBuf),
+    /// A description such as `pack:2 numa:2 l3:1 core:4 pu:2`.
+    Synthetic(String),
+    /// Our own model as JSON.
+    Json(PathBuf),
+}
+
+impl Source {
+    /// What the value of `--topology` means: a path that ends in `.json`, a synthetic description
+    /// (words with a colon and no slash), or else the path of an XML file.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let text = text.trim();
+        let path = Path::new(text);
+        let json = |end: &std::ffi::OsStr| end.eq_ignore_ascii_case("json");
+        if text.is_empty() {
+            Self::Machine
+        } else if path.extension().is_some_and(json) {
+            Self::Json(path.to_path_buf())
+        } else if !text.contains('/')
+            && text.split_whitespace().all(|word| word.contains(':'))
+            && !path.exists()
+        {
+            Self::Synthetic(text.to_owned())
+        } else {
+            Self::Xml(path.to_path_buf())
+        }
+    }
+}
+
+/// Why the topology is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoverError {
+    /// A file that must be there cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A kernel file does not say what it should.
+    #[error("{path} says {value:?}, expected {expected}")]
+    Value {
+        /// Which.
+        path: PathBuf,
+        /// What it says.
+        value: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// The hwloc library refuses.
+    #[error("hwloc cannot load the topology from {from}: {why}")]
+    Hwloc {
+        /// The machine or a file.
+        from: String,
+        /// In the library's words.
+        why: String,
+    },
+    /// A JSON file is not a topology.
+    #[error("{path} is not a topology")]
+    Json {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The text is not a synthetic description.
+    #[error("{text:?} is neither a file nor a synthetic topology")]
+    Synthetic {
+        /// As typed.
+        text: String,
+        /// Why.
+        #[source]
+        source: Box<SyntheticError>,
+    },
+    /// What was read cannot be a machine.
+    #[error("the topology read from {from} is inconsistent")]
+    Inconsistent {
+        /// The machine or a file.
+        from: String,
+        /// Why.
+        #[source]
+        source: Box<TopologyError>,
+    },
+}
+
+/// Reads a topology. `host_root` is where the host's root directory is mounted (`/` outside of containers).
+///
+/// # Errors
+/// [`DiscoverError`] naming the file or the inconsistency. A machine on which hwloc fails is read from
+/// sysfs alone, and that is logged.
+pub fn load(source: &Source, host_root: &Path) -> Result<Topology, DiscoverError> {
+    match source {
+        Source::Machine => machine(host_root),
+        Source::Xml(path) => finish(hwloc::from_xml(path)?),
+        Source::Synthetic(text) => {
+            Topology::synthetic(text).map_err(|source| DiscoverError::Synthetic {
+                text: text.clone(),
+                source: Box::new(source),
+            })
+        }
+        Source::Json(path) => {
+            let text = sysfs::read(path)?;
+            let topology: Topology =
+                serde_json::from_str(&text).map_err(|source| DiscoverError::Json {
+                    path: path.clone(),
+                    source,
+                })?;
+            let mut parts = topology.into_parts();
+            parts.origin = path.display().to_string();
+            finish(parts)
+        }
+    }
+}
+
+/// hwloc completed by sysfs; sysfs alone where hwloc cannot look (another root) or fails.
+fn machine(host_root: &Path) -> Result<Topology, DiscoverError> {
+    if host_root != Path::new("/") {
+        return finish(sysfs::parts(host_root)?);
+    }
+    let completed = hwloc::from_machine().and_then(|mut parts| {
+        sysfs::complete(&mut parts, host_root)?;
+        finish(parts)
+    });
+    completed.or_else(|error| {
+        tracing::warn!(%error, "hwloc does not describe this machine: using sysfs alone");
+        finish(sysfs::parts(host_root)?)
+    })
+}
+
+fn finish(parts: resmgr_topology::Parts) -> Result<Topology, DiscoverError> {
+    let from = parts.origin.clone();
+    Topology::from_parts(parts).map_err(|source| DiscoverError::Inconsistent {
+        from,
+        source: Box::new(source),
+    })
+}
+
+#[cfg(test)]
+mod tests;

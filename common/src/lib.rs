@@ -1,1 +1,17 @@
-//! (skeleton)
+//! Types and arithmetic that the BPF program and user space share.
+//!
+//! Everything here is plain integers with a fixed layout: the program writes these values into mapped
+//! arrays and user space reads them in place. The arithmetic lives here so that host tests cover what
+//! the kernel's verifier will run.
+#![cfg_attr(not(test), no_std)]
+
+mod arithmetic;
+mod layout;
+
+pub use arithmetic::{
+    BUCKETS, Distance, Place, bucket, bucket_ceiling_ns, distance_class, split_wait,
+};
+pub use layout::{
+    CSS_ENTRIES, CSS_NESTED, Cell, Css, Record, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED,
+    TASK_ENTRIES, TASK_PREEMPTED, Task,
+};

@@ -1,0 +1,201 @@
+//! The arithmetic of the hot path.
+
+/// Buckets of a wait histogram: below 1 µs, then one per power of two, the last is open.
+pub const BUCKETS: usize = 22;
+
+/// Bucket of a wait: 0 is below 1024 ns, bucket `n` holds 2^(n+9) … 2^(n+10)−1 ns, the last is open.
+///
+/// Halving the range by comparisons: BPF has no instruction that counts leading zeros.
+#[inline(always)]
+#[must_use]
+pub const fn bucket(wait_ns: u64) -> usize {
+    let mut rest = wait_ns >> 10;
+    let mut bits = 0;
+    if rest >= 1 << 20 {
+        return BUCKETS - 1;
+    }
+    if rest >= 1 << 16 {
+        rest >>= 16;
+        bits += 16;
+    }
+    if rest >= 1 << 8 {
+        rest >>= 8;
+        bits += 8;
+    }
+    if rest >= 1 << 4 {
+        rest >>= 4;
+        bits += 4;
+    }
+    if rest >= 1 << 2 {
+        rest >>= 2;
+        bits += 2;
+    }
+    if rest >= 2 {
+        bits += 2;
+    } else if rest == 1 {
+        bits += 1;
+    }
+    bits
+}
+
+/// Upper bound of a bucket in nanoseconds, exclusive; the last bucket has none.
+#[must_use]
+pub const fn bucket_ceiling_ns(bucket: usize) -> Option<u64> {
+    if bucket + 1 < BUCKETS {
+        Some(1 << (bucket + 10))
+    } else {
+        None
+    }
+}
+
+/// Where a CPU sits, as dense numbers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Physical core.
+    pub core: u16,
+    /// Last-level cache.
+    pub llc: u16,
+    /// NUMA node.
+    pub node: u16,
+    /// Package.
+    pub package: u16,
+}
+const _: () = assert!(size_of::<Place>() == 8);
+
+/// How far a task moved: the highest level at which the two CPUs differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Distance {
+    /// To another hardware thread of the same core.
+    Core = 0,
+    /// To another core under the same last-level cache.
+    Llc = 1,
+    /// To another last-level cache of the same NUMA node.
+    Node = 2,
+    /// To another NUMA node of the same package.
+    Package = 3,
+    /// To another package: across sockets.
+    Remote = 4,
+}
+
+impl Distance {
+    /// All, nearest first.
+    pub const ALL: [Self; 5] = [
+        Self::Core,
+        Self::Llc,
+        Self::Node,
+        Self::Package,
+        Self::Remote,
+    ];
+}
+
+/// Class of a move between two different CPUs.
+#[inline(always)]
+#[must_use]
+pub const fn distance_class(from: Place, to: Place) -> Distance {
+    if from.package != to.package {
+        Distance::Remote
+    } else if from.node != to.node {
+        Distance::Package
+    } else if from.llc != to.llc {
+        Distance::Node
+    } else if from.core != to.core {
+        Distance::Llc
+    } else {
+        Distance::Core
+    }
+}
+
+/// Splits a wait that ends at `now` into (contention, throttled), given the last throttling's length
+/// and when it was noticed. A wait that began after that was contention alone.
+#[inline(always)]
+#[must_use]
+pub const fn split_wait(wait: u64, now: u64, throttled: u64, noticed_at: u64) -> (u64, u64) {
+    if now.saturating_sub(wait) >= noticed_at {
+        (wait, 0)
+    } else if wait < throttled {
+        (0, wait)
+    } else {
+        (wait - throttled, throttled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bucket_starts_where_the_one_before_ends() {
+        assert_eq!(bucket(0), 0);
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+        for n in 0..BUCKETS - 1 {
+            let ceiling = bucket_ceiling_ns(n).unwrap();
+            assert_eq!(bucket(ceiling - 1), n, "{ceiling}");
+            assert_eq!(bucket(ceiling), n + 1, "{ceiling}");
+        }
+        assert_eq!(bucket_ceiling_ns(BUCKETS - 1), None);
+    }
+
+    #[test]
+    fn the_bucket_is_the_binary_logarithm_of_whole_microseconds() {
+        for shift in 0..64 {
+            for wait in [1u64 << shift, (1u64 << shift) | 1, (1u64 << shift) - 1] {
+                let naive = (64 - (wait >> 10).leading_zeros() as usize).min(BUCKETS - 1);
+                assert_eq!(bucket(wait), naive, "{wait}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_move_has_the_class_of_the_highest_level_crossed() {
+        let here = Place {
+            core: 1,
+            llc: 1,
+            node: 1,
+            package: 1,
+        };
+        assert_eq!(distance_class(here, here), Distance::Core);
+        assert_eq!(
+            distance_class(here, Place { core: 2, ..here }),
+            Distance::Llc
+        );
+        assert_eq!(
+            distance_class(
+                here,
+                Place {
+                    core: 2,
+                    llc: 2,
+                    ..here
+                }
+            ),
+            Distance::Node
+        );
+        assert_eq!(
+            distance_class(
+                here,
+                Place {
+                    core: 2,
+                    llc: 2,
+                    node: 2,
+                    ..here
+                }
+            ),
+            Distance::Package
+        );
+        assert_eq!(
+            distance_class(here, Place { package: 2, ..here }),
+            Distance::Remote
+        );
+        for (index, class) in Distance::ALL.into_iter().enumerate() {
+            assert_eq!(class as usize, index);
+        }
+    }
+
+    #[test]
+    fn only_a_wait_that_began_before_the_throttling_was_noticed_is_throttled() {
+        assert_eq!(split_wait(50, 1000, 30, 900), (50, 0));
+        assert_eq!(split_wait(150, 1000, 100, 900), (50, 100));
+        assert_eq!(split_wait(80, 900, 100, 900), (0, 80));
+        assert_eq!(split_wait(80, 900, 0, 0), (80, 0));
+    }
+}

@@ -1,0 +1,112 @@
+//! Layout of the maps. Padding is written out and every size is asserted.
+
+use crate::arithmetic::BUCKETS;
+
+/// Slot of every task that belongs to no registered container.
+pub const SLOT_OTHER: u32 = 0;
+/// Slot of kernel threads: they belong to nobody and are never intruders.
+pub const SLOT_KERNEL: u32 = 1;
+/// Slots before the first container's.
+pub const SLOTS_RESERVED: u32 = 2;
+/// Entries of the css table. css ids are small dense integers; a larger one wraps, and the serial
+/// number tells the difference.
+pub const CSS_ENTRIES: u32 = 1 << 16;
+/// Entries of the task table, indexed by the low bits of the thread id.
+pub const TASK_ENTRIES: u32 = 1 << 17;
+/// [`Task::flags`]: left the CPU while still runnable.
+pub const TASK_PREEMPTED: u16 = 1;
+/// [`Css::flags`]: below the registered cgroup, not the cgroup itself.
+pub const CSS_NESTED: u32 = 1;
+
+/// Scheduler totals of one slot on one CPU. Written by that CPU only; only ever grows.
+///
+/// The 32-bit counters wrap; a reader that looks more often than once in 2³² switches (hours) adds
+/// up wrapping differences.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// CPU time of finished stints, nanoseconds.
+    pub run_ns: u64,
+    /// Run-queue wait after a wake-up, quota throttling excluded, nanoseconds.
+    pub wait_wake_ns: u64,
+    /// Run-queue wait after a preemption, quota throttling excluded, nanoseconds.
+    pub wait_preempt_ns: u64,
+    /// Wait that was quota throttling, summed over threads, nanoseconds.
+    pub wait_throttled_ns: u64,
+    /// Time the container's run queue on this CPU was throttled, once however many threads waited.
+    pub throttled_ns: u64,
+    /// The kernel's running total at the last look.
+    pub throttled_seen_ns: u64,
+    /// Length of the last throttling.
+    pub throttled_last_ns: u64,
+    /// Run-queue clock when the last throttling was noticed.
+    pub throttled_at: u64,
+    /// NUMA distances of all migrations summed (ACPI SLIT, 10 is local).
+    pub distance: u64,
+    /// Voluntary switches: the task went to sleep.
+    pub voluntary: u32,
+    /// Involuntary switches: the task was preempted or still runnable.
+    pub involuntary: u32,
+    /// Involuntary switches after which another slot's task ran.
+    pub preempted_by_others: u32,
+    /// Arrivals from another CPU, by [`crate::Distance`].
+    pub migrations: [u32; 5],
+    /// Contention wait by [`crate::bucket`]; waits of zero are not counted.
+    pub histogram: [u32; BUCKETS],
+}
+const _: () = assert!(size_of::<Cell>() == 192);
+
+/// What a CPU runs now. Written by that CPU only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Odd while being written.
+    pub seq: u32,
+    /// Thread on the CPU; 0 is the idle task.
+    pub pid: u32,
+    /// Its slot.
+    pub slot: u32,
+    /// Switches seen on this CPU, wrapping.
+    pub switches: u32,
+    /// The thread's CPU time when it was switched in.
+    pub sum_exec_ns: u64,
+    /// Run-queue clock when it was switched in.
+    pub since: u64,
+    /// Run-queue clock at the last calibration.
+    pub calibrated_clock: u64,
+    /// `CLOCK_MONOTONIC` at the last calibration; 0 before the first.
+    pub calibrated_ns: u64,
+    /// Look-ups that had to walk up the cgroup tree.
+    pub css_misses: u64,
+    /// Switches to or from the idle task.
+    pub idle_switches: u64,
+}
+const _: () = assert!(size_of::<Record>() == 64);
+
+/// Memory of a thread between two stints.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Task {
+    /// The kernel's total wait when the thread left its CPU, nanoseconds.
+    pub run_delay_ns: u64,
+    /// Thread this entry is about: the index holds only its low bits.
+    pub pid: u32,
+    /// CPU it left.
+    pub cpu: u16,
+    /// [`TASK_PREEMPTED`].
+    pub flags: u16,
+}
+const _: () = assert!(size_of::<Task>() == 16);
+
+/// Slot of a cgroup, by its css id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Css {
+    /// The kernel never reuses serial numbers, unlike ids. 0: nothing known.
+    pub serial: u64,
+    /// The slot.
+    pub slot: u32,
+    /// [`CSS_NESTED`].
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<Css>() == 16);

@@ -8,6 +8,7 @@
     reason = "a command line tool talks on its standard streams"
 )]
 
+mod build_ebpf;
 mod setup;
 mod shell;
 mod test;
@@ -26,6 +27,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Build the BPF object that `cri-resmgr` embeds.
+    BuildEbpf,
     /// Install what building, running and testing need, asking first.
     Setup(setup::Arguments),
     /// Run every test and check there is; list all that failed at the end.
@@ -36,6 +39,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
+        Task::BuildEbpf => build_ebpf::run(),
         Task::Setup(arguments) => setup::run_task(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Tidy => tidy::run(),

@@ -1,0 +1,120 @@
+//! `cargo xtask build-ebpf`: the BPF object that `cri-resmgr` embeds.
+//!
+//! Two toolchains will do: Debian's rustc with its prebuilt `core` for BPF, or rustup's nightly with
+//! `rust-src`. Both need `bpf-linker`. The object lands in `target/bpf/` and is never committed.
+
+use crate::shell;
+use anyhow::{Context as _, Result, bail};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const TARGET: &str = "bpfel-unknown-none";
+const OBJECT: &str = "cri-resmgr-ebpf";
+/// The prebuilt `core` is named after the rustc it fits.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const MISSING: &str = "no toolchain for BPF found. Either of these will do:
+
+  Debian (rustc with a prebuilt core):
+    apt-get install rustc-web cargo-web libstd-rust-web-dev-bpf
+  rustup (builds core itself):
+    rustup toolchain install nightly --component rust-src";
+const NO_LINKER: &str = "bpf-linker is not in PATH or in ~/.cargo/bin. Install it:
+
+  with Debian's LLVM:
+    apt-get install llvm-22-dev libpolly-22-dev
+    LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --no-default-features --features llvm-22
+  with its own:
+    cargo install bpf-linker";
+
+/// What compiles for BPF here.
+#[derive(Debug)]
+enum Toolchain {
+    /// rustc with a prebuilt `core`, driven by the cargo that runs us.
+    Prebuilt(PathBuf),
+    /// rustup's nightly with the sources of `core`.
+    Nightly,
+}
+
+/// Builds the object.
+///
+/// # Errors
+/// When no toolchain is found, with what to install; when the build fails.
+pub(crate) fn run() -> Result<()> {
+    let linker = shell::find("bpf-linker").context(NO_LINKER)?;
+    let toolchain = find_toolchain()?;
+    shell::step(&format!("building the BPF object with {toolchain:?}"));
+    let root = shell::root();
+    let out = root.join("target/bpf");
+    let mut cargo = match &toolchain {
+        Toolchain::Prebuilt(rustc) => {
+            let mut cargo = shell::cargo();
+            // aya-ebpf uses an unstable feature; this rustc is not called nightly.
+            cargo.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
+            cargo.arg("build");
+            cargo
+        }
+        Toolchain::Nightly => {
+            // rustup's proxy chooses the toolchain; what our own cargo put here would override it.
+            let mut cargo = Command::new("cargo");
+            for variable in ["RUSTC", "RUSTUP_TOOLCHAIN", "CARGO"] {
+                cargo.env_remove(variable);
+            }
+            cargo.args(["+nightly", "build", "-Z", "build-std=core"]);
+            cargo
+        }
+    };
+    cargo
+        .current_dir(root.join("ebpf"))
+        // Flags of the target alone: build scripts and macros run on this machine.
+        .env(
+            "CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS",
+            format!(
+                "-C linker={} -C link-arg=--btf -C debuginfo=2 -C panic=abort",
+                linker.display()
+            ),
+        )
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .args(["--release", "--locked", "--target", TARGET, "--target-dir"])
+        .arg(out.join("build"));
+    shell::run(&mut cargo)?;
+    let built = out.join("build").join(TARGET).join("release").join(OBJECT);
+    let object = out.join(format!("{OBJECT}.o"));
+    std::fs::copy(&built, &object)
+        .with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
+    shell::step(&format!("{}", object.display()));
+    Ok(())
+}
+
+fn find_toolchain() -> Result<Toolchain> {
+    let debian = Path::new(DEBIAN_RUSTC);
+    if debian.is_file() && sysroot(Command::new(debian)).is_some_and(|root| has_core(&root)) {
+        return Ok(Toolchain::Prebuilt(debian.to_path_buf()));
+    }
+    let mut nightly = Command::new("rustup");
+    nightly.args(["run", "nightly", "rustc"]);
+    if sysroot(nightly).is_some_and(|root| root.join("lib/rustlib/src/rust/library/core").is_dir())
+    {
+        return Ok(Toolchain::Nightly);
+    }
+    bail!(MISSING)
+}
+
+/// `rustc --print sysroot`; `None` when this rustc does not run.
+fn sysroot(mut rustc: Command) -> Option<PathBuf> {
+    let output = rustc.args(["--print", "sysroot"]).output().ok()?;
+    output
+        .status
+        .success()
+        .then(|| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+fn has_core(sysroot: &Path) -> bool {
+    sysroot
+        .join("lib/rustlib")
+        .join(TARGET)
+        .join("lib")
+        .is_dir()
+}

@@ -1,6 +1,7 @@
 //! The policy interface: a view in, a decision or a refusal out.
 
 use crate::{
+    check::Rules,
     measured::Measured,
     request::{ContainerId, Request},
     state::{Placement, State},
@@ -92,6 +93,11 @@ pub trait Policy: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Refusal`] naming the first container that cannot be placed at all.
     fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal>;
+
+    /// What every placement of this policy obeys, for [`check`](crate::check()).
+    fn rules(&self, _topology: &Topology) -> Rules {
+        Rules::default()
+    }
 
     /// A better placement of what already runs, if it is worth its cost.
     fn rebalance(&self, _view: View<'_>) -> Option<Decision> {

@@ -6,12 +6,36 @@
 
 extern crate alloc;
 
+mod annotation;
+mod check;
+mod config;
+mod contention;
 mod decision;
 mod measured;
+mod mems;
+mod none;
+mod registry;
 mod request;
+mod slices;
 mod state;
+mod static_plus;
+mod static_policy;
 
+pub use annotation::{concerns_placement, effective, wants_rebalance};
+pub use check::{Rules, Violation, check};
+pub use config::{ConfigProblem, Reserved, StaticConfig};
+pub use contention::STALE_NS;
 pub use decision::{Change, Decision, Explanation, Policy, Refusal, View};
 pub use measured::{Confidence, Measured, Observed};
-pub use request::{ContainerId, Namespace, PodRef, QosClass, Request, Requirements, Source};
+pub use none::Unplaced;
+pub use registry::{POLICIES, PolicyInfo, Settings, by_name, find};
+pub use request::{
+    ContainerId, Namespace, PodRef, QosClass, Request, Requirements, Source,
+    estimate::{
+        CriResources, bound, estimate, milli_from_quota, milli_from_shares, quota_from_milli,
+        shares_from_milli,
+    },
+};
 pub use state::{Container, Placement, Quota, State};
+pub use static_plus::StaticPlusPolicy;
+pub use static_policy::StaticPolicy;

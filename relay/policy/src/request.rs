@@ -1,5 +1,7 @@
 //! What a container asks for.
 
+pub(crate) mod estimate;
+
 use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 use core::fmt;
 use resmgr_topology::MilliCpu;

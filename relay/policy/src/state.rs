@@ -40,6 +40,9 @@ pub struct Placement {
     pub cpu_shares: Option<u64>,
     /// CFS quota treatment.
     pub quota: Quota,
+    /// The part of the machine its shared part is confined to, by a rebalancing; `None`: all of its pool.
+    #[serde(default)]
+    pub confined: Option<CpuSet>,
     /// CPU lists of an stp pool this container holds (exclusive) or runs on (shared).
     #[serde(default)]
     pub lists: Vec<CpuSet>,

@@ -1,0 +1,154 @@
+//! Each way a placement can be wrong. The manager asks before it executes, tests ask after every step.
+
+use crate::{request::ContainerId, state::State};
+use alloc::{collections::BTreeMap, vec::Vec};
+use resmgr_topology::{CpuId, CpuSet, Topology};
+
+/// What a policy promises on the machine as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Whether every container must have a cpuset; opted-out ones excepted.
+    pub places: bool,
+    /// CPUs never given out exclusively.
+    pub reserved: CpuSet,
+    /// CPUs the policy may use at all; `None`: any online CPU.
+    pub usable: Option<CpuSet>,
+    /// CPUs that only their exclusive owner may run on, owned or not (kernel-isolated ones).
+    pub exclusive_only: CpuSet,
+}
+
+/// A placement that must not be, with both culprits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A container may run on another's exclusive CPU.
+    #[error("CPU {cpu} belongs to {owner} alone, but {intruder} may run on it")]
+    ExclusiveOverlap {
+        /// The CPU.
+        cpu: CpuId,
+        /// Who holds it.
+        owner: ContainerId,
+        /// Who else may run there.
+        intruder: ContainerId,
+    },
+    /// A container has no CPU.
+    #[error("{id} has an empty cpuset")]
+    EmptyCpuset {
+        /// Whose.
+        id: ContainerId,
+    },
+    /// A cpuset names a CPU that is offline or does not exist.
+    #[error("CPU {cpu} in the cpuset of {id} is not online")]
+    OfflineCpu {
+        /// Whose cpuset.
+        id: ContainerId,
+        /// The CPU.
+        cpu: CpuId,
+    },
+    /// A reserved CPU was given out exclusively.
+    #[error("CPU {cpu} is reserved, but {owner} holds it exclusively")]
+    ReservedTaken {
+        /// The CPU.
+        cpu: CpuId,
+        /// Who holds it.
+        owner: ContainerId,
+    },
+    /// A CPU outside of those the policy may use.
+    #[error("CPU {cpu} in the cpuset of {id} is not available to containers")]
+    NotAvailable {
+        /// Whose cpuset.
+        id: ContainerId,
+        /// The CPU.
+        cpu: CpuId,
+    },
+    /// A kernel-isolated CPU is shared.
+    #[error("CPU {cpu} is kernel-isolated, but {id} runs there without holding it")]
+    IsolatedShared {
+        /// Who.
+        id: ContainerId,
+        /// The CPU.
+        cpu: CpuId,
+    },
+    /// An exclusive CPU is not in its owner's own cpuset.
+    #[error("{owner} holds CPU {cpu}, which its cpuset lacks")]
+    OwnerElsewhere {
+        /// Who.
+        owner: ContainerId,
+        /// The CPU.
+        cpu: CpuId,
+    },
+}
+
+/// Everything that is wrong, by container.
+#[must_use]
+pub fn check(topology: &Topology, state: &State, rules: &Rules) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut owners: BTreeMap<CpuId, &ContainerId> = BTreeMap::new();
+    for (id, one) in &state.containers {
+        for cpu in one.placement.exclusive.iter() {
+            if let Some(owner) = owners.insert(cpu, id) {
+                found.push(Violation::ExclusiveOverlap {
+                    cpu,
+                    owner: owner.clone(),
+                    intruder: id.clone(),
+                });
+            }
+        }
+    }
+    let exclusive: CpuSet = owners.keys().copied().collect();
+    for (id, one) in &state.containers {
+        let (own, cpus) = (&one.placement.exclusive, &one.placement.cpus);
+        let opted_out = one
+            .placement
+            .env
+            .iter()
+            .any(|(key, _)| key == "CMK_CPUS_ASSIGNED");
+        if rules.places && cpus.is_empty() && !opted_out {
+            found.push(Violation::EmptyCpuset { id: id.clone() });
+        }
+        for cpu in cpus.difference(own).intersection(&exclusive).iter() {
+            if let Some(owner) = owners.get(&cpu) {
+                found.push(Violation::ExclusiveOverlap {
+                    cpu,
+                    owner: (*owner).clone(),
+                    intruder: id.clone(),
+                });
+            }
+        }
+        let id = || id.clone();
+        let each = |cpus: CpuSet, make: &dyn Fn(CpuId) -> Violation| {
+            cpus.iter().map(make).collect::<Vec<_>>()
+        };
+        let offline = cpus.difference(&topology.online);
+        found.extend(each(offline, &|cpu| Violation::OfflineCpu {
+            id: id(),
+            cpu,
+        }));
+        let reserved = own.intersection(&rules.reserved);
+        found.extend(each(reserved, &|cpu| Violation::ReservedTaken {
+            cpu,
+            owner: id(),
+        }));
+        let outside = rules
+            .usable
+            .map_or(CpuSet::EMPTY, |usable| cpus.difference(&usable));
+        found.extend(each(outside, &|cpu| Violation::NotAvailable {
+            id: id(),
+            cpu,
+        }));
+        let isolated = cpus.difference(own).intersection(&rules.exclusive_only);
+        found.extend(each(isolated, &|cpu| Violation::IsolatedShared {
+            id: id(),
+            cpu,
+        }));
+        let lost = if cpus.is_empty() {
+            CpuSet::EMPTY
+        } else {
+            own.difference(cpus)
+        };
+        found.extend(each(lost, &|cpu| Violation::OwnerElsewhere {
+            owner: id(),
+            cpu,
+        }));
+    }
+    found
+}

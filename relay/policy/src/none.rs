@@ -1,0 +1,67 @@
+//! Policies that place nothing: `null` and `none`.
+
+use crate::{
+    decision::{Change, Decision, Explanation, Policy, Refusal, View},
+    request::{ContainerId, Request},
+    state::Placement,
+};
+use alloc::{format, vec, vec::Vec};
+
+/// Places nothing: containers run where the runtime puts them.
+#[derive(Clone, Copy, Debug)]
+pub struct Unplaced {
+    name: &'static str,
+}
+
+impl Unplaced {
+    /// The policy `none`.
+    pub const NONE: Self = Self { name: "none" };
+    /// The policy `null`.
+    pub const NULL: Self = Self { name: "null" };
+}
+
+impl Policy for Unplaced {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn place(&self, _view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
+        let explanation = Explanation {
+            summary: format!("{}: not pinned", request.name),
+            reasons: vec![format!("the policy {} places nothing", self.name)],
+            candidates: Vec::new(),
+        };
+        Ok(Decision {
+            released: Vec::new(),
+            changes: vec![Change {
+                id: request.id.clone(),
+                request: Some(request.clone()),
+                placement: Placement::default(),
+                explanation: Some(explanation),
+            }],
+        })
+    }
+
+    fn release(&self, view: View<'_>, gone: &ContainerId) -> Decision {
+        let known = view.state.containers.contains_key(gone);
+        Decision {
+            released: known.then(|| gone.clone()).into_iter().collect(),
+            changes: Vec::new(),
+        }
+    }
+
+    fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
+        let placed = view.state.containers.iter();
+        let placed = placed.filter(|(_, one)| one.placement != Placement::default());
+        let changes = placed.map(|(id, _)| Change {
+            id: id.clone(),
+            request: None,
+            placement: Placement::default(),
+            explanation: None,
+        });
+        Ok(Decision {
+            released: Vec::new(),
+            changes: changes.collect(),
+        })
+    }
+}

@@ -1,0 +1,93 @@
+//! The policies there are.
+
+use crate::{
+    config::{ConfigProblem, StaticConfig},
+    decision::Policy,
+    none::Unplaced,
+    static_plus::StaticPlusPolicy,
+    static_policy::StaticPolicy,
+};
+use alloc::{boxed::Box, format, vec, vec::Vec};
+use resmgr_topology::Topology;
+
+/// A policy as listed by `--list-policies`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyInfo {
+    /// The name users type.
+    pub name: &'static str,
+    /// Other names for it.
+    pub aliases: &'static [&'static str],
+    /// One line.
+    pub description: &'static str,
+}
+
+/// Every policy.
+pub const POLICIES: &[PolicyInfo] = &[
+    PolicyInfo {
+        name: "null",
+        aliases: &[],
+        description: "Watch only: requests pass as they are.",
+    },
+    PolicyInfo {
+        name: "none",
+        aliases: &[],
+        description: "Keep track of containers, place none.",
+    },
+    PolicyInfo {
+        name: "static",
+        aliases: &[],
+        description: "Exclusive CPUs for Guaranteed containers that request whole CPUs.",
+    },
+    PolicyInfo {
+        name: "static-plus",
+        aliases: &[],
+        description: "Whole CPUs of a request exclusive, the rest from a shared pool.",
+    },
+];
+
+/// The policy known by a name or an alias.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static PolicyInfo> {
+    let mut all = POLICIES.iter();
+    all.find(|one| one.name == name || one.aliases.contains(&name))
+}
+
+/// Configuration of whichever policy runs.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Of `static` and `static-plus`.
+    pub slices: StaticConfig,
+}
+
+/// Makes the policy of this name (or alias) for this machine.
+///
+/// # Errors
+/// Every problem of its configuration, or that there is no such policy.
+pub fn by_name(
+    name: &str,
+    topology: &Topology,
+    settings: &Settings,
+) -> Result<Box<dyn Policy>, Vec<ConfigProblem>> {
+    match find(name).map(|one| one.name) {
+        Some("null") => Ok(Box::new(Unplaced::NULL)),
+        Some("none") => Ok(Box::new(Unplaced::NONE)),
+        Some("static") => Ok(Box::new(StaticPolicy::new(
+            topology,
+            settings.slices.clone(),
+        )?)),
+        Some("static-plus") => Ok(Box::new(StaticPlusPolicy::new(
+            topology,
+            settings.slices.clone(),
+        )?)),
+        _ => {
+            let names: Vec<&str> = POLICIES.iter().map(|one| one.name).collect();
+            Err(vec![ConfigProblem::new(
+                "policy",
+                format!(
+                    "there is no policy {name:?}; there are {}",
+                    names.join(", ")
+                ),
+            )])
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! From who holds what exclusively to what is written for everybody.
+
+use super::{Flavour, Item, Sets, Slices, taken, unthrottled};
+use crate::{
+    decision::Change,
+    mems::mems,
+    request::estimate::shares_from_milli,
+    state::{Placement, Quota},
+};
+use alloc::{collections::BTreeSet, sync::Arc, vec::Vec};
+use resmgr_topology::{CpuSet, NodeId, Topology};
+
+/// Distinct (CPUs, limit) pairs are few: pool members share them.
+type Memo = Option<(CpuSet, Option<u64>, Option<BTreeSet<NodeId>>)>;
+
+impl<F: Flavour> Slices<F> {
+    /// New placements of all whose placement changes, sorted by id.
+    pub(super) fn settle(
+        &self,
+        topology: &Topology,
+        sets: &Sets,
+        items: &[Item<'_>],
+    ) -> Vec<Change> {
+        let pool = match sets.pool.difference(&taken(items)) {
+            // Every CPU of the pool went offline.
+            pool if pool.is_empty() => sets.reserved,
+            pool => pool,
+        };
+        let shared: Arc<str> = "shared".into();
+        let reserved: Arc<str> = "reserved".into();
+        let mut order: Vec<&Item<'_>> = items.iter().collect();
+        order.sort_by_key(|item| (item.request.qos, item.arrival));
+        let capacity = i64::try_from(pool.len()).unwrap_or(i64::MAX);
+        let mut left_milli = capacity.saturating_mul(1000);
+        let mut memo: Memo = None;
+        let mut changes = Vec::new();
+        for item in order {
+            let split = F::split(&self.config, item.request);
+            let mut placement = Placement {
+                exclusive: item.exclusive,
+                shared: split.part,
+                cpus: item.exclusive,
+                ..Placement::default()
+            };
+            if split.reserved && !sets.reserved.is_empty() {
+                placement.pool = Some(reserved.clone());
+                placement.cpus = sets.reserved;
+            } else if item.exclusive.is_empty() || split.part.0 > 0 {
+                left_milli -= i64::from(split.part.0);
+                let spills = F::SPILLS && left_milli < 0;
+                let base = if spills {
+                    pool.union(&sets.reserved)
+                } else {
+                    pool
+                };
+                let fits = |span: &CpuSet| {
+                    let inside = base.intersection(span);
+                    let needs = usize::try_from(split.part.0.div_ceil(1000)).unwrap_or(usize::MAX);
+                    inside.len() >= needs.max(1)
+                };
+                placement.confined = item.confined.filter(fits);
+                let span = placement
+                    .confined
+                    .map_or(base, |span| base.intersection(&span));
+                placement.pool = Some(shared.clone());
+                placement.cpus = item.exclusive.union(&span);
+            }
+            if F::SETS_SHARES {
+                let whole = u32::try_from(split.full).unwrap_or(u32::MAX);
+                let milli = if split.part.0 > 0 {
+                    split.part.0
+                } else {
+                    whole.saturating_mul(1000)
+                };
+                placement.cpu_shares = Some(shares_from_milli(milli));
+            }
+            if unthrottled(item.request, split) {
+                placement.quota = Quota::Unlimited;
+            }
+            if self.config.pin_memory {
+                let limit = item.request.requirements.memory_limit_bytes;
+                placement.mems = match &memo {
+                    Some((cpus, of, mems)) if *cpus == placement.cpus && *of == limit => {
+                        mems.clone()
+                    }
+                    _ => {
+                        let fresh = mems(topology, &placement.cpus, limit);
+                        memo = Some((placement.cpus, limit, fresh.clone()));
+                        fresh
+                    }
+                };
+            }
+            if item.old != Some(&placement) {
+                changes.push(Change {
+                    id: item.id.clone(),
+                    request: None,
+                    placement,
+                    explanation: None,
+                });
+            }
+        }
+        changes.sort_by(|a, b| a.id.cmp(&b.id));
+        changes
+    }
+}

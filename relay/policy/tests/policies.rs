@@ -1,0 +1,8 @@
+//! Policies as their users see them: requests in, CPUs out, every step checked.
+
+#[cfg(test)]
+mod policies {
+    mod common;
+    mod sequences;
+    mod slices;
+}

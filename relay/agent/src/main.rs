@@ -1,2 +1,26 @@
-//! (skeleton)
-fn main() {}
+//! cri-resmgr-agent: watches the ConfigMaps of one node, pushes them into cri-resmgr, and relays
+//! node operations of cri-resmgr to the API server.
+
+use std::process::ExitCode;
+
+mod args;
+mod choose;
+mod health;
+mod node;
+mod push;
+mod run;
+mod socket;
+mod status;
+mod watch;
+
+fn main() -> ExitCode {
+    let args = match args::Args::from_words(std::env::args_os()) {
+        Ok(args) => args,
+        Err(args::Unusable::Clap(error)) => error.exit(),
+        Err(error) => return run::report(&error.into(), 2),
+    };
+    match run::run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => run::report(&error, 1),
+    }
+}

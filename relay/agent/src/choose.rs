@@ -1,0 +1,162 @@
+//! Which ConfigMap is in force for this node. Pure.
+//!
+//! `NAME.node.<node>` > `NAME.group.<group>` > `NAME.default` > `NAME`, the first that exists,
+//! as a whole. Nothing is chosen while a map that could win has not been looked for yet, so that
+//! a start or a changed label never passes through a configuration that is not meant.
+
+use std::collections::BTreeMap;
+
+/// What is known of an object of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Known<T> {
+    /// Not looked for yet.
+    #[default]
+    Unknown,
+    /// Looked for; it does not exist.
+    Absent,
+    /// It exists.
+    Present(T),
+}
+
+impl<T> From<Option<T>> for Known<T> {
+    fn from(found: Option<T>) -> Self {
+        found.map_or(Self::Absent, Self::Present)
+    }
+}
+
+/// A configuration and where it came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// namespace/name of the ConfigMap.
+    pub(crate) origin: String,
+    /// resourceVersion of the ConfigMap.
+    pub(crate) resource_version: String,
+    /// Its data, verbatim.
+    pub(crate) data: BTreeMap<String, String>,
+}
+
+/// The ConfigMaps that could be in force.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Maps {
+    /// `NAME.node.<node>`
+    pub(crate) node: Known<Wanted>,
+    /// `NAME.group.<group>`; absent when the node has no group label.
+    pub(crate) group: Known<Wanted>,
+    /// `NAME.default`
+    pub(crate) default: Known<Wanted>,
+    /// `NAME`, whose keys may carry the node's name.
+    pub(crate) single: Known<Wanted>,
+}
+
+/// The outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// Not everything that matters is known yet.
+    #[default]
+    Wait,
+    /// There is no ConfigMap for this node: nothing is pushed, what is in force stays.
+    Nothing,
+    /// The winning ConfigMap has no keys: nothing is pushed, what is in force stays.
+    Empty {
+        /// namespace/name of the ConfigMap.
+        origin: String,
+    },
+    /// Push this.
+    Push(Wanted),
+}
+
+/// Chooses the configuration in force.
+pub(crate) fn choose(maps: &Maps) -> Choice {
+    for map in [&maps.node, &maps.group, &maps.default, &maps.single] {
+        match map {
+            Known::Unknown => return Choice::Wait,
+            Known::Absent => {}
+            Known::Present(wanted) if wanted.data.is_empty() => {
+                return Choice::Empty {
+                    origin: wanted.origin.clone(),
+                };
+            }
+            Known::Present(wanted) => return Choice::Push(wanted.clone()),
+        }
+    }
+    Choice::Nothing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(name: &str) -> Known<Wanted> {
+        Known::Present(Wanted {
+            origin: name.to_owned(),
+            resource_version: "1".to_owned(),
+            data: BTreeMap::from([("policy".to_owned(), format!("Active: {name}"))]),
+        })
+    }
+
+    fn origin(maps: &Maps) -> String {
+        match choose(maps) {
+            Choice::Push(wanted) => wanted.origin,
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_most_specific_map_wins_as_a_whole() {
+        let mut maps = Maps {
+            node: map("node"),
+            group: map("group"),
+            default: map("default"),
+            single: map("single"),
+        };
+        assert_eq!(origin(&maps), "node");
+        maps.node = Known::Absent;
+        assert_eq!(origin(&maps), "group");
+        maps.group = Known::Absent;
+        assert_eq!(origin(&maps), "default");
+        maps.default = Known::Absent;
+        assert_eq!(origin(&maps), "single");
+        maps.single = Known::Absent;
+        assert_eq!(choose(&maps), Choice::Nothing);
+    }
+
+    #[test]
+    fn nothing_is_chosen_below_a_map_that_was_not_looked_for_yet() {
+        let maps = Maps {
+            node: Known::Absent,
+            group: Known::Unknown,
+            default: map("default"),
+            single: map("single"),
+        };
+        assert_eq!(choose(&maps), Choice::Wait);
+        let maps = Maps {
+            node: map("node"),
+            ..maps
+        };
+        assert_eq!(
+            origin(&maps),
+            "node",
+            "what could lose need not be known first"
+        );
+    }
+
+    #[test]
+    fn a_map_without_keys_is_never_pushed() {
+        let empty = Wanted {
+            origin: "ns/default".to_owned(),
+            ..Wanted::default()
+        };
+        let maps = Maps {
+            node: Known::Absent,
+            group: Known::Absent,
+            default: Known::Present(empty),
+            single: map("single"),
+        };
+        assert_eq!(
+            choose(&maps),
+            Choice::Empty {
+                origin: "ns/default".to_owned()
+            }
+        );
+    }
+}

@@ -1,0 +1,22 @@
+//! `/healthz` (the process answers) and `/readyz` (the configuration is in force) over HTTP.
+
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use tokio::{net::TcpListener, sync::watch::Receiver};
+
+use crate::push::Outcome;
+
+/// Serves for ever.
+pub(crate) async fn run(listener: TcpListener, outcome: Receiver<Outcome>) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(outcome);
+    axum::serve(listener, router).await
+}
+
+async fn ready(State(outcome): State<Receiver<Outcome>>) -> (StatusCode, String) {
+    match outcome.borrow().problem() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")),
+    }
+}

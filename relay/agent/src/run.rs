@@ -1,0 +1,100 @@
+//! Wires the parts together and runs them until a signal.
+
+use std::{io::Write as _, process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use resmgr_proto::v1::agent_server::AgentServer;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing::info;
+
+use crate::{args::Args, choose::Choice, health, node::NodeService, push, socket, status};
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
+        .with_context(|| format!("--log {:?} is not a filter such as info", args.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(serve(args))
+}
+
+/// Prints an error with its causes and gives the exit code.
+pub(crate) fn report(error: &anyhow::Error, code: u8) -> ExitCode {
+    // Nobody is left to tell when standard error is closed.
+    drop(writeln!(std::io::stderr(), "cri-resmgr-agent: {error:#}"));
+    ExitCode::from(code)
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let client = connect(&args).await?;
+    let (choice_in, choices) = watch::channel(Choice::Wait);
+    let (outcome_in, outcomes) = watch::channel(push::Outcome::default());
+    let health = TcpListener::bind(args.health_address)
+        .await
+        .with_context(|| format!("cannot serve health on {}", args.health_address))?;
+    let connections = socket::listen(&args.agent_socket)?;
+    let service = NodeService::new(
+        client.clone(),
+        args.node_name.clone(),
+        choices.clone(),
+        outcomes.clone(),
+    );
+    let remote = push::Remote::new(args.cri_resmgr_socket.clone());
+    info!(
+        node = args.node_name,
+        socket = %args.agent_socket.display(),
+        "serving"
+    );
+    tokio::select! {
+        () = crate::watch::run(client.clone(), &args, &choice_in) => Ok(()),
+        () = push::run(remote, &args.node_name, choices, &outcome_in) => Ok(()),
+        () = status::run(client, &args.node_name, outcomes.clone()) => Ok(()),
+        ended = health::run(health, outcomes) => ended.context("the health server failed"),
+        ended = tonic::transport::Server::builder()
+            .add_service(AgentServer::new(service))
+            .serve_with_incoming(connections) => ended.context("the agent's socket failed"),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }?;
+    info!("stopping");
+    match std::fs::remove_file(&args.agent_socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", args.agent_socket.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn connect(args: &Args) -> anyhow::Result<Client> {
+    let mut config = match &args.kubeconfig {
+        Some(path) => {
+            let read = Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
+            Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?
+        }
+        None => Config::incluster().context(
+            "not in a pod with a service account; outside a cluster give --kubeconfig FILE",
+        )?,
+    };
+    config.connect_timeout = Some(Duration::from_secs(5));
+    Client::try_from(config).context("cannot make a client of the API server")
+}

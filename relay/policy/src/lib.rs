@@ -14,6 +14,7 @@ mod decision;
 mod measured;
 mod mems;
 mod none;
+mod quantity;
 mod registry;
 mod request;
 mod slices;
@@ -28,13 +29,16 @@ pub use contention::STALE_NS;
 pub use decision::{Change, Decision, Explanation, Policy, Refusal, View};
 pub use measured::{Confidence, Measured, Observed};
 pub use none::Unplaced;
+pub use quantity::{Quantity, QuantityError};
 pub use registry::{POLICIES, PolicyInfo, Settings, by_name, find};
 pub use request::{
     ContainerId, Namespace, PodRef, QosClass, Request, Requirements, Source,
+    annotation::{AnnotationError, RESOURCES_ANNOTATION, requirements_from_annotation},
     estimate::{
         CriResources, bound, estimate, milli_from_quota, milli_from_shares, quota_from_milli,
         shares_from_milli,
     },
+    qos::qos_from_cgroup_parent,
 };
 pub use state::{Container, Placement, Quota, State};
 pub use static_plus::StaticPlusPolicy;

@@ -1,6 +1,8 @@
 //! What a container asks for.
 
+pub(crate) mod annotation;
 pub(crate) mod estimate;
+pub(crate) mod qos;
 
 use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 use core::fmt;

@@ -1,0 +1,366 @@
+//! The calls a policy cares about, as hooks of the relay.
+//!
+//! Both CRI versions are read with the types of v1: the fields used here have the same numbers in both.
+
+use super::{
+    Denied, ManagerHandle, ReadRequirements, Ticket,
+    event::{Event, Updated},
+    runtime::{Listed, Listing, Stage},
+    wire,
+};
+use crate::cri::intercept::{After, Before, Call, Interceptor, Outcome, Status};
+use async_trait::async_trait;
+use bytes::Bytes;
+use k8s_cri::v1;
+use prost::Message;
+use resmgr_policy::ContainerId;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+use tokio::sync::{Mutex as PodLock, OwnedMutexGuard};
+
+const METHODS: [&str; 8] = [
+    "StopPodSandbox",
+    "RemovePodSandbox",
+    "CreateContainer",
+    "StartContainer",
+    "StopContainer",
+    "RemoveContainer",
+    "ListContainers",
+    "UpdateContainerResources",
+];
+
+/// Reserves, commits and releases as the kubelet's calls go by.
+#[derive(Debug)]
+pub struct Hooks {
+    manager: ManagerHandle,
+    requirements: ReadRequirements,
+    /// Creations of one pod happen one after the other.
+    pods: Mutex<HashMap<String, Weak<PodLock<()>>>>,
+    provisional: AtomicU64,
+}
+
+impl Hooks {
+    pub(super) fn new(manager: ManagerHandle, requirements: ReadRequirements) -> Self {
+        Self {
+            manager,
+            requirements,
+            pods: Mutex::default(),
+            provisional: AtomicU64::new(0),
+        }
+    }
+
+    fn pod(&self, sandbox: &str) -> Arc<PodLock<()>> {
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = pods.get(sandbox).and_then(Weak::upgrade) {
+            return lock;
+        }
+        pods.retain(|_sandbox, lock| lock.strong_count() > 0);
+        let lock = Arc::new(PodLock::new(()));
+        pods.insert(sandbox.to_owned(), Arc::downgrade(&lock));
+        lock
+    }
+
+    async fn create(&self, body: &Bytes) -> Before {
+        let Ok(create) = v1::CreateContainerRequest::decode(body.clone()) else {
+            return unreadable("CreateContainer");
+        };
+        let turn = self.pod(&create.pod_sandbox_id).lock_owned().await;
+        let number = self.provisional.fetch_add(1, Ordering::Relaxed);
+        let id = ContainerId(format!("creating/{}/{number}", std::process::id()).into());
+        let ask = wire::ask(&create, id, self.requirements);
+        let ticket = match self.manager.reserve(ask).await {
+            Ok(ticket) => ticket,
+            Err(denied) => return Before::Refuse(denied.into()),
+        };
+        let reserved = ticket.reserved();
+        let request = wire::overlay_create(body, &reserved.wanted, reserved.placement.as_ref());
+        let after = Creating {
+            ticket,
+            _turn: turn,
+        };
+        forward(request, after)
+    }
+
+    async fn update(&self, body: &Bytes) -> Before {
+        let Ok(update) = v1::UpdateContainerResourcesRequest::decode(body.clone()) else {
+            return unreadable("UpdateContainerResources");
+        };
+        let resources = update.linux.unwrap_or_default();
+        let id = ContainerId(update.container_id.into());
+        let answer = self
+            .manager
+            .ask(|reply| Event::Update {
+                id: id.clone(),
+                asked: Box::new(wire::asked(&resources)),
+                requirements: Box::new(wire::estimate(&resources)),
+                reply,
+            })
+            .await;
+        match answer {
+            Err(_ended) => Before::Refuse(Denied::ended().into()),
+            Ok(Err(denied)) => Before::Refuse(denied.into()),
+            Ok(Ok(None)) => pass(),
+            Ok(Ok(Some(Updated { wanted, generation }))) => {
+                let after = Updating {
+                    manager: self.manager.clone(),
+                    id,
+                    told: false,
+                };
+                if let Err(problem) = self.manager.durable.wait(generation).await {
+                    return Before::Refuse(Denied::unsaved(&problem).into());
+                }
+                forward(wire::overlay_update(body, &wanted), after)
+            }
+        }
+    }
+
+    /// A container whose placement changed between creation and start has no cgroup to be written yet:
+    /// the runtime is told, so that it starts where it belongs.
+    async fn start(&self, body: &Bytes) -> Before {
+        let Ok(start) = v1::StartContainerRequest::decode(body.clone()) else {
+            return unreadable("StartContainer");
+        };
+        let id = ContainerId(start.container_id.as_str().into());
+        let news = self
+            .manager
+            .ask(|reply| Event::Starting {
+                id: id.clone(),
+                reply,
+            })
+            .await;
+        if let Ok(Some(wanted)) = news
+            && let Err(error) = self.manager.runtime.update(&id.0, &wanted).await
+        {
+            return Before::Refuse(Status {
+                code: 14, // UNAVAILABLE
+                message: format!("cri-resmgr cannot move the container before it starts: {error}"),
+            });
+        }
+        self.then(Event::Started { id })
+    }
+
+    /// Tells the manager when the runtime has said yes.
+    fn then(&self, event: Event) -> Before {
+        let after = Then {
+            manager: self.manager.clone(),
+            event,
+        };
+        forward(None, after)
+    }
+
+    fn list(&self, body: &Bytes) -> Before {
+        let unfiltered = v1::ListContainersRequest::decode(body.clone())
+            .is_ok_and(|list| list.filter.unwrap_or_default() == v1::ContainerFilter::default());
+        if !unfiltered {
+            return pass();
+        }
+        let after = ListEnd {
+            manager: self.manager.clone(),
+            asked_at: Instant::now(),
+        };
+        forward(None, after)
+    }
+}
+
+#[async_trait]
+impl Interceptor for Hooks {
+    fn wants(&self, path: &str) -> bool {
+        path.contains(".RuntimeService/")
+            && path
+                .rsplit('/')
+                .next()
+                .is_some_and(|method| METHODS.contains(&method))
+    }
+
+    async fn before(&self, call: &Call, request: &Bytes) -> Before {
+        match call.method() {
+            "CreateContainer" => self.create(request).await,
+            "UpdateContainerResources" => self.update(request).await,
+            "StartContainer" => self.start(request).await,
+            "ListContainers" => self.list(request),
+            // All four carry the id alone in field 1.
+            method @ ("StopContainer" | "RemoveContainer") => {
+                match v1::RemoveContainerRequest::decode(request.clone()) {
+                    Ok(gone) => self.then(Event::Gone {
+                        id: ContainerId(gone.container_id.into()),
+                    }),
+                    Err(_bad) if method == "StopContainer" => {
+                        match v1::StopContainerRequest::decode(request.clone()) {
+                            Ok(gone) => self.then(Event::Gone {
+                                id: ContainerId(gone.container_id.into()),
+                            }),
+                            Err(_bad) => pass(),
+                        }
+                    }
+                    Err(_bad) => pass(),
+                }
+            }
+            "StopPodSandbox" | "RemovePodSandbox" => {
+                match v1::RemovePodSandboxRequest::decode(request.clone()) {
+                    Ok(gone) => self.then(Event::PodGone {
+                        sandbox: gone.pod_sandbox_id.into(),
+                    }),
+                    Err(_bad) => pass(),
+                }
+            }
+            _ => pass(),
+        }
+    }
+}
+
+fn pass() -> Before {
+    Before::Forward {
+        request: None,
+        after: None,
+    }
+}
+
+fn forward(request: Option<Bytes>, after: impl After + 'static) -> Before {
+    Before::Forward {
+        request,
+        after: Some(Box::new(after)),
+    }
+}
+
+fn unreadable(method: &str) -> Before {
+    Before::Refuse(Status {
+        code: 3, // INVALID_ARGUMENT
+        message: format!("cri-resmgr cannot read this {method} request; nothing was started"),
+    })
+}
+
+struct Creating {
+    ticket: Ticket,
+    _turn: OwnedMutexGuard<()>,
+}
+
+#[async_trait]
+impl After for Creating {
+    async fn after(self: Box<Self>, outcome: Outcome) {
+        match outcome {
+            Outcome::Reply(body) => match v1::CreateContainerResponse::decode(body) {
+                Ok(reply) if !reply.container_id.is_empty() => {
+                    self.ticket.commit(&reply.container_id);
+                }
+                _unreadable => drop(self.ticket),
+            },
+            Outcome::Failed(_status) => self.ticket.abort(),
+            Outcome::Unknown(_how) => drop(self.ticket),
+        }
+    }
+}
+
+struct Updating {
+    manager: ManagerHandle,
+    id: ContainerId,
+    told: bool,
+}
+
+#[async_trait]
+impl After for Updating {
+    async fn after(mut self: Box<Self>, outcome: Outcome) {
+        self.told = true;
+        let done = matches!(outcome, Outcome::Reply(_));
+        let id = self.id.clone();
+        self.manager.tell(Event::UpdateEnded { id, done }).await;
+    }
+}
+
+impl Drop for Updating {
+    fn drop(&mut self) {
+        if !self.told {
+            let id = self.id.clone();
+            // A full mailbox: the next list and the reconciliation set it right.
+            drop(
+                self.manager
+                    .events
+                    .try_send(Event::UpdateEnded { id, done: false }),
+            );
+        }
+    }
+}
+
+struct Then {
+    manager: ManagerHandle,
+    event: Event,
+}
+
+#[async_trait]
+impl After for Then {
+    async fn after(self: Box<Self>, outcome: Outcome) {
+        match outcome {
+            Outcome::Reply(_) => self.manager.tell(self.event).await,
+            Outcome::Failed(_) => {}
+            Outcome::Unknown(_) => self.manager.poll.notify_one(),
+        }
+    }
+}
+
+struct ListEnd {
+    manager: ManagerHandle,
+    asked_at: Instant,
+}
+
+#[async_trait]
+impl After for ListEnd {
+    async fn after(self: Box<Self>, outcome: Outcome) {
+        let Outcome::Reply(body) = outcome else {
+            return;
+        };
+        let Ok(list) = v1::ListContainersResponse::decode(body) else {
+            return;
+        };
+        let listing = listing(list, self.asked_at);
+        let snapshot = self.manager.snapshot();
+        // The kubelet lists often: the owner is troubled only when somebody we know has ended.
+        let live: std::collections::BTreeSet<_> = listing
+            .containers
+            .iter()
+            .map(|listed| &*listed.id)
+            .collect();
+        let gone = snapshot.synced
+            && snapshot
+                .entries
+                .iter()
+                .any(|(id, entry)| entry.stage != Stage::Reserved && !live.contains(&*id.0));
+        if gone {
+            let unknown = Vec::new();
+            self.manager.tell(Event::Listed { listing, unknown }).await;
+        }
+    }
+}
+
+/// The live ones of a runtime's list.
+pub(super) fn listing(list: v1::ListContainersResponse, asked_at: Instant) -> Listing {
+    let containers = list
+        .containers
+        .into_iter()
+        .filter_map(|container| {
+            let stage = match container.state() {
+                v1::ContainerState::ContainerCreated => Stage::Created,
+                v1::ContainerState::ContainerRunning => Stage::Running,
+                v1::ContainerState::ContainerExited => return None,
+                // Unknown: it may still hold its CPUs.
+                v1::ContainerState::ContainerUnknown => Stage::Running,
+            };
+            let metadata = container.metadata.unwrap_or_default();
+            Some(Listed {
+                id: container.id.into(),
+                sandbox: container.pod_sandbox_id.into(),
+                name: metadata.name.into(),
+                attempt: metadata.attempt,
+                stage,
+            })
+        })
+        .collect();
+    Listing {
+        containers,
+        asked_at,
+    }
+}

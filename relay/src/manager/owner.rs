@@ -1,0 +1,620 @@
+//! The owner of the state: one event at a time.
+
+use super::{
+    Ask, Counts, Denied, FailPolicy, Listing, OnFailure, Reserved, Snapshot,
+    decide::{Decider, Failure},
+    event::{Event, Updated},
+    restore::{Report, restore},
+};
+use crate::{
+    enforce::{Cgroups, EnforceError, Place, Plan, Step, Wanted, plan, reconcile, watch::Watcher},
+    ledger::{Book, Durable, Entry, Note, Stage},
+};
+use resmgr_policy::{ContainerId, Decision, Explanation, Policy, Requirements, State};
+use resmgr_topology::Topology;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+mod adopt;
+mod steps;
+
+type Entries = BTreeMap<ContainerId, Arc<Entry>>;
+
+/// How long a reservation of unknown end is kept while the runtime does not show its container.
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) struct Parts {
+    pub(super) policy: Arc<dyn Policy>,
+    pub(super) topology: Arc<Topology>,
+    pub(super) cgroups: Arc<Cgroups>,
+    pub(super) fail: FailPolicy,
+    pub(super) policy_timeout: Duration,
+    pub(super) tick: Duration,
+    pub(super) durable: Durable,
+    pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    pub(super) poll: Arc<Notify>,
+}
+
+/// A reservation that has not ended.
+#[derive(Debug)]
+struct Pending {
+    /// State and entries before it, and the generation it made: while nothing else has changed, taking
+    /// it back is exact.
+    before: (Arc<State>, Entries),
+    generation: u64,
+    /// Who grows when it is over.
+    growing: BTreeSet<ContainerId>,
+    /// Since when its end is unknown.
+    unknown_since: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Owner {
+    decider: Decider,
+    cgroups: Arc<Cgroups>,
+    fail: FailPolicy,
+    tick: Duration,
+    durable: Durable,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    poll: Arc<Notify>,
+    state: Arc<State>,
+    entries: Entries,
+    generation: u64,
+    pending: BTreeMap<ContainerId, Pending>,
+    /// What the runtime was told of containers whose cgroup may not exist yet, and when.
+    told: BTreeMap<ContainerId, (Wanted, Instant)>,
+    counts: Counts,
+    synced: bool,
+    restored: bool,
+    reset: bool,
+    watcher: Option<Watcher>,
+}
+
+impl Owner {
+    pub(super) fn new(parts: Parts, book: Book, reset: bool) -> Self {
+        let mut state = State {
+            next_arrival: book.next_arrival,
+            ..State::default()
+        };
+        let keeps = !reset && book.policy == parts.policy.name();
+        let mut entries = book.entries;
+        if keeps {
+            for (id, entry) in &entries {
+                if let Some(placement) = &entry.placement {
+                    let container = resmgr_policy::Container {
+                        request: entry.request.clone(),
+                        placement: placement.clone(),
+                        arrival: entry.arrival,
+                    };
+                    state.containers.insert(id.clone(), container);
+                }
+            }
+        } else {
+            for entry in entries.values_mut() {
+                Arc::make_mut(entry).placement = None;
+            }
+        }
+        Self {
+            decider: Decider::new(parts.policy, parts.topology, parts.policy_timeout),
+            cgroups: parts.cgroups,
+            fail: parts.fail,
+            tick: parts.tick,
+            durable: parts.durable,
+            snapshots: parts.snapshots,
+            poll: parts.poll,
+            state: Arc::new(state),
+            entries,
+            generation: 0,
+            pending: BTreeMap::new(),
+            told: BTreeMap::new(),
+            counts: Counts::default(),
+            synced: false,
+            restored: false,
+            reset: !keeps,
+            watcher: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut events: mpsc::Receiver<Event>, stop: CancellationToken) {
+        self.watcher = Watcher::new()
+            .inspect_err(|error| {
+                tracing::warn!(%error, "no inotify: other people's writes are noticed by looking");
+            })
+            .ok();
+        // Nothing is placed before it is known what runs.
+        let mut early = Vec::new();
+        while !self.synced {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(Event::Listed { listing, unknown }) => self.sync(&listing, unknown).await,
+                    Some(event) => early.push(event),
+                    None => return,
+                },
+                () = stop.cancelled() => return,
+            }
+        }
+        for event in early {
+            self.handle(event).await;
+        }
+        let mut tick = tokio::time::interval(self.tick);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.handle(event).await,
+                    None => return,
+                },
+                written = next_write(&mut self.watcher) => match written {
+                    Ok(id) => self.reconcile_some(&[id]).await,
+                    Err(error) => {
+                        tracing::warn!(%error, "inotify ended; other people's writes are noticed by looking");
+                        self.watcher = None;
+                    }
+                },
+                _ = tick.tick() => {
+                    self.reconcile_all().await;
+                    self.rebalance().await;
+                }
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Reserve { ask, reply } => {
+                let provisional = ask.request.id.clone();
+                let reserved = self.reserve(*ask).await;
+                if let Err(Ok(_unheard)) = reply.send(reserved) {
+                    self.abort(&provisional).await; // the caller went away before it had a ticket
+                }
+            }
+            Event::Commit { provisional, id } => self.commit(&provisional, id).await,
+            Event::Abort { provisional } => self.abort(&provisional).await,
+            Event::Unknown { provisional } => {
+                if let Some(pending) = self.pending.get_mut(&provisional) {
+                    pending.unknown_since = Some(Instant::now());
+                    self.counts.unknown_ends += 1;
+                    self.poll.notify_one();
+                }
+            }
+            Event::Starting { id, reply } => {
+                let wanted = self.wanted(&id);
+                let told = self.told.get(&id).map(|(told, _when)| told);
+                let news = wanted.filter(|wanted| told.is_some_and(|told| told != wanted));
+                if let Some(news) = &news {
+                    self.told.insert(id, (news.clone(), Instant::now()));
+                }
+                drop(reply.send(news)); // a client that went away starts nothing
+            }
+            Event::Started { id } => {
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    Arc::make_mut(entry).stage = Stage::Running;
+                    self.publish();
+                    self.reconcile_some(&[id]).await;
+                }
+            }
+            Event::Gone { id } => self.release(&[id]).await,
+            Event::PodGone { sandbox } => {
+                let gone: Vec<_> = self
+                    .entries
+                    .iter()
+                    .filter(|(_id, entry)| {
+                        entry.request.pod.sandbox == sandbox && entry.stage != Stage::Reserved
+                    })
+                    .map(|(id, _entry)| id.clone())
+                    .collect();
+                self.release(&gone).await;
+            }
+            Event::Update {
+                id,
+                asked,
+                requirements,
+                reply,
+            } => {
+                let updated = self.update(&id, *asked, *requirements).await;
+                drop(reply.send(updated)); // UpdateEnded follows, or the reconciliation repairs
+            }
+            Event::UpdateEnded { id, done } => {
+                if !done {
+                    tracing::warn!(container = %id, "the runtime refused other resources for it");
+                }
+                self.end_growth(&id).await;
+                self.reconcile_some(&[id]).await;
+            }
+            Event::Listed { listing, unknown } => self.listed(&listing, unknown).await,
+            Event::Measured(measured) => self.decider.measured = measured,
+            Event::Reconfigure { policy, reply } => {
+                drop(reply.send(self.reconfigure(policy).await)); // the asker may not care
+            }
+            Event::Topology { topology, reply } => {
+                self.decider.topology = topology;
+                drop(reply.send(self.reconcile_policy().await)); // the asker may not care
+            }
+            Event::Restore { reply } => drop(reply.send(self.restore().await)),
+        }
+    }
+
+    async fn reserve(&mut self, ask: Ask) -> Result<Reserved, Denied> {
+        let id = ask.request.id.clone();
+        let before = (Arc::clone(&self.state), self.entries.clone());
+        match self.place(&ask).await {
+            Ok(growing) => {
+                self.counts.placed += 1;
+                self.generation += 1;
+                let pending = Pending {
+                    before,
+                    generation: self.generation,
+                    growing,
+                    unknown_since: None,
+                };
+                self.pending.insert(id.clone(), pending);
+            }
+            Err(failure) => {
+                (self.state, self.entries) = before.clone();
+                self.count(&failure);
+                let request = &ask.request;
+                if self.fail.action(request) == OnFailure::Refuse {
+                    self.counts.refused += 1;
+                    self.publish();
+                    return Err(Denied {
+                        code: failure.code(),
+                        message: format!(
+                            "cri-resmgr: container {} of pod {}/{} was not placed by policy {}: {failure}",
+                            request.name,
+                            request.pod.namespace,
+                            request.pod.name,
+                            self.decider.policy.name(),
+                        ),
+                    });
+                }
+                self.insert_unplaced(ask, &failure.to_string());
+                self.generation += 1;
+                let pending = Pending {
+                    before,
+                    generation: self.generation,
+                    growing: BTreeSet::new(),
+                    unknown_since: None,
+                };
+                self.pending.insert(id.clone(), pending);
+            }
+        }
+        self.publish();
+        let wanted = self.wanted(&id).unwrap_or_default();
+        self.told
+            .insert(id.clone(), (wanted.clone(), Instant::now()));
+        Ok(Reserved {
+            placement: self
+                .entries
+                .get(&id)
+                .and_then(|entry| entry.placement.clone()),
+            wanted,
+            generation: self.generation,
+        })
+    }
+
+    /// Decides, applies and makes the others shrink. On failure the kernel is as before; state and
+    /// entries are the caller's to put back.
+    async fn place(&mut self, ask: &Ask) -> Result<BTreeSet<ContainerId>, Failure> {
+        if self.restored {
+            let text =
+                "cri-resmgr has given all containers back and places none until it is restarted";
+            return Err(Failure::Broken(text.to_owned()));
+        }
+        let request = ask.request.clone();
+        let decision = self
+            .decider
+            .ask(&self.state, move |policy, view| {
+                policy.place(view, &request)
+            })
+            .await?;
+        self.decider.check(&self.state, &decision)?;
+        self.insert(ask);
+        let plan = self.apply(&decision);
+        if let Err(error) = self.execute(&plan.before, true).await {
+            return Err(Failure::Broken(format!("room could not be made: {error}")));
+        }
+        Ok(plan.after.into_iter().map(|step| step.id).collect())
+    }
+
+    async fn commit(&mut self, provisional: &ContainerId, id: ContainerId) {
+        if let Some(mut entry) = self.entries.remove(provisional) {
+            let new = Arc::make_mut(&mut entry);
+            new.stage = Stage::Created;
+            new.request.id = id.clone();
+            self.entries.insert(id.clone(), entry);
+        }
+        let state = Arc::make_mut(&mut self.state);
+        if let Some(mut container) = state.containers.remove(provisional) {
+            container.request.id = id.clone();
+            state.containers.insert(id.clone(), container);
+        }
+        if let Some((told, _when)) = self.told.remove(provisional) {
+            self.told.insert(id.clone(), (told, Instant::now()));
+        }
+        self.generation += 1;
+        self.publish();
+        self.end_growth(provisional).await;
+        self.reconcile_some(&[id]).await;
+    }
+
+    async fn abort(&mut self, provisional: &ContainerId) {
+        let exact = self
+            .pending
+            .get(provisional)
+            .filter(|pending| pending.generation == self.generation)
+            .map(|pending| pending.before.clone());
+        if let Some((state, entries)) = exact {
+            let wanted = self.wanted_all();
+            (self.state, self.entries) = (state, entries);
+            self.generation += 1;
+            let back = plan(&wanted, &self.wanted_all());
+            self.told.remove(provisional);
+            self.run_plan(&back).await;
+            self.publish();
+        } else {
+            self.release(std::slice::from_ref(provisional)).await;
+        }
+        self.end_growth(provisional).await;
+    }
+
+    /// Takes containers out that are known to be gone.
+    async fn release(&mut self, gone: &[ContainerId]) {
+        let mut changed = false;
+        for id in gone {
+            if self.entries.remove(id).is_none() {
+                continue;
+            }
+            changed = true;
+            self.told.remove(id);
+            self.cgroups.forget(&id.0);
+            if let Some(watcher) = &mut self.watcher {
+                watcher.remove(id);
+            }
+            if !self.state.containers.contains_key(id) {
+                continue;
+            }
+            let who = id.clone();
+            let decision = self
+                .decider
+                .ask(&self.state, move |policy, view| {
+                    Ok(policy.release(view, &who))
+                })
+                .await
+                .and_then(|decision| {
+                    self.decider.check(&self.state, &decision)?;
+                    Ok(decision)
+                });
+            let mut decision = match decision {
+                Ok(decision) => decision,
+                Err(failure) => {
+                    self.count(&failure);
+                    tracing::error!(%failure, container = %id, "released without the policy's word");
+                    Decision::default()
+                }
+            };
+            if !decision.released.contains(id) {
+                decision.released.push(id.clone());
+            }
+            let plan = self.apply(&decision);
+            self.run_plan(&plan).await;
+        }
+        if changed {
+            self.generation += 1;
+            self.publish();
+        }
+    }
+
+    /// The kubelet wants other resources for a container that exists: it is placed anew, in place.
+    async fn update(
+        &mut self,
+        id: &ContainerId,
+        asked: Wanted,
+        requirements: Requirements,
+    ) -> Result<Option<Updated>, Denied> {
+        let Some(entry) = self.entries.get(id).cloned() else {
+            return Ok(None);
+        };
+        let before = (Arc::clone(&self.state), self.entries.clone());
+        let old = &entry.request.requirements;
+        let same = old.cpu_request == requirements.cpu_request
+            && old.cpu_limit == requirements.cpu_limit
+            && old.memory_limit_bytes == requirements.memory_limit_bytes;
+        let mut request = entry.request.clone();
+        if !same {
+            request.requirements = Requirements {
+                extended: old.extended.clone(),
+                ..requirements
+            };
+        }
+        let mut growing = BTreeSet::new();
+        if !same && self.state.containers.contains_key(id) {
+            let (who, wish) = (id.clone(), request.clone());
+            let moved = self
+                .decider
+                .ask(&self.state, move |policy, view| {
+                    let release = policy.release(view, &who);
+                    let mut without = view.state.clone();
+                    without.apply(&release);
+                    without.containers.remove(&who);
+                    let view = resmgr_policy::View {
+                        state: &without,
+                        ..view
+                    };
+                    let place = policy.place(view, &wish)?;
+                    Ok(merge(release, place, &who))
+                })
+                .await;
+            let moved = moved.and_then(|decision| {
+                self.decider.check(&self.state, &decision)?;
+                Ok(decision)
+            });
+            match moved {
+                Ok(decision) => {
+                    let plan = self.apply(&decision);
+                    if let Err(error) = self.execute(&plan.before, true).await {
+                        (self.state, self.entries) = before;
+                        return Err(Denied {
+                            code: 13,
+                            message: format!("cri-resmgr cannot make room: {error}"),
+                        });
+                    }
+                    growing = plan.after.into_iter().map(|step| step.id).collect();
+                }
+                Err(failure) => {
+                    self.count(&failure);
+                    self.counts.refused += 1;
+                    return Err(Denied {
+                        code: failure.code(),
+                        message: format!("cri-resmgr: the resize does not fit: {failure}"),
+                    });
+                }
+            }
+        }
+        if let Some(entry) = self.entries.get_mut(id) {
+            let entry = Arc::make_mut(entry);
+            let new = &mut entry.asked;
+            if !asked.cpus.is_empty() {
+                new.cpus = asked.cpus;
+            }
+            new.mems = asked.mems.or(new.mems.take());
+            new.cpu_shares = asked.cpu_shares.or(new.cpu_shares);
+            new.cpu_quota = asked.cpu_quota.or(new.cpu_quota);
+            entry.request = request;
+        }
+        self.generation += 1;
+        self.publish();
+        let pending = Pending {
+            before,
+            generation: self.generation,
+            growing,
+            unknown_since: None,
+        };
+        self.pending.insert(id.clone(), pending);
+        let wanted = self.wanted(id).unwrap_or_default();
+        self.told
+            .insert(id.clone(), (wanted.clone(), Instant::now()));
+        Ok(Some(Updated {
+            wanted,
+            generation: self.generation,
+        }))
+    }
+
+    async fn restore(&mut self) -> Report {
+        self.restored = true;
+        let (book, cgroups) = (self.book(), Arc::clone(&self.cgroups));
+        let report = tokio::task::spawn_blocking(move || restore(&book, &cgroups)).await;
+        for entry in self.entries.values_mut() {
+            let entry = Arc::make_mut(entry);
+            entry.placement = None;
+            entry.unplaced = Some("given back to the runtime".to_owned());
+        }
+        Arc::make_mut(&mut self.state).containers.clear();
+        self.generation += 1;
+        self.publish();
+        report.unwrap_or_else(|panic| Report {
+            failed: vec![(ContainerId("".into()), panic.to_string())],
+            ..Report::default()
+        })
+    }
+
+    async fn rebalance(&mut self) {
+        if self.restored || !self.pending.is_empty() {
+            return;
+        }
+        let better = self
+            .decider
+            .ask(&self.state, |policy, view| Ok(policy.rebalance(view)))
+            .await;
+        match better {
+            Ok(None) => {}
+            Ok(Some(decision)) => match self.decider.check(&self.state, &decision) {
+                Ok(()) => {
+                    let plan = self.apply(&decision);
+                    self.run_plan(&plan).await;
+                    self.generation += 1;
+                    self.publish();
+                }
+                Err(failure) => self.count(&failure),
+            },
+            Err(failure) => self.count(&failure),
+        }
+    }
+
+    fn count(&mut self, failure: &Failure) {
+        match failure {
+            Failure::Refused(_) => {}
+            Failure::Late(_) => self.counts.policy_late += 1,
+            Failure::Broken(_) => self.counts.policy_broken += 1,
+        }
+    }
+
+    fn book(&self) -> Book {
+        Book {
+            policy: self.decider.policy.name().to_owned(),
+            next_arrival: self.state.next_arrival,
+            entries: self.entries.clone(),
+        }
+    }
+
+    /// Tells the ledger and the onlookers.
+    fn publish(&mut self) {
+        self.durable
+            .hand_over(self.generation, Arc::new(self.book()));
+        self.show();
+    }
+
+    fn show(&mut self) {
+        self.snapshots.send_replace(Arc::new(Snapshot {
+            generation: self.generation,
+            synced: self.synced,
+            policy: self.decider.policy.name(),
+            topology: Arc::clone(&self.decider.topology),
+            state: Arc::clone(&self.state),
+            entries: Arc::new(self.entries.clone()),
+            counts: self.counts.clone(),
+            ledger: self.durable.health(),
+        }));
+    }
+}
+
+async fn next_write(watcher: &mut Option<Watcher>) -> std::io::Result<ContainerId> {
+    match watcher {
+        Some(watcher) => watcher.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A release and a placement of the same container as one decision.
+fn merge(release: Decision, place: Decision, who: &ContainerId) -> Decision {
+    let mut changes: BTreeMap<_, _> = release
+        .changes
+        .into_iter()
+        .map(|change| (change.id.clone(), change))
+        .collect();
+    changes.extend(
+        place
+            .changes
+            .into_iter()
+            .map(|change| (change.id.clone(), change)),
+    );
+    let mut released = release.released;
+    released.extend(place.released);
+    released.retain(|id| id != who);
+    Decision {
+        released,
+        changes: changes.into_values().collect(),
+    }
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map(|since| since.as_secs())
+        .unwrap_or_default()
+}

@@ -1,0 +1,638 @@
+use super::*;
+use crate::{
+    cri::intercept::{Before, Call, Outcome},
+    enforce::{Wanted, test_support::FakeTree},
+};
+use async_trait::async_trait;
+use k8s_cri::v1;
+use prost::Message;
+use resmgr_policy::{
+    Change, Decision, Explanation, Placement, QosClass, Refusal, Request, State, View,
+};
+use resmgr_topology::CpuSet;
+use std::{
+    path::Path,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+/// Guaranteed containers get the lowest free CPUs for themselves, all others share the rest.
+#[derive(Debug)]
+struct Toy {
+    name: &'static str,
+    mood: Mutex<Mood>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Well,
+    Slow,
+    Dead,
+}
+
+impl Toy {
+    fn new(name: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            mood: Mutex::new(Mood::Well),
+        })
+    }
+
+    fn follow(view: View<'_>, state: &State, mut changes: Vec<Change>) -> Vec<Change> {
+        let mut exclusive = state.exclusive();
+        for change in &changes {
+            exclusive = exclusive.union(&change.placement.exclusive);
+        }
+        let shared = view.topology.online.difference(&exclusive);
+        for (id, container) in &state.containers {
+            if container.placement.exclusive.is_empty() && container.placement.cpus != shared {
+                let placement = Placement {
+                    cpus: shared,
+                    ..container.placement.clone()
+                };
+                changes.push(Change {
+                    id: id.clone(),
+                    request: None,
+                    placement,
+                    explanation: None,
+                });
+            }
+        }
+        changes.sort_by(|a, b| a.id.cmp(&b.id));
+        changes
+    }
+}
+
+impl Policy for Toy {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn place(&self, view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
+        match *self.mood.lock().unwrap() {
+            Mood::Well => {}
+            Mood::Slow => std::thread::sleep(Duration::from_millis(2000)),
+            Mood::Dead => panic!("dead by injection"),
+        }
+        let free = view.topology.online.difference(&view.state.exclusive());
+        let count = request.requirements.cpu_request.0 as usize / 1000;
+        let mut placement = Placement::default();
+        if request.qos == QosClass::Guaranteed {
+            if count >= free.len() {
+                return Err(Refusal {
+                    message: format!("{count} exclusive CPUs asked, {} free", free.len()),
+                });
+            }
+            placement.exclusive = free.iter().take(count).collect();
+            placement.cpus = placement.exclusive;
+        } else {
+            placement.cpus = free;
+        }
+        let change = Change {
+            id: request.id.clone(),
+            request: Some(request.clone()),
+            placement,
+            explanation: Some(Explanation {
+                summary: "lowest free".into(),
+                ..Explanation::default()
+            }),
+        };
+        Ok(Decision {
+            released: Vec::new(),
+            changes: Self::follow(view, view.state, vec![change]),
+        })
+    }
+
+    fn release(&self, view: View<'_>, gone: &ContainerId) -> Decision {
+        let mut state = view.state.clone();
+        state.containers.remove(gone);
+        Decision {
+            released: vec![gone.clone()],
+            changes: Self::follow(view, &state, Vec::new()),
+        }
+    }
+
+    fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
+        Ok(Decision {
+            released: Vec::new(),
+            changes: Self::follow(view, view.state, Vec::new()),
+        })
+    }
+}
+
+/// A runtime that is only a list.
+#[derive(Debug, Default)]
+struct Paper {
+    containers: Mutex<Vec<Listed>>,
+    updates: Mutex<Vec<(String, Wanted)>>,
+}
+
+#[async_trait]
+impl Runtime for Paper {
+    async fn list(&self) -> Result<Listing, RuntimeError> {
+        let asked_at = Instant::now();
+        let containers = self.containers.lock().unwrap().clone();
+        Ok(Listing {
+            containers,
+            asked_at,
+        })
+    }
+
+    async fn learn(&self, container: &Listed) -> Result<Ask, RuntimeError> {
+        let mut ask = wire::ask(
+            &create_request(&container.name, "default", "/kubepods/burstable/pod", 500),
+            ContainerId(Arc::clone(&container.id)),
+            |_annotations, _name| None,
+        );
+        ask.attempt = container.attempt;
+        Ok(ask)
+    }
+
+    async fn update(&self, id: &str, wanted: &Wanted) -> Result<(), RuntimeError> {
+        self.updates
+            .lock()
+            .unwrap()
+            .push((id.to_owned(), wanted.clone()));
+        Ok(())
+    }
+}
+
+struct Node {
+    tree: FakeTree,
+    cgroups: Arc<Cgroups>,
+    state: tempfile::TempDir,
+    runtime: Arc<Paper>,
+    policy: Arc<Toy>,
+}
+
+struct Running {
+    handle: ManagerHandle,
+    hooks: Arc<Hooks>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+const POD: &str = "/kubepods/pod";
+
+impl Node {
+    fn new() -> Self {
+        let tree = FakeTree::v1();
+        Self {
+            cgroups: Arc::new(Cgroups::new(tree.cgroups.hierarchy().clone())),
+            tree,
+            state: tempfile::tempdir().unwrap(),
+            runtime: Arc::default(),
+            policy: Toy::new("toy"),
+        }
+    }
+
+    async fn start(&self) -> Running {
+        let mut topology = Topology {
+            cpus: Vec::new(),
+            online: CpuSet::EMPTY,
+            isolated: CpuSet::EMPTY,
+            cores: Vec::new(),
+            l2s: Vec::new(),
+            llcs: Vec::new(),
+            dies: Vec::new(),
+            packages: Vec::new(),
+            nodes: Vec::new(),
+            distances: Vec::new(),
+            origin: "test".into(),
+        };
+        topology.online = cpus("0-7");
+        let config = Config {
+            policy: Arc::clone(&self.policy) as Arc<dyn Policy>,
+            topology: Arc::new(topology),
+            cgroups: Arc::clone(&self.cgroups),
+            ledger: Ledger::open(self.state.path()).unwrap(),
+            runtime: Arc::clone(&self.runtime) as Arc<dyn Runtime>,
+            fail: FailPolicy::default(),
+            policy_timeout: Duration::from_millis(800),
+            reconcile_interval: Duration::from_millis(20),
+            requirements: |_annotations, _name| None,
+            mailbox: 64,
+            reset_policy: false,
+        };
+        let (manager, handle, hooks) = Manager::new(config, CancellationToken::new());
+        let task = tokio::spawn(manager.run());
+        handle.synced().await.unwrap();
+        Running {
+            handle,
+            hooks,
+            task,
+        }
+    }
+
+    /// What the runtime does when it creates and starts: a cgroup and an entry of the list.
+    fn runs(&self, id: &'static str, parent: &'static str, list: &str) {
+        self.tree
+            .container(parent.trim_start_matches('/'), id, list, "0");
+        self.listed(id, id);
+    }
+
+    fn listed(&self, id: &str, name: &str) {
+        self.runtime.containers.lock().unwrap().push(Listed {
+            id: id.into(),
+            sandbox: "sandbox".into(),
+            name: name.into(),
+            attempt: 0,
+            stage: Stage::Running,
+        });
+    }
+
+    fn kernel(&self, parent: &str, id: &str) -> String {
+        let crate::enforce::Hierarchy::V1 { cpuset, .. } = self.tree.cgroups.hierarchy() else {
+            panic!("the tree is v1");
+        };
+        let path = cpuset.join(parent.trim_start_matches('/')).join(id);
+        std::fs::read_to_string(path.join("cpuset.cpus")).unwrap()
+    }
+}
+
+impl Running {
+    async fn call(&self, method: &str, body: &impl Message) -> Before {
+        let call = Call {
+            seq: 1,
+            path: format!("/runtime.v1.RuntimeService/{method}").into(),
+            received: Instant::now(),
+            deadline: None,
+        };
+        assert!(self.hooks.wants(&call.path));
+        self.hooks.before(&call, &body.encode_to_vec().into()).await
+    }
+
+    /// Creates and starts through the hooks; the CPUs in the request the runtime saw.
+    async fn create(
+        &self,
+        node: &Node,
+        id: &'static str,
+        parent: &'static str,
+        milli: i64,
+    ) -> String {
+        let before = self
+            .call(
+                "CreateContainer",
+                &create_request(id, "default", parent, milli),
+            )
+            .await;
+        let Before::Forward { request, after } = before else {
+            panic!("{before:?}");
+        };
+        let sent = v1::CreateContainerRequest::decode(request.unwrap()).unwrap();
+        let list = sent
+            .config
+            .unwrap()
+            .linux
+            .unwrap()
+            .resources
+            .unwrap()
+            .cpuset_cpus;
+        node.runs(id, parent, &list);
+        let reply = v1::CreateContainerResponse {
+            container_id: id.into(),
+        };
+        let outcome = Outcome::Reply(reply.encode_to_vec().into());
+        after.unwrap().after(outcome).await;
+        list
+    }
+
+    /// Waits until the snapshot is as it should be.
+    async fn eventually(&self, what: &str, is: impl Fn(&Snapshot) -> bool) {
+        let mut snapshots = self.handle.snapshots();
+        let waited =
+            tokio::time::timeout(Duration::from_secs(20), snapshots.wait_for(|now| is(now)));
+        if waited.await.is_err() {
+            panic!("never: {what}; {:?}", self.handle.snapshot());
+        }
+    }
+
+    async fn kill(self) {
+        self.task.abort();
+        drop(self.task.await);
+    }
+}
+
+fn cpus(list: &str) -> CpuSet {
+    list.parse().unwrap()
+}
+
+fn create_request(
+    name: &str,
+    namespace: &str,
+    parent: &str,
+    milli: i64,
+) -> v1::CreateContainerRequest {
+    v1::CreateContainerRequest {
+        pod_sandbox_id: "sandbox".into(),
+        config: Some(v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata {
+                name: name.into(),
+                attempt: 0,
+            }),
+            linux: Some(v1::LinuxContainerConfig {
+                resources: Some(v1::LinuxContainerResources {
+                    cpu_shares: milli * 1024 / 1000,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        sandbox_config: Some(v1::PodSandboxConfig {
+            metadata: Some(v1::PodSandboxMetadata {
+                namespace: namespace.into(),
+                ..Default::default()
+            }),
+            linux: Some(v1::LinuxPodSandboxConfig {
+                cgroup_parent: parent.into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+    }
+}
+
+const SHARED: &str = "/kubepods/burstable/pod";
+
+#[tokio::test]
+async fn others_shrink_before_the_runtime_hears_of_an_exclusive_container() {
+    let node = Node::new();
+    let relay = node.start().await;
+    assert_eq!(relay.create(&node, "web", SHARED, 500).await, "0-7");
+    relay
+        .eventually("web committed", |now| {
+            now.find("web").is_some_and(|e| e.stage != Stage::Reserved)
+        })
+        .await;
+    let before = relay
+        .call(
+            "CreateContainer",
+            &create_request("db", "default", POD, 2000),
+        )
+        .await;
+    assert_eq!(node.kernel(SHARED, "web"), "2-7");
+    let Before::Forward { after, .. } = before else {
+        panic!("{before:?}");
+    };
+    let status = crate::cri::intercept::Status {
+        code: 2,
+        message: "no".into(),
+    };
+    after.unwrap().after(Outcome::Failed(status)).await;
+    relay
+        .eventually("db taken back", |now| {
+            now.entries.len() == 1 && now.state.exclusive().is_empty()
+        })
+        .await;
+    assert_eq!(node.kernel(SHARED, "web"), "0-7");
+}
+
+#[tokio::test]
+async fn what_was_placed_survives_a_kill_and_can_be_given_back() {
+    let node = Node::new();
+    let relay = node.start().await;
+    relay.create(&node, "web", SHARED, 500).await;
+    assert_eq!(relay.create(&node, "db", POD, 2000).await, "0-1");
+    relay
+        .eventually("both committed", |now| {
+            now.entries.values().all(|e| e.stage != Stage::Reserved)
+        })
+        .await;
+    let generation = relay.handle.snapshot().generation;
+    relay.handle.durable.wait(generation).await.unwrap();
+    relay.kill().await;
+
+    let relay = node.start().await;
+    let now = relay.handle.snapshot();
+    assert_eq!(
+        now.find("db").unwrap().placement.as_ref().unwrap().cpus,
+        cpus("0-1")
+    );
+    assert_eq!(relay.handle.explain("db").unwrap().len(), 1);
+    assert_eq!(node.kernel(SHARED, "web"), "2-7");
+    relay.kill().await;
+
+    let pod = node.tree.cgroups.hierarchy().cpuset_root().to_owned();
+    for parent in [SHARED, POD] {
+        let directory = pod.join(parent.trim_start_matches('/'));
+        std::fs::write(directory.join("cpuset.cpus"), "0-7").unwrap();
+        std::fs::write(directory.join("cpuset.mems"), "0").unwrap();
+    }
+    let book = Ledger::open(node.state.path())
+        .unwrap()
+        .load()
+        .book
+        .unwrap();
+    let report = restore(&book, &node.cgroups);
+    assert_eq!(
+        (report.restored.len(), report.failed.len()),
+        (2, 0),
+        "{report:?}"
+    );
+    assert_eq!(node.kernel(SHARED, "web"), "0-7");
+    assert_eq!(node.kernel(POD, "db"), "0-7");
+}
+
+#[tokio::test]
+async fn a_container_that_ended_while_we_were_down_is_released() {
+    let node = Node::new();
+    let relay = node.start().await;
+    relay.create(&node, "db", POD, 2000).await;
+    relay
+        .eventually("db committed", |now| {
+            now.find("db").is_some_and(|e| e.stage != Stage::Reserved)
+        })
+        .await;
+    relay.handle.durable.flushed().await.unwrap();
+    relay.kill().await;
+    node.runtime.containers.lock().unwrap().clear();
+    node.listed("stranger", "stranger");
+    let relay = node.start().await;
+    let now = relay.handle.snapshot();
+    assert!(now.find("db").is_none());
+    assert!(now.state.exclusive().is_empty());
+    assert_eq!(
+        now.find("stranger")
+            .unwrap()
+            .placement
+            .as_ref()
+            .unwrap()
+            .cpus,
+        cpus("0-7")
+    );
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_settled_by_asking_the_runtime() {
+    let node = Node::new();
+    let relay = node.start().await;
+    let before = relay
+        .call(
+            "CreateContainer",
+            &create_request("db", "default", POD, 2000),
+        )
+        .await;
+    node.listed("named-by-the-runtime", "db");
+    drop(before); // the client went away, the relay too
+    relay
+        .eventually("db under the runtime's id", |now| {
+            now.find("named-by-the-runtime")
+                .is_some_and(|entry| entry.placement.as_ref().unwrap().exclusive == cpus("0-1"))
+        })
+        .await;
+    assert_eq!(relay.handle.snapshot().entries.len(), 1);
+}
+
+#[tokio::test]
+async fn under_each_fail_policy_the_stated_thing_happens() {
+    let node = Node::new();
+    let relay = node.start().await;
+    relay.create(&node, "db", POD, 2000).await;
+    for (mood, code, word) in [
+        (Mood::Well, 8, "exclusive CPUs asked"),
+        (Mood::Slow, 4, "no answer within"),
+        (Mood::Dead, 13, "dead by injection"),
+    ] {
+        *node.policy.mood.lock().unwrap() = mood;
+        let wish = |namespace| create_request("big", namespace, POD, 64_000);
+        let refused = relay.call("CreateContainer", &wish("default")).await;
+        let Before::Refuse(status) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(status.code, code, "{status}");
+        assert!(status.message.contains(word), "{status}");
+        let passed = relay.call("CreateContainer", &wish("kube-system")).await;
+        let Before::Forward { request, after } = passed else {
+            panic!("{passed:?}");
+        };
+        let sent = v1::CreateContainerRequest::decode(request.unwrap()).unwrap();
+        let resources = sent.config.unwrap().linux.unwrap().resources.unwrap();
+        assert_eq!(resources.cpuset_cpus, "2-7", "kept off the exclusive CPUs");
+        let status = crate::cri::intercept::Status {
+            code: 2,
+            message: "no".into(),
+        };
+        after.unwrap().after(Outcome::Failed(status)).await;
+    }
+    let counts = relay.handle.snapshot().counts.clone();
+    assert_eq!((counts.refused, counts.passed_unplaced), (3, 3));
+}
+
+#[tokio::test]
+async fn a_write_behind_our_back_is_repaired_and_counted() {
+    let node = Node::new();
+    let relay = node.start().await;
+    relay.create(&node, "db", POD, 2000).await;
+    let path = node
+        .tree
+        .cgroups
+        .hierarchy()
+        .cpuset_root()
+        .join("kubepods/pod/db/cpuset.cpus");
+    relay
+        .eventually("db committed", |now| {
+            now.find("db").is_some_and(|e| e.stage != Stage::Reserved)
+        })
+        .await;
+    std::fs::write(&path, "0-7").unwrap();
+    relay.eventually("drift", |now| now.counts.drifts > 0).await;
+    assert_eq!(node.kernel(POD, "db"), "0-1");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_refuses_the_create_and_takes_the_place_back() {
+    let full = Path::new("/dev/full");
+    if !full.exists() {
+        eprintln!("skipped: no /dev/full");
+        return;
+    }
+    let node = Node::new();
+    let relay = node.start().await;
+    relay.handle.durable.flushed().await.unwrap();
+    std::os::unix::fs::symlink(full, node.state.path().join("ledger.new")).unwrap();
+    let refused = relay
+        .call(
+            "CreateContainer",
+            &create_request("db", "default", POD, 2000),
+        )
+        .await;
+    let Before::Refuse(status) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(
+        status.message.contains("cannot save the placement"),
+        "{status}"
+    );
+    relay
+        .eventually("taken back", |now| {
+            now.entries.is_empty() && now.state.exclusive().is_empty()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_container_moved_between_creation_and_start_starts_where_it_belongs() {
+    let node = Node::new();
+    let relay = node.start().await;
+    // Created, without a cgroup yet.
+    let before = relay
+        .call(
+            "CreateContainer",
+            &create_request("web", "default", SHARED, 500),
+        )
+        .await;
+    let Before::Forward { after, .. } = before else {
+        panic!("{before:?}");
+    };
+    node.listed("web", "web");
+    let reply = v1::CreateContainerResponse {
+        container_id: "web".into(),
+    };
+    after
+        .unwrap()
+        .after(Outcome::Reply(reply.encode_to_vec().into()))
+        .await;
+    relay.create(&node, "db", POD, 2000).await;
+    let start = v1::StartContainerRequest {
+        container_id: "web".into(),
+    };
+    drop(relay.call("StartContainer", &start).await);
+    let updates = node.runtime.updates.lock().unwrap().clone();
+    assert_eq!(updates.len(), 1);
+    assert_eq!(
+        (updates[0].0.as_str(), updates[0].1.cpus),
+        ("web", cpus("2-7"))
+    );
+}
+
+#[tokio::test]
+async fn the_kubelets_update_is_merged_with_the_placement_and_forwarded() {
+    let node = Node::new();
+    let relay = node.start().await;
+    relay.create(&node, "db", POD, 2000).await;
+    let update = v1::UpdateContainerResourcesRequest {
+        container_id: "db".into(),
+        linux: Some(v1::LinuxContainerResources {
+            cpu_shares: 3072,
+            memory_limit_in_bytes: 1 << 30,
+            cpuset_cpus: "0-7".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let before = relay.call("UpdateContainerResources", &update).await;
+    let Before::Forward { request, .. } = before else {
+        panic!("{before:?}");
+    };
+    let sent = v1::UpdateContainerResourcesRequest::decode(request.unwrap()).unwrap();
+    let resources = sent.linux.unwrap();
+    assert_eq!(resources.cpuset_cpus, "0-2");
+    assert_eq!(
+        (resources.cpu_shares, resources.memory_limit_in_bytes),
+        (3072, 1 << 30)
+    );
+    assert_eq!(
+        relay.handle.snapshot().find("db").unwrap().asked.cpus,
+        cpus("0-7")
+    );
+}

@@ -1,0 +1,57 @@
+//! A reservation as a value: it holds a slot of the manager's mailbox, so that no ending is lost.
+
+use super::{Reserved, event::Event};
+use resmgr_policy::ContainerId;
+use tokio::sync::mpsc::OwnedPermit;
+
+/// A place held for a container that the runtime is asked to create. Dropped without a word, the
+/// manager asks the runtime what became of it.
+#[derive(Debug)]
+#[must_use = "a reservation ends by commit or abort"]
+pub struct Ticket {
+    id: ContainerId,
+    reserved: Reserved,
+    permit: Option<OwnedPermit<Event>>,
+}
+
+impl Ticket {
+    pub(super) fn new(id: ContainerId, reserved: Reserved, permit: OwnedPermit<Event>) -> Self {
+        Self {
+            id,
+            reserved,
+            permit: Some(permit),
+        }
+    }
+
+    /// What was reserved.
+    #[must_use]
+    pub fn reserved(&self) -> &Reserved {
+        &self.reserved
+    }
+
+    /// The runtime has created it under this id.
+    pub fn commit(mut self, id: &str) {
+        let provisional = self.id.clone();
+        let id = ContainerId(id.into());
+        self.end(Event::Commit { provisional, id });
+    }
+
+    /// The runtime said no: the others grow back.
+    pub fn abort(mut self) {
+        let provisional = self.id.clone();
+        self.end(Event::Abort { provisional });
+    }
+
+    fn end(&mut self, event: Event) {
+        if let Some(permit) = self.permit.take() {
+            permit.send(event);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let provisional = self.id.clone();
+        self.end(Event::Unknown { provisional });
+    }
+}

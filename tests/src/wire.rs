@@ -79,8 +79,15 @@ impl Wire {
         }
         let mut sender = self.sender.clone().ready().await?;
         let (reply, mut body) = sender.send_request(request.body(())?, false)?;
-        body.send_data(frame(message)?, true)?;
-        let (parts, mut stream) = reply.await?.into_parts();
+        // A server may have answered ("no such method") and closed the stream already.
+        let sent = body.send_data(frame(message)?, true);
+        let (parts, mut stream) = match reply.await {
+            Ok(reply) => reply.into_parts(),
+            Err(error) => {
+                sent?;
+                return Err(error.into());
+            }
+        };
         let mut fields = BTreeMap::new();
         collect(&parts.headers, &mut fields);
         let mut data = BytesMut::new();

@@ -139,8 +139,17 @@ fn apt() -> Command {
     command
 }
 
+/// Whether all of Debian's toolchain for BPF is installed.
+pub(crate) fn bpf_toolchain() -> bool {
+    find("bpf-linker").is_some()
+        && PACKAGES
+            .iter()
+            .filter(|need| matches!(need.proof, needs::Proof::Toolchain(_)))
+            .all(|need| present(need.proof))
+}
+
 /// Whether this process belongs to root: the owner of its own entry in /proc.
-pub(crate) fn is_root() -> bool {
+fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").is_ok_and(|entry| entry.uid() == 0)
 }

@@ -4,6 +4,7 @@
 //! skipped and why. The last line is `N passed, N failed`.
 
 use crate::{
+    build_ebpf,
     setup::{self, Stage},
     shell::{cache, cargo, find, paint, step},
     tidy,
@@ -68,6 +69,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         match tidy::run() {
             Ok(()) => tally.passed += 1,
             Err(error) => tally.failures.push(format!("tidy: {error:#}")),
+        }
+    }
+    if wanted("build-ebpf") {
+        step("build-ebpf");
+        match build_ebpf::run() {
+            Ok(()) => tally.passed += 1,
+            Err(error) if !setup::bpf_toolchain() => {
+                tally.skips.push(format!("build-ebpf: {error:#}"));
+            }
+            Err(error) => tally.failures.push(format!("build-ebpf: {error:#}")),
         }
     }
     for check in checks(&mut tally) {

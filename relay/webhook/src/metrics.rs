@@ -1,0 +1,84 @@
+//! What the webhook did, for Prometheus.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::admit::Outcome;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    outcome: &'static str,
+}
+
+/// The counters and the registry that holds them.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    reviews: Family<Labels, Counter>,
+    loaded_s: Gauge<i64>,
+    reload_failures: Counter<u64, AtomicU64>,
+    registry: Arc<Registry>,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub(crate) fn new() -> Self {
+        let reviews = Family::<Labels, Counter>::default();
+        let loaded_s = Gauge::<i64>::default();
+        let reload_failures = Counter::<u64, AtomicU64>::default();
+        let mut registry = Registry::with_prefix("cri_resmgr_webhook");
+        registry.register("reviews", "Admission reviews by outcome", reviews.clone());
+        registry.register(
+            "certificate_loaded_timestamp_seconds",
+            "When the certificate in use was loaded, seconds since 1970",
+            loaded_s.clone(),
+        );
+        registry.register(
+            "certificate_reload_failures",
+            "Changed certificates that could not be used",
+            reload_failures.clone(),
+        );
+        Self {
+            reviews,
+            loaded_s,
+            reload_failures,
+            registry: Arc::new(registry),
+        }
+    }
+
+    /// Counts a review.
+    pub(crate) fn reviewed(&self, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Annotated => "annotated",
+            Outcome::Unchanged => "unchanged",
+            Outcome::LeftAlone => "left_alone",
+            Outcome::Refused => "refused",
+        };
+        self.reviews.get_or_create(&Labels { outcome }).inc();
+    }
+
+    /// Notes that a certificate is in use now.
+    pub(crate) fn certificate_loaded(&self) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let seconds = now.map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        });
+        self.loaded_s.set(seconds);
+    }
+
+    /// Counts a changed certificate that could not be used.
+    pub(crate) fn certificate_failed(&self) {
+        self.reload_failures.inc();
+    }
+
+    /// The page.
+    pub(crate) fn page(&self) -> Result<String, std::fmt::Error> {
+        let mut page = String::new();
+        encode(&mut page, &self.registry)?;
+        Ok(page)
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! [`raw`] holds words and where they came from; [`resolve()`] judges them all against the machine and
 //! returns either a [`Config`] without a question left open or every problem at once; [`document`]
-//! reads what the node agent pushes and overlays it. All pure: files are read by whoever calls.
+//! reads what the node agent pushes and lays it over. All pure, but for [`pools::load`]: files are read by
+//! whoever calls.
 
 pub mod document;
 pub mod fail_policy;
@@ -16,7 +17,7 @@ pub mod resources;
 pub mod values;
 
 pub use crate::cli::policies::PolicyName;
-pub use document::Document;
+pub use document::{Document, overlay};
 pub use fail_policy::{FailPolicies, OnFailure};
 pub use pools::{Pool, Pools};
 pub use problem::{Problem, Problems};

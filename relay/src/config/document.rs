@@ -1,5 +1,399 @@
-//! Run-time configuration: what the node agent pushes.
+//! Run-time configuration: what the node agent pushes, or `check-config` reads.
+//!
+//! A document is a map from keys to YAML texts, the data of a ConfigMap. It is laid over the
+//! configuration given at start; what it does not say is as at start. Judged as a whole: the result is a
+//! [`Config`] legal on this machine, or every problem.
+
+pub(super) mod section;
+
+use super::{
+    Config, Cpus, FailPolicies, Machine, PolicyName, Problem, Problems,
+    problem::nearest,
+    raw::Origin,
+    resolve::{REBALANCE, fits, on_machine, one_of},
+    resources, values,
+};
+use crate::{
+    dump::rule::Rules,
+    log::{self, source::Switches},
+};
+use section::{Judge, Section};
+use serde_yaml::Value;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Keys a document may have; those of policies also with `.NODE` behind them.
+const KEYS: &[&str] = &[
+    "policy",
+    "policy.static",
+    "policy.static-plus",
+    "policy.static-pools",
+    "policy.stp",
+    "rebalance",
+    "dump",
+    "logger",
+];
 
 /// A pushed configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Document;
+pub struct Document {
+    /// Where it came from, for people: `ConfigMap kube-system/cri-resmgr-config`.
+    pub source: String,
+    /// Its keys and their YAML texts.
+    pub entries: BTreeMap<String, String>,
+}
+
+impl Document {
+    /// Reads a file: a ConfigMap manifest, or its data, where values may be YAML themselves.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn from_file(text: &str, name: &str) -> Result<Self, Problems> {
+        let mut judge = Judge::new(Origin::Document {
+            source: name.into(),
+            key: "".into(),
+        });
+        let mut document = Self {
+            source: name.to_owned(),
+            entries: BTreeMap::new(),
+        };
+        if let Some(mut section) = judge.parse("", text) {
+            let kind = section.text(&mut judge, "kind");
+            let data = match kind.as_deref() {
+                Some("ConfigMap") => Some(section.take("data").unwrap_or_default()),
+                Some(other) => {
+                    judge.problem("kind", other, "expected ConfigMap");
+                    None
+                }
+                None => serde_yaml::from_str(text).ok(),
+            };
+            match data {
+                Some(Value::Mapping(map)) => {
+                    for (key, value) in map {
+                        document.insert(&mut judge, &key, value);
+                    }
+                }
+                Some(Value::Null) | None => {}
+                Some(_) => judge.problem("data", "", "expected keys with YAML texts"),
+            }
+        }
+        judge.result(document)
+    }
+
+    fn insert(&mut self, judge: &mut Judge, key: &Value, value: Value) {
+        let Some(key) = key.as_str() else {
+            judge.problem(&format!("{key:?}"), "", "expected a text as key");
+            return;
+        };
+        let text = match value {
+            Value::String(text) => text,
+            other => serde_yaml::to_string(&other).unwrap_or_default(),
+        };
+        self.entries.insert(key.to_owned(), text);
+    }
+}
+
+/// Lays a document over the configuration given at start.
+///
+/// # Errors
+/// Everything wrong with it.
+pub fn overlay(
+    start: &Config,
+    document: &Document,
+    node: &str,
+    machine: Machine<'_>,
+) -> Result<Config, Problems> {
+    let source: Arc<str> = document.source.as_str().into();
+    let mut problems = Vec::new();
+    let mut config = start.clone();
+    let chosen = choose(document, node, &source, &mut problems);
+    for (module, (key, text)) in &chosen {
+        let mut judge = Judge::new(Origin::Document {
+            source: Arc::clone(&source),
+            key: (*key).into(),
+        });
+        if *module == "rebalance" {
+            config.policy.rebalance = rebalance(&mut judge, text).unwrap_or_default();
+        } else if let Some(section) = judge.parse(module, text) {
+            apply(module, section, &mut judge, &mut config, machine);
+        }
+        problems.extend(judge.problems);
+    }
+    if problems.is_empty() {
+        let mut judge = Judge::new(Origin::Document {
+            source,
+            key: "policy".into(),
+        });
+        consistent(&mut judge, &config);
+        problems.extend(judge.problems);
+    }
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(Problems(problems))
+    }
+}
+
+/// What must hold between settings.
+fn consistent(judge: &mut Judge, config: &Config) {
+    let policy = &config.policy;
+    match &policy.reserved {
+        Some(reserved) => {
+            if let Err(message) = fits(reserved, &policy.available) {
+                judge.problem(
+                    "policy.ReservedResources.CPU",
+                    &reserved.to_string(),
+                    &message,
+                );
+            }
+        }
+        None if matches!(policy.name, PolicyName::Static | PolicyName::StaticPlus) => judge
+            .problem(
+                "policy.ReservedResources.CPU",
+                "",
+                &format!(
+                    "policy {} needs CPUs set aside for system tasks, e.g. {{CPU: 1000m}}",
+                    policy.name
+                ),
+            ),
+        None => {}
+    }
+}
+
+/// For each module, the key that holds on this node and its text.
+fn choose<'a>(
+    document: &'a Document,
+    node: &str,
+    source: &Arc<str>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<&'static str, (&'a str, &'a str)> {
+    let mut chosen: BTreeMap<&'static str, (&str, &str)> = BTreeMap::new();
+    let mut problem = |key: &str, message: String| {
+        problems.push(Problem {
+            key: key.to_owned(),
+            value: String::new(),
+            origin: Origin::Document {
+                source: Arc::clone(source),
+                key: key.into(),
+            },
+            message,
+        });
+    };
+    for (key, text) in &document.entries {
+        let typed = key.trim();
+        let Some((module, suffix)) = module_of(typed) else {
+            let hint = nearest(typed, KEYS.iter().copied()).map_or_else(
+                || format!(" (keys: {})", KEYS.join(", ")),
+                |near| format!("; did you mean {near:?}?"),
+            );
+            problem(key, format!("unknown key{hint}"));
+            continue;
+        };
+        if suffix.is_some_and(|suffix| suffix != node) {
+            continue;
+        }
+        // Both names of the pools policy mean one module.
+        let module = if module == "policy.stp" {
+            "policy.static-pools"
+        } else {
+            module
+        };
+        match chosen.get(module).copied() {
+            None => {
+                chosen.insert(module, (key, text));
+            }
+            Some((earlier, _)) => {
+                let specific =
+                    |key: &str| module_of(key.trim()).is_some_and(|(_, suffix)| suffix.is_some());
+                match (specific(earlier), suffix.is_some()) {
+                    (false, true) => {
+                        chosen.insert(module, (key, text));
+                    }
+                    (true, false) => {}
+                    _ => problem(
+                        key,
+                        format!("means the same as key {earlier:?}; give one of them"),
+                    ),
+                }
+            }
+        }
+    }
+    chosen
+}
+
+/// The module a key names, and the node's name behind it.
+fn module_of(key: &str) -> Option<(&'static str, Option<&str>)> {
+    if let Some(module) = KEYS.iter().find(|module| **module == key) {
+        return Some((module, None));
+    }
+    KEYS.iter()
+        .filter(|module| module.starts_with("policy."))
+        .find_map(|module| {
+            let node = key.strip_prefix(module)?.strip_prefix('.')?;
+            (!node.is_empty()).then_some((*module, Some(node)))
+        })
+}
+
+fn rebalance(judge: &mut Judge, text: &str) -> Option<super::RebalanceMode> {
+    let typed = match serde_yaml::from_str::<Value>(text) {
+        Ok(Value::String(text)) => text,
+        // YAML 1.1 habits: `off` and `on` may arrive as switches.
+        Ok(Value::Bool(on)) => if on { "on" } else { "off" }.to_owned(),
+        _ => text.trim().to_owned(),
+    };
+    let found = REBALANCE.iter().find(|(word, _)| *word == typed);
+    if found.is_none() {
+        let words = REBALANCE.map(|(word, _)| word);
+        judge.problem("rebalance", &typed, &one_of(&typed, &words));
+    }
+    found.map(|(_, mode)| *mode)
+}
+
+fn apply(
+    module: &str,
+    mut section: Section,
+    judge: &mut Judge,
+    config: &mut Config,
+    machine: Machine<'_>,
+) {
+    match module {
+        "policy" => policy(section, judge, config, machine),
+        "policy.static" => {
+            if let Some(on) = section.boolean(judge, "RelaxedIsolation") {
+                config.policy.relaxed_isolation = on;
+            }
+            if let Some(rdt) = section.text(judge, "Rdt")
+                && values::boolean(&rdt) == Ok(true)
+            {
+                judge.problem(
+                    &section.at("Rdt"),
+                    &rdt,
+                    "RDT is not supported; use off or auto",
+                );
+            }
+            section.finish(judge, &["RelaxedIsolation", "Rdt"]);
+        }
+        "policy.static-plus" => {
+            if let Some(on) = section.boolean(judge, "BurstableExclusive") {
+                config.policy.burstable_exclusive = on;
+            }
+            section.finish(judge, &["BurstableExclusive"]);
+        }
+        "policy.static-pools" => {
+            if let Some(pools) = section.take("pools") {
+                let path = section.at("pools");
+                config.policy.pools.pushed = Some(super::pools::read(judge, &path, pools, machine));
+            }
+            if let Some(on) = section.boolean(judge, "LabelNode") {
+                config.policy.pools.label_node = on;
+            }
+            if let Some(on) = section.boolean(judge, "TaintNode") {
+                config.policy.pools.taint_node = on;
+            }
+            section.finish(judge, &["pools", "LabelNode", "TaintNode"]);
+        }
+        "dump" => dump(section, judge, config),
+        _ => logger(section, judge, config),
+    }
+}
+
+fn policy(mut section: Section, judge: &mut Judge, config: &mut Config, machine: Machine<'_>) {
+    let policy = &mut config.policy;
+    if let Some(name) = section.parsed(judge, "Active", str::parse::<PolicyName>) {
+        policy.name = name;
+    }
+    if let Some(cpus) = cpus(&mut section, judge, "AvailableResources", machine) {
+        policy.available = cpus;
+    }
+    if let Some(cpus) = cpus(&mut section, judge, "ReservedResources", machine) {
+        policy.reserved = Some(cpus);
+    }
+    if let Some(on) = section.boolean(judge, "PinMemory") {
+        policy.pin_memory = on;
+    }
+    if let Some(lists) = section.texts(judge, "FailPolicy") {
+        let mut fail = FailPolicies::default();
+        for list in lists {
+            if let Err(error) = fail.add(&list) {
+                judge.problem(&section.at("FailPolicy"), &list, &error);
+            }
+        }
+        policy.fail = fail;
+    }
+    if let Some(timeout) = section.parsed(judge, "Timeout", |text| match values::duration(text) {
+        Ok(std::time::Duration::ZERO) => Err("must be more than 0".to_owned()),
+        other => other,
+    }) {
+        policy.timeout = timeout;
+    }
+    section.finish(
+        judge,
+        &[
+            "Active",
+            "AvailableResources",
+            "ReservedResources",
+            "PinMemory",
+            "FailPolicy",
+            "Timeout",
+        ],
+    );
+}
+
+fn cpus(section: &mut Section, judge: &mut Judge, key: &str, machine: Machine<'_>) -> Option<Cpus> {
+    let value = section.take(key)?;
+    let path = section.at(key);
+    let mut fields = Section::new(judge, &path, value)?;
+    let cpus = fields.parsed(judge, "CPU", |text| {
+        on_machine(resources::cpu(text)?, machine)
+    });
+    fields.finish(judge, &["CPU"]);
+    cpus
+}
+
+fn dump(mut section: Section, judge: &mut Judge, config: &mut Config) {
+    if let Some(specs) = section.texts(judge, "Config") {
+        let mut rules = Rules::default();
+        for spec in specs {
+            if let Err(error) = rules.add(&spec) {
+                judge.problem(&section.at("Config"), &spec, &error.to_string());
+            }
+        }
+        config.dump.rules = rules;
+    }
+    if section.boolean(judge, "Disabled") == Some(true) {
+        config.dump.rules = Rules::empty();
+    }
+    // The cluster must not name files that root empties, nor open the node's secrets.
+    for (key, option) in [("File", "--dump-file"), ("Secrets", "--dump-secrets")] {
+        if let Some(typed) = section.text(judge, key) {
+            let message = format!("can only be given at start, with {option}");
+            judge.problem(&section.at(key), &typed, &message);
+        }
+    }
+    section.finish(judge, &["Config", "Disabled"]);
+}
+
+fn logger(mut section: Section, judge: &mut Judge, config: &mut Config) {
+    if let Some(level) = section.parsed(judge, "Level", str::parse::<log::Level>) {
+        config.log.level = level;
+    }
+    let mut switches = |section: &mut Section, key: &str, start: Switches| {
+        let lists = section.texts(judge, key)?;
+        let mut switches = start;
+        for list in lists {
+            if let Err(error) = switches.add(&list) {
+                judge.problem(&section.at(key), &list, &error);
+            }
+        }
+        Some(switches)
+    };
+    if let Some(info) = switches(&mut section, "LogSource", Switches::all()) {
+        config.log.info = info;
+    }
+    if let Some(debug) = switches(&mut section, "Debug", Switches::none()) {
+        config.log.debug = debug;
+    }
+    section.finish(judge, &["Level", "LogSource", "Debug"]);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! Reads YAML mappings key by key and collects everything wrong on the way.
+
+use crate::config::{Problem, Problems, problem::nearest, raw::Origin, values};
+use serde_yaml::{Mapping, Value};
+
+/// Collects problems.
+#[derive(Debug)]
+pub(in crate::config) struct Judge {
+    pub(in crate::config) origin: Origin,
+    pub(in crate::config) problems: Vec<Problem>,
+}
+
+impl Judge {
+    pub(in crate::config) fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            problems: Vec::new(),
+        }
+    }
+
+    pub(in crate::config) fn problem(&mut self, key: &str, value: &str, message: &str) {
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            origin: self.origin.clone(),
+            message: message.to_owned(),
+        });
+    }
+
+    /// A YAML text that must be a mapping (or empty).
+    pub(in crate::config) fn parse(&mut self, path: &str, text: &str) -> Option<Section> {
+        match serde_yaml::from_str(text) {
+            Ok(value) => Section::new(self, path, value),
+            Err(error) => {
+                self.problem(path, "", &format!("not YAML: {error}"));
+                None
+            }
+        }
+    }
+
+    pub(in crate::config) fn result<T>(self, value: T) -> Result<T, Problems> {
+        if self.problems.is_empty() {
+            Ok(value)
+        } else {
+            Err(Problems(self.problems))
+        }
+    }
+}
+
+/// A mapping being read: keys are taken out until none may be left.
+#[derive(Debug)]
+pub(in crate::config) struct Section {
+    path: String,
+    map: Mapping,
+}
+
+impl Section {
+    pub(in crate::config) fn new(judge: &mut Judge, path: &str, value: Value) -> Option<Self> {
+        match value {
+            Value::Mapping(map) => Some(Self {
+                path: path.to_owned(),
+                map,
+            }),
+            Value::Null => Some(Self {
+                path: path.to_owned(),
+                map: Mapping::new(),
+            }),
+            _ => {
+                judge.problem(path, "", "expected fields, NAME: VALUE");
+                None
+            }
+        }
+    }
+
+    /// The path of a field.
+    pub(in crate::config) fn at(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+
+    /// Takes a field out; capitals do not matter.
+    pub(in crate::config) fn take(&mut self, key: &str) -> Option<Value> {
+        let found = self
+            .map
+            .keys()
+            .find(|name| {
+                name.as_str()
+                    .is_some_and(|name| name.eq_ignore_ascii_case(key))
+            })
+            .cloned()?;
+        self.map.shift_remove(&found)
+    }
+
+    /// Takes out a field that is a text, a number or a switch, as text.
+    pub(in crate::config) fn text(&mut self, judge: &mut Judge, key: &str) -> Option<String> {
+        match self.take(key)? {
+            Value::String(text) => Some(text),
+            Value::Number(number) => Some(number.to_string()),
+            Value::Bool(on) => Some(on.to_string()),
+            Value::Null => None,
+            _ => {
+                judge.problem(&self.at(key), "", "expected a single value");
+                None
+            }
+        }
+    }
+
+    /// Takes out a field that is a text or a list of them.
+    pub(in crate::config) fn texts(&mut self, judge: &mut Judge, key: &str) -> Option<Vec<String>> {
+        match self.take(key)? {
+            Value::Null => None,
+            Value::String(text) => Some(vec![text]),
+            Value::Sequence(items) => {
+                let texts: Vec<String> = items
+                    .iter()
+                    .filter_map(|item| item.as_str().map(str::to_owned))
+                    .collect();
+                if texts.len() < items.len() {
+                    judge.problem(&self.at(key), "", "expected a list of texts");
+                }
+                Some(texts)
+            }
+            _ => {
+                judge.problem(&self.at(key), "", "expected a text or a list of texts");
+                None
+            }
+        }
+    }
+
+    /// Takes out a switch.
+    pub(in crate::config) fn boolean(&mut self, judge: &mut Judge, key: &str) -> Option<bool> {
+        self.parsed(judge, key, values::boolean)
+    }
+
+    /// Takes out a single value and parses it.
+    pub(in crate::config) fn parsed<T, E: std::fmt::Display>(
+        &mut self,
+        judge: &mut Judge,
+        key: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.text(judge, key)?;
+        parse(&text)
+            .map_err(|error| judge.problem(&self.at(key), &text, &error.to_string()))
+            .ok()
+    }
+
+    /// Refuses what is left.
+    pub(in crate::config) fn finish(self, judge: &mut Judge, known: &[&str]) {
+        for name in self.map.keys() {
+            let typed = match name {
+                Value::String(text) => text.clone(),
+                other => format!("{other:?}"),
+            };
+            let hint = nearest(&typed, known.iter().copied()).map_or_else(
+                || format!(" (fields: {})", known.join(", ")),
+                |near| format!("; did you mean {near:?}?"),
+            );
+            judge.problem(&self.at(&typed), "", &format!("unknown field{hint}"));
+        }
+    }
+}

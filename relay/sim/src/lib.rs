@@ -1,1 +1,20 @@
-//! (skeleton)
+//! A seeded model of the kernel's scheduler, for simulation and property tests.
+//!
+//! A [`trace::Line`] says which containers come and go; [`run::simulate`] passes them through any policy,
+//! lets the [`kernel`] model run their threads on the CPUs they were given, measures what the telemetry
+//! of the daemon would measure, and feeds it back. Equal arguments give equal reports.
+//!
+//! The model is for comparing policies, not for predicting times of a real machine.
+
+pub mod draw;
+pub mod invariant;
+pub mod kernel;
+mod random;
+pub mod report;
+pub mod run;
+pub mod trace;
+pub mod workload;
+
+pub use report::Report;
+pub use run::{Feedback, Setup, Unpinned, simulate};
+pub use workload::{Behaviour, Class};

@@ -1,0 +1,350 @@
+//! Passes a trace through a policy and the kernel model, with or without feedback.
+
+use crate::{
+    invariant::violations,
+    kernel::{Counters, Handle, Kernel, PERIOD_NS},
+    report::{ContainerReport, Report, percentile},
+    trace::{Event, Line},
+    workload::Behaviour,
+};
+use resmgr_policy::{
+    Change, Confidence, ContainerId, Decision, Measured, Observed, Placement, Policy, Quota,
+    Refusal, Request, State, View,
+};
+use resmgr_topology::{CpuSet, DistanceClass, Nanos, Topology};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+const MS: u64 = 1_000_000;
+
+/// What happens to the policy's wish to move what runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Feedback {
+    /// It is not asked.
+    #[default]
+    Off,
+    /// It is asked and counted, nothing moves.
+    Shadow,
+    /// It is done.
+    On,
+}
+
+/// One simulation.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// The machine.
+    pub topology: &'a Topology,
+    /// Who places.
+    pub policy: &'a dyn Policy,
+    /// What comes and goes.
+    pub trace: &'a [Line],
+    /// Equal seeds give equal runs.
+    pub seed: u64,
+    /// How long, milliseconds of simulated time.
+    pub duration_ms: u64,
+    /// How often the scheduler is measured and the policy asked to rebalance, milliseconds.
+    pub interval_ms: u64,
+    /// Whether its wishes are done.
+    pub feedback: Feedback,
+}
+
+/// A container in the simulation.
+#[derive(Debug)]
+struct Running {
+    handle: Handle,
+    behaviour: Behaviour,
+    total: Counters,
+    intervals: u32,
+    /// CPUs before its last move by feedback.
+    before: Option<CpuSet>,
+}
+
+/// Runs a simulation. A container the policy refuses is not started, and counted.
+#[must_use]
+pub fn simulate(setup: &Setup<'_>) -> Report {
+    Simulation::new(*setup).run()
+}
+
+struct Simulation<'a> {
+    setup: Setup<'a>,
+    kernel: Kernel<'a>,
+    state: State,
+    measured: Measured,
+    running: BTreeMap<ContainerId, Running>,
+    now_ns: u64,
+    report: Report,
+}
+
+impl<'a> Simulation<'a> {
+    fn new(setup: Setup<'a>) -> Self {
+        Self {
+            kernel: Kernel::new(setup.topology, setup.seed),
+            state: State::default(),
+            measured: Measured::default(),
+            running: BTreeMap::new(),
+            now_ns: 0,
+            report: Report::new(setup.policy.name(), &setup),
+            setup,
+        }
+    }
+
+    fn run(mut self) -> Report {
+        let end_ns = self.setup.duration_ms.saturating_mul(MS);
+        let interval_ns = self.setup.interval_ms.max(1).saturating_mul(MS);
+        let mut next_measure_ns = interval_ns;
+        let mut trace = self.setup.trace.iter().peekable();
+        loop {
+            let line = trace
+                .peek()
+                .map_or(u64::MAX, |line| line.at_ms.saturating_mul(MS));
+            let until_ns = line.min(next_measure_ns).min(end_ns);
+            self.kernel.run_until(until_ns);
+            self.now_ns = until_ns;
+            self.report.timeline.add(self.kernel.take_stretches());
+            if until_ns == end_ns {
+                break;
+            }
+            if until_ns == next_measure_ns {
+                next_measure_ns += interval_ns;
+                self.measure(interval_ns);
+                self.rebalance();
+            } else if let Some(line) = trace.next() {
+                self.event(&line.event);
+            }
+        }
+        let ids: Vec<ContainerId> = self.running.keys().cloned().collect();
+        for id in ids {
+            self.finish(&id);
+        }
+        self.report.sum_up();
+        self.report
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            topology: self.setup.topology,
+            state: &self.state,
+            measured: &self.measured,
+            now: Nanos(self.now_ns),
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Create { request, behaviour } => self.create(request, *behaviour),
+            Event::Exit { id } if self.running.contains_key(id) => {
+                let decision = self.setup.policy.release(self.view(), id);
+                self.finish(id);
+                self.apply(&decision);
+            }
+            Event::Exit { .. } | Event::Topology { .. } | Event::Measured { .. } => {}
+        }
+    }
+
+    fn create(&mut self, request: &Request, behaviour: Option<Behaviour>) {
+        if self.running.contains_key(&request.id) {
+            return;
+        }
+        let decision = match self.setup.policy.place(self.view(), request) {
+            Ok(decision) => decision,
+            Err(refusal) => {
+                let text = format!("{}: {refusal}", request.id);
+                self.report.refused.push(text);
+                return;
+            }
+        };
+        self.apply(&decision);
+        let placed = self.state.containers.get(&request.id);
+        let placement = placed.map(|one| one.placement.clone()).unwrap_or_default();
+        let behaviour = behaviour.unwrap_or_else(|| Behaviour::guess(request));
+        let asked = &request.requirements;
+        let shares = placement
+            .cpu_shares
+            .unwrap_or_else(|| (u64::from(asked.cpu_request.0) * 1024 / 1000).max(2));
+        let quota_ns = match (placement.quota, asked.cpu_limit) {
+            (Quota::Keep, Some(limit)) => Some(u64::from(limit.0) * PERIOD_NS / 1000),
+            _ => None,
+        };
+        let handle = self
+            .kernel
+            .start(behaviour, &placement.cpus, shares, quota_ns);
+        self.report.timeline.name(handle, &request.id);
+        let running = Running {
+            handle,
+            behaviour,
+            total: Counters::default(),
+            intervals: 0,
+            before: None,
+        };
+        self.running.insert(request.id.clone(), running);
+    }
+
+    /// Takes a decision over into the state and the kernel, and checks what came of it.
+    fn apply(&mut self, decision: &Decision) {
+        self.state.apply(decision);
+        for change in &decision.changes {
+            if let Some(running) = self.running.get(&change.id) {
+                self.kernel.pin(running.handle, &change.placement.cpus);
+            }
+        }
+        let at_ms = self.now_ns / MS;
+        for violation in violations(self.setup.topology, &self.state) {
+            self.report
+                .violations
+                .push(format!("{at_ms} ms: {violation}"));
+        }
+    }
+
+    fn finish(&mut self, id: &ContainerId) {
+        let Some(mut running) = self.running.remove(id) else {
+            return;
+        };
+        add(
+            &mut running.total,
+            self.kernel.take_counters(running.handle),
+        );
+        self.kernel.stop(running.handle);
+        self.measured.containers.remove(id);
+        let class = running.behaviour.class;
+        let report = ContainerReport::new(id.clone(), class, running.total);
+        self.report.containers.push(report);
+    }
+
+    /// What the daemon's telemetry would say, smoothed.
+    fn measure(&mut self, interval_ns: u64) {
+        self.measured.at = Nanos(self.now_ns);
+        let mut busy: BTreeMap<_, u64> = BTreeMap::new();
+        for (cpu, ran_ns) in self.report.timeline.take_busy() {
+            *busy.entry(cpu).or_default() += ran_ns;
+        }
+        self.measured.cpu_busy_milli = busy
+            .into_iter()
+            .map(|(cpu, ran)| (cpu, u32::try_from(ran * 1000 / interval_ns).unwrap_or(1000)))
+            .collect();
+        for (id, running) in &mut self.running {
+            let seen = self.kernel.take_counters(running.handle);
+            running.intervals += 1;
+            let old = self.measured.containers.get(id);
+            let new = observe(&seen, interval_ns, running.intervals, old);
+            self.measured.containers.insert(id.clone(), new);
+            add(&mut running.total, seen);
+        }
+    }
+
+    fn rebalance(&mut self) {
+        if self.setup.feedback == Feedback::Off {
+            return;
+        }
+        let Some(decision) = self.setup.policy.rebalance(self.view()) else {
+            return;
+        };
+        if self.setup.feedback == Feedback::Shadow {
+            self.report.moves += decision.changes.len();
+            return;
+        }
+        for change in &decision.changes {
+            self.count_move(change);
+        }
+        self.apply(&decision);
+    }
+
+    fn count_move(&mut self, change: &Change) {
+        let now = self.state.containers.get(&change.id);
+        let now = now.map(|container| container.placement.cpus);
+        let Some(running) = self.running.get_mut(&change.id) else {
+            return;
+        };
+        if now == Some(change.placement.cpus) {
+            return;
+        }
+        self.report.moves += 1;
+        self.report.last_move_ms = Some(self.now_ns / MS);
+        if running.before == Some(change.placement.cpus) {
+            self.report.undone += 1;
+        }
+        running.before = now;
+    }
+}
+
+fn add(total: &mut Counters, seen: Counters) {
+    total.run_ns += seen.run_ns;
+    total.throttled_ns += seen.throttled_ns;
+    total.waits_ns.extend(seen.waits_ns);
+    for (class, count) in seen.migrations {
+        *total.migrations.entry(class).or_default() += count;
+    }
+}
+
+/// Smoothed with a half-life of five intervals, and the plain mean before there are so many.
+fn observe(seen: &Counters, interval_ns: u64, intervals: u32, old: Option<&Observed>) -> Observed {
+    let old = old.cloned().unwrap_or_default();
+    let weight = u64::from(1000 / intervals.max(1)).max(129);
+    let smooth = |old: u64, new: u64| (old * (1000 - weight) + new * weight) / 1000;
+    let per_second = |value: u64| value.saturating_mul(1_000 * MS) / interval_ns;
+    let migrations = |class| {
+        let count = seen.migrations.get(&class).copied().unwrap_or(0);
+        per_second(count * 1000)
+    };
+    let mut waits = seen.waits_ns.clone();
+    waits.sort_unstable();
+    let utilisation = smooth(
+        old.utilisation_mcpu.into(),
+        seen.run_ns * 1000 / interval_ns,
+    );
+    Observed {
+        utilisation_mcpu: u32::try_from(utilisation).unwrap_or(u32::MAX),
+        wait_ns_per_s: smooth(old.wait_ns_per_s, per_second(waits.iter().sum())),
+        wait_p50_ns: smooth(old.wait_p50_ns, percentile(&waits, 50)),
+        wait_p99_ns: smooth(old.wait_p99_ns, percentile(&waits, 99)),
+        throttled_ns_per_s: smooth(old.throttled_ns_per_s, per_second(seen.throttled_ns)),
+        llc_migrations_milli_per_s: smooth(
+            old.llc_migrations_milli_per_s,
+            migrations(DistanceClass::SameNode),
+        ),
+        node_migrations_milli_per_s: smooth(
+            old.node_migrations_milli_per_s,
+            migrations(DistanceClass::SamePackage),
+        ),
+        package_migrations_milli_per_s: smooth(
+            old.package_migrations_milli_per_s,
+            migrations(DistanceClass::OtherPackage),
+        ),
+        confidence: Confidence(u16::try_from(intervals * 100).unwrap_or(1000).min(1000)),
+        ..old
+    }
+}
+
+/// The policy that places nothing: every container runs on all CPUs, as without the daemon.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unpinned;
+
+impl Policy for Unpinned {
+    fn name(&self) -> &'static str {
+        "unpinned"
+    }
+
+    fn place(&self, _view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
+        let change = Change {
+            id: request.id.clone(),
+            request: Some(request.clone()),
+            placement: Placement::default(),
+            explanation: None,
+        };
+        Ok(Decision {
+            changes: vec![change],
+            ..Decision::default()
+        })
+    }
+
+    fn release(&self, _view: View<'_>, gone: &ContainerId) -> Decision {
+        Decision {
+            released: vec![gone.clone()],
+            ..Decision::default()
+        }
+    }
+
+    fn reconcile(&self, _view: View<'_>) -> Result<Decision, Refusal> {
+        Ok(Decision::default())
+    }
+}

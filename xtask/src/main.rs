@@ -11,6 +11,7 @@
 mod build_ebpf;
 mod setup;
 mod shell;
+mod simulate;
 mod test;
 mod tidy;
 
@@ -31,6 +32,8 @@ enum Task {
     BuildEbpf,
     /// Install what building, running and testing need, asking first.
     Setup(setup::Arguments),
+    /// Try policies on a model of the kernel's scheduler.
+    Simulate(Box<simulate::Arguments>),
     /// Run every test and check there is; list all that failed at the end.
     Test(test::Arguments),
     /// Check the rules of docs/architecture.md that the compiler cannot.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::BuildEbpf => build_ebpf::run(),
         Task::Setup(arguments) => setup::run_task(&arguments),
+        Task::Simulate(arguments) => simulate::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Tidy => tidy::run(),
     };

@@ -7,7 +7,6 @@
 //! The model is for comparing policies, not for predicting times of a real machine.
 
 pub mod draw;
-pub mod invariant;
 pub mod kernel;
 mod random;
 pub mod report;
@@ -16,5 +15,5 @@ pub mod trace;
 pub mod workload;
 
 pub use report::Report;
-pub use run::{Feedback, Setup, Unpinned, simulate};
+pub use run::{Feedback, Setup, simulate};
 pub use workload::{Behaviour, Class};

@@ -1,15 +1,14 @@
 //! Passes a trace through a policy and the kernel model, with or without feedback.
 
 use crate::{
-    invariant::violations,
     kernel::{Counters, Handle, Kernel, PERIOD_NS},
     report::{ContainerReport, Report, percentile},
     trace::{Event, Line},
     workload::Behaviour,
 };
 use resmgr_policy::{
-    Change, Confidence, ContainerId, Decision, Measured, Observed, Placement, Policy, Quota,
-    Refusal, Request, State, View,
+    Change, Confidence, ContainerId, Decision, Measured, Observed, Policy, Quota, Request, State,
+    View, check,
 };
 use resmgr_topology::{CpuSet, DistanceClass, Nanos, Topology};
 use serde::{Deserialize, Serialize};
@@ -189,7 +188,8 @@ impl<'a> Simulation<'a> {
             }
         }
         let at_ms = self.now_ns / MS;
-        for violation in violations(self.setup.topology, &self.state) {
+        let rules = self.setup.policy.rules(self.setup.topology);
+        for violation in check(self.setup.topology, &self.state, &rules) {
             self.report
                 .violations
                 .push(format!("{at_ms} ms: {violation}"));
@@ -312,39 +312,5 @@ fn observe(seen: &Counters, interval_ns: u64, intervals: u32, old: Option<&Obser
         ),
         confidence: Confidence(u16::try_from(intervals * 100).unwrap_or(1000).min(1000)),
         ..old
-    }
-}
-
-/// The policy that places nothing: every container runs on all CPUs, as without the daemon.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Unpinned;
-
-impl Policy for Unpinned {
-    fn name(&self) -> &'static str {
-        "unpinned"
-    }
-
-    fn place(&self, _view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
-        let change = Change {
-            id: request.id.clone(),
-            request: Some(request.clone()),
-            placement: Placement::default(),
-            explanation: None,
-        };
-        Ok(Decision {
-            changes: vec![change],
-            ..Decision::default()
-        })
-    }
-
-    fn release(&self, _view: View<'_>, gone: &ContainerId) -> Decision {
-        Decision {
-            released: vec![gone.clone()],
-            ..Decision::default()
-        }
-    }
-
-    fn reconcile(&self, _view: View<'_>) -> Result<Decision, Refusal> {
-        Ok(Decision::default())
     }
 }

@@ -1,0 +1,127 @@
+//! `cargo xtask simulate`: policies on a model of the kernel's scheduler, side by side.
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use resmgr_policy::{Reserved, Settings, by_name};
+use resmgr_sim::{Setup, simulate, trace, workload::standard_mix};
+use resmgr_topology::{CpuSet, MilliCpu, Topology};
+use std::{fs, path::PathBuf};
+
+/// Whether a policy may move what runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Feedback {
+    /// It is not asked.
+    Off,
+    /// It is asked, nothing moves.
+    Shadow,
+    /// It may.
+    On,
+}
+
+/// Options of `simulate`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// A description such as "pack:2 numa:2 core:2 pu:2", or a topology in JSON.
+    #[arg(long)]
+    topology: Option<String>,
+    /// Policies to try.
+    #[arg(long, value_delimiter = ',', default_value = "null,static-plus")]
+    policy: Vec<String>,
+    /// Whether they may move what runs.
+    #[arg(long, value_delimiter = ',', default_value = "off")]
+    feedback: Vec<Feedback>,
+    /// A trace, one JSON object a line; without it a mix of chatty, latency-bound, batch and bursty containers.
+    #[arg(long)]
+    trace: Option<PathBuf>,
+    /// Reserved CPUs, a list; without it one CPU of the policy's choice.
+    #[arg(long)]
+    reserved: Option<CpuSet>,
+    /// Equal seeds give equal runs.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Simulated seconds.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Write a drawing of each run into this directory.
+    #[arg(long)]
+    svg: Option<PathBuf>,
+    /// Print JSON, one report a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs each policy with each kind of feedback, and prints what came of it.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let recorded = match &arguments.trace {
+        None => Vec::new(),
+        Some(path) => {
+            let text = fs::read_to_string(path)
+                .with_context(|| format!("cannot read the trace {}", path.display()))?;
+            trace::parse(&text).with_context(|| path.display().to_string())?
+        }
+    };
+    let topology = topology(arguments, &recorded)?;
+    let lines = if arguments.trace.is_some() {
+        recorded
+    } else {
+        standard_mix(&topology)
+    };
+    let reserved = match arguments.reserved {
+        Some(set) => Reserved::Set(set),
+        None => Reserved::Quantity(MilliCpu(1000)),
+    };
+    let mut settings = Settings::default();
+    settings.slices.reserved = Some(reserved);
+    for name in &arguments.policy {
+        let policy = match by_name(name, &topology, &settings) {
+            Ok(policy) => policy,
+            Err(problems) => {
+                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                bail!("{}", problems.join("; "));
+            }
+        };
+        for feedback in &arguments.feedback {
+            let report = simulate(&Setup {
+                topology: &topology,
+                policy: &*policy,
+                trace: &lines,
+                seed: arguments.seed,
+                duration_ms: arguments.seconds.saturating_mul(1000),
+                interval_ms: 1000,
+                feedback: match feedback {
+                    Feedback::Off => resmgr_sim::Feedback::Off,
+                    Feedback::Shadow => resmgr_sim::Feedback::Shadow,
+                    Feedback::On => resmgr_sim::Feedback::On,
+                },
+            });
+            if arguments.json {
+                println!("{}", serde_json::to_string(&report)?);
+            } else {
+                println!("{report}\n");
+            }
+            if let Some(dir) = &arguments.svg {
+                fs::create_dir_all(dir)
+                    .with_context(|| format!("cannot make {}", dir.display()))?;
+                let title = format!("{name}, feedback {feedback:?}, seed {}", arguments.seed);
+                let path = dir.join(format!("{name}-{feedback:?}.svg").to_lowercase());
+                fs::write(&path, report.timeline.svg(&title))
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was asked for, else the machine of the trace, else a two-socket one.
+fn topology(arguments: &Arguments, recorded: &[trace::Line]) -> anyhow::Result<Topology> {
+    match (&arguments.topology, trace::topology(recorded)) {
+        (Some(path), _) if path.ends_with(".json") => {
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+            let read: Topology = serde_json::from_str(&text).with_context(|| path.clone())?;
+            Topology::from_parts(read.into_parts()).with_context(|| path.clone())
+        }
+        (Some(text), _) => Ok(Topology::synthetic(text)?),
+        (None, Some(topology)) => Ok(topology.clone()),
+        (None, None) => Ok(Topology::synthetic("pack:2 numa:2 core:2 pu:2")?),
+    }
+}

@@ -1,4 +1,63 @@
 //! Start-up, tasks, signals and shutdown: where the parts are wired.
+//!
+//! Exit codes: 0 done, or stopped by a signal after a clean shutdown; 1 something failed while starting
+//! or running; 2 a mistake on the command line, in an option file or in the configuration, and nothing
+//! was started.
 
+pub mod commands;
+pub mod settle;
 pub mod signals;
 pub mod tasks;
+
+use crate::cli::{Command, Invocation};
+use std::{fmt, process::ExitCode};
+
+/// Why the program ends without success.
+#[derive(Debug)]
+pub enum Failed {
+    /// A mistake in what the user typed or wrote; nothing was started.
+    Usage(String),
+    /// Something failed while starting or running.
+    Run(anyhow::Error),
+}
+
+impl Failed {
+    /// The documented exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Usage(_) => 2,
+            Self::Run(_) => 1,
+        })
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(mistake) => f.write_str(mistake),
+            Self::Run(error) => write!(f, "{error:#}"),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failed {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Run(error)
+    }
+}
+
+/// Does what the user asked for.
+///
+/// # Errors
+/// [`Failed`], with the exit code it calls for.
+pub fn execute(invocation: Invocation) -> Result<(), Failed> {
+    let Invocation { command, raw } = invocation;
+    match command {
+        Command::Say(text) => commands::say(&text),
+        Command::PrintConfig => commands::print_config(&raw),
+        Command::State { json } => commands::state(&raw, json),
+        Command::Explain { container } => commands::explain(&raw, &container),
+        other => Err(Failed::Usage(format!("{other:?} is not available yet"))),
+    }
+}

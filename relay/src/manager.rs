@@ -13,7 +13,6 @@
 
 mod decide;
 mod event;
-mod fail;
 mod hooks;
 mod owner;
 mod restore;
@@ -26,7 +25,6 @@ mod wire;
 mod tests;
 
 pub use event::{Ask, Denied, Reserved};
-pub use fail::{FailPolicy, FailPolicyError, OnFailure};
 pub use hooks::Hooks;
 pub use restore::{Report, restore};
 pub use runtime::{Listed, Listing, Runtime, RuntimeError, Stage};
@@ -34,6 +32,7 @@ pub use snapshot::{Counts, Snapshot};
 pub use ticket::Ticket;
 
 use crate::{
+    config::FailPolicies,
     cri::intercept::Interceptor,
     enforce::Cgroups,
     ledger::{Durable, Ledger, Loaded, Note, Writer},
@@ -63,7 +62,7 @@ pub struct Config {
     /// Whom to ask what runs.
     pub runtime: Arc<dyn Runtime>,
     /// What happens to a container the policy does not place.
-    pub fail: FailPolicy,
+    pub fail: FailPolicies,
     /// How long the policy may think.
     pub policy_timeout: Duration,
     /// How often the kernel is compared with the state, and the runtime's list with ours.

@@ -1,12 +1,13 @@
 //! The owner of the state: one event at a time.
 
 use super::{
-    Ask, Counts, Denied, FailPolicy, Listing, OnFailure, Reserved, Snapshot,
+    Ask, Counts, Denied, Listing, Reserved, Snapshot,
     decide::{Decider, Failure},
     event::{Event, Updated},
     restore::{Report, restore},
 };
 use crate::{
+    config::{FailPolicies, OnFailure},
     enforce::{Cgroups, EnforceError, Place, Plan, Step, Wanted, plan, reconcile, watch::Watcher},
     ledger::{Book, Durable, Entry, Note, Stage},
 };
@@ -32,7 +33,7 @@ pub(super) struct Parts {
     pub(super) policy: Arc<dyn Policy>,
     pub(super) topology: Arc<Topology>,
     pub(super) cgroups: Arc<Cgroups>,
-    pub(super) fail: FailPolicy,
+    pub(super) fail: FailPolicies,
     pub(super) policy_timeout: Duration,
     pub(super) tick: Duration,
     pub(super) durable: Durable,
@@ -57,7 +58,7 @@ struct Pending {
 pub(super) struct Owner {
     decider: Decider,
     cgroups: Arc<Cgroups>,
-    fail: FailPolicy,
+    fail: FailPolicies,
     tick: Duration,
     durable: Durable,
     snapshots: watch::Sender<Arc<Snapshot>>,
@@ -259,7 +260,7 @@ impl Owner {
                 (self.state, self.entries) = before.clone();
                 self.count(&failure);
                 let request = &ask.request;
-                if self.fail.action(request) == OnFailure::Refuse {
+                if self.fail.choose(&request.pod.namespace, request.qos) == OnFailure::Refuse {
                     self.counts.refused += 1;
                     self.publish();
                     return Err(Denied {

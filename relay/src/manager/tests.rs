@@ -206,7 +206,7 @@ impl Node {
             cgroups: Arc::clone(&self.cgroups),
             ledger: Ledger::open(self.state.path()).unwrap(),
             runtime: Arc::clone(&self.runtime) as Arc<dyn Runtime>,
-            fail: FailPolicy::default(),
+            fail: FailPolicies::default(),
             policy_timeout: Duration::from_millis(800),
             reconcile_interval: Duration::from_millis(20),
             requirements: |_annotations, _name| None,

@@ -1,0 +1,61 @@
+//! From options as typed to a configuration for this machine: the files `config` must not read itself.
+
+use crate::{
+    config::{self, Config, Machine, Raw},
+    discover::{self, Source},
+};
+use anyhow::Context;
+use resmgr_topology::Topology;
+use std::path::{Path, PathBuf};
+
+use super::Failed;
+
+/// The configuration, and the machine it is legal on.
+///
+/// # Errors
+/// Everything wrong with the options at once, or why the machine's topology is not known.
+pub fn settle(raw: &Raw) -> Result<(Config, Topology), Failed> {
+    let host_root = PathBuf::from(match raw.last("host-root").text {
+        root if root.is_empty() => "/".to_owned(),
+        root => root,
+    });
+    let typed = raw.last("topology").text;
+    let topology = discover::load(&Source::parse(&typed), &host_root).with_context(|| {
+        if typed.is_empty() {
+            "cannot learn this machine's CPU topology".to_owned()
+        } else {
+            format!("topology = {typed:?}")
+        }
+    })?;
+    let mount = PathBuf::from(raw.last("cgroup-mount").text);
+    let cgroup_cpus = |path: &Path| cgroup_cpus(&mount, path);
+    let machine = Machine {
+        topology: &topology,
+        cgroup_cpus: &cgroup_cpus,
+    };
+    let config = config::resolve(raw, machine).map_err(|problems| {
+        Failed::Usage(
+            problems
+                .0
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\ncri-resmgr: "),
+        )
+    })?;
+    Ok((config, topology))
+}
+
+/// `cpuset.cpus` of a cgroup given absolutely, below the cgroup mount, or below v1's cpuset hierarchy.
+fn cgroup_cpus(mount: &Path, path: &Path) -> std::io::Result<String> {
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    let places = [
+        path.to_owned(),
+        mount.join("cpuset").join(relative),
+        mount.join(relative),
+    ];
+    let found = places
+        .iter()
+        .find(|dir| dir.is_absolute() && dir.join("cpuset.cpus").exists());
+    std::fs::read_to_string(found.unwrap_or(&places[1]).join("cpuset.cpus"))
+}

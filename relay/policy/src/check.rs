@@ -60,8 +60,8 @@ pub enum Violation {
         /// The CPU.
         cpu: CpuId,
     },
-    /// A kernel-isolated CPU is shared.
-    #[error("CPU {cpu} is kernel-isolated, but {id} runs there without holding it")]
+    /// A CPU for exclusive use only (kernel-isolated, or of an exclusive pool) is shared.
+    #[error("CPU {cpu} is for exclusive use only, but {id} runs there without holding it")]
     IsolatedShared {
         /// Who.
         id: ContainerId,

@@ -7,6 +7,9 @@ use resmgr_topology::{CpuId, CpuSet};
 /// Measurements older than this (5 s) say nothing about now.
 pub const STALE_NS: u64 = 5_000_000_000;
 
+/// Confidence from which a container's numbers count.
+pub(crate) const CONFIDENT: u16 = 500;
+
 /// Differences below a tenth of a CPU are noise.
 const QUANTUM_MILLI: u64 = 100;
 

@@ -21,6 +21,7 @@ mod slices;
 mod state;
 mod static_plus;
 mod static_policy;
+mod stp;
 
 pub use annotation::{concerns_placement, effective, wants_rebalance};
 pub use check::{Rules, Violation, check};
@@ -43,3 +44,7 @@ pub use request::{
 pub use state::{Container, Placement, Quota, State};
 pub use static_plus::StaticPlusPolicy;
 pub use static_policy::StaticPolicy;
+pub use stp::{
+    CpuListConfig, EXCLUSIVE_CORES, Isolate, PoolConfig, PoolsConfig, StaticPools, parse_isolate,
+    pools_from_directory,
+};

@@ -6,6 +6,7 @@ use crate::{
     none::Unplaced,
     static_plus::StaticPlusPolicy,
     static_policy::StaticPolicy,
+    stp::{PoolsConfig, StaticPools},
 };
 use alloc::{boxed::Box, format, vec, vec::Vec};
 use resmgr_topology::Topology;
@@ -43,6 +44,11 @@ pub const POLICIES: &[PolicyInfo] = &[
         aliases: &[],
         description: "Whole CPUs of a request exclusive, the rest from a shared pool.",
     },
+    PolicyInfo {
+        name: "static-pools",
+        aliases: &["stp"],
+        description: "CPU lists from configured pools, in the place of CMK.",
+    },
 ];
 
 /// The policy known by a name or an alias.
@@ -57,6 +63,8 @@ pub fn find(name: &str) -> Option<&'static PolicyInfo> {
 pub struct Settings {
     /// Of `static` and `static-plus`.
     pub slices: StaticConfig,
+    /// Of `static-pools`.
+    pub pools: PoolsConfig,
 }
 
 /// Makes the policy of this name (or alias) for this machine.
@@ -79,6 +87,7 @@ pub fn by_name(
             topology,
             settings.slices.clone(),
         )?)),
+        Some("static-pools") => Ok(Box::new(StaticPools::new(topology, &settings.pools)?)),
         _ => {
             let names: Vec<&str> = POLICIES.iter().map(|one| one.name).collect();
             Err(vec![ConfigProblem::new(

@@ -5,4 +5,5 @@ mod policies {
     mod common;
     mod sequences;
     mod slices;
+    mod stp;
 }

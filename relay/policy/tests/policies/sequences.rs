@@ -51,7 +51,15 @@ fn run(topology: &Topology, policy: Box<dyn Policy>, steps: Vec<Step>) {
         let before = world.state.clone();
         match step {
             Step::Place(n, qos, milli) => {
-                if world.place(&request(&n.to_string(), qos, milli)).is_err() {
+                let mut request = request(&n.to_string(), qos, milli);
+                if milli == 1000 || milli == 2000 {
+                    request
+                        .requirements
+                        .extended
+                        .insert(EXCLUSIVE_CORES.into(), i64::from(milli / 1000));
+                    request.env.push(("STP_POOL".into(), "exclusive".into()));
+                }
+                if world.place(&request).is_err() {
                     assert_eq!(world.state, before);
                 }
             }
@@ -99,5 +107,12 @@ proptest! {
         if let Ok(policy) = StaticPlusPolicy::new(&topology, reserving("0")) {
             run(&topology, Box::new(policy), steps);
         }
+    }
+
+    #[test]
+    fn static_pools_never_breaks_a_rule(steps in prop::collection::vec(step(), 0..40)) {
+        let topology = n4c16();
+        let policy = StaticPools::new(&topology, &super::stp::pools()).unwrap();
+        run(&topology, Box::new(policy), steps);
     }
 }

@@ -1,0 +1,457 @@
+//! The policy `static-pools` (`stp`): CPUs from configured pools, in the place of CMK.
+//!
+//! A list of an exclusive pool belongs to one container; lists of other pools are shared by many. What a
+//! container holds is recorded list by list. Memory, shares and quota are left alone.
+
+mod ask;
+mod directory;
+mod isolate;
+mod pools;
+
+pub use ask::EXCLUSIVE_CORES;
+pub use directory::pools_from_directory;
+pub use isolate::{Isolate, parse_isolate};
+pub use pools::{CpuListConfig, PoolConfig, PoolsConfig};
+
+use crate::{
+    check::Rules,
+    config::ConfigProblem,
+    contention::{Contention, fresh},
+    decision::{Change, Decision, Explanation, Policy, Refusal, View},
+    request::{ContainerId, Request},
+    slices::{full_name, listed},
+    state::{Container, Placement},
+};
+use alloc::{
+    collections::BTreeMap,
+    format,
+    string::{String, ToString},
+    vec,
+    vec::Vec,
+};
+use ask::Ask;
+use pools::{List, Pool};
+use resmgr_topology::{CpuSet, Topology};
+
+/// The policy `static-pools`.
+#[derive(Clone, Debug)]
+pub struct StaticPools {
+    pools: BTreeMap<String, Pool>,
+}
+
+/// How much a list is used: lower is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Load {
+    /// Run-queue wait of the containers on it, hundredths of a second per second.
+    wait: u64,
+    /// Busy thousandths, coarse.
+    busy: u64,
+    /// Requested of it, thousandths of a CPU per CPU.
+    milli_per_cpu: u64,
+    /// Containers on it.
+    containers: usize,
+}
+
+impl StaticPools {
+    /// Checks the pools against the machine.
+    ///
+    /// # Errors
+    /// Every problem: lists that overlap, CPUs that the machine or the socket lacks, no pools at all.
+    pub fn new(topology: &Topology, config: &PoolsConfig) -> Result<Self, Vec<ConfigProblem>> {
+        Ok(Self {
+            pools: pools::validate(topology, config)?,
+        })
+    }
+
+    /// Capacity to advertise for [`EXCLUSIVE_CORES`]: lists in exclusive pools.
+    #[must_use]
+    pub fn exclusive_lists(&self) -> usize {
+        let exclusive = self.pools.values().filter(|pool| pool.exclusive);
+        exclusive.map(|pool| pool.lists.len()).sum()
+    }
+
+    fn decide(
+        &self,
+        view: View<'_>,
+        request: &Request,
+        ask: &Ask,
+        others: &BTreeMap<&ContainerId, &Placement>,
+    ) -> Result<(Placement, Explanation), String> {
+        let name = &ask.pool;
+        let pool = self.pools.get(name);
+        let pool = pool.ok_or_else(|| format!("non-existent pool {name:?}"))?;
+        if pool.exclusive && ask.exclusive == 0 {
+            return Err(
+                "exclusive pool specified but the number of exclusive CPUs requested is 0"
+                    .to_string(),
+            );
+        }
+        if !pool.exclusive && ask.exclusive > 0 {
+            return Err(format!(
+                "container \"{}\" with exclusive CPUs set to run in non-exclusive pool {name:?}",
+                full_name(request)
+            ));
+        }
+        let contention = Contention::of(view);
+        let online = &view.topology.online;
+        let held = |list: &List| {
+            let mut others = others.values();
+            others.any(|one| !one.exclusive.is_disjoint(&list.cpus))
+        };
+        let mut candidates: Vec<(Load, usize, &List)> = Vec::new();
+        for (index, list) in pool.lists.iter().enumerate() {
+            let wanted = ask.socket.is_none_or(|socket| socket == list.socket);
+            let usable = !list.cpus.is_disjoint(online);
+            if wanted && usable && !(pool.exclusive && held(list)) {
+                candidates.push((load(view, &contention, list, others), index, list));
+            }
+        }
+        candidates.sort_by_key(|(load, index, _)| (*load, *index));
+        let socket = ask
+            .socket
+            .map_or(String::new(), |id| format!(" with socket id {id}"));
+        let count = ask.exclusive.max(1);
+        if candidates.len() < count {
+            return Err(if pool.exclusive {
+                format!(
+                    "not enough free cpu lists in pool {name:?}{socket}: {count} requested, {} free",
+                    candidates.len()
+                )
+            } else {
+                format!("no available cpu lists in pool {name:?} (any of them{socket})")
+            });
+        }
+        let lists: Vec<CpuSet> = candidates
+            .iter()
+            .take(count)
+            .map(|(_, _, list)| list.cpus)
+            .collect();
+        let placement = self.placement(view.topology, request, name, lists, ask);
+        let mut reasons = vec![match ask.exclusive {
+            0 => format!("pool {name:?} is shared: the least used list{socket}"),
+            n => format!("pool {name:?} is exclusive: {n} free lists{socket}"),
+        }];
+        reasons.extend(ask.notes.iter().cloned());
+        if !contention.is_empty() {
+            reasons.push(
+                "ordered by measured wait, then busy time, then requests, then configuration"
+                    .into(),
+            );
+        }
+        reasons.extend(contention.note.clone());
+        let assigned = placement
+            .lists
+            .iter()
+            .fold(CpuSet::EMPTY, |all, one| all.union(one));
+        if ask.no_affinity {
+            reasons.push("not pinned, as it asked: CMK_CPUS_ASSIGNED tells it its CPUs".into());
+        }
+        let explanation = Explanation {
+            summary: format!("{}: CPUs {assigned} of pool {name:?}", full_name(request)),
+            reasons,
+            candidates: candidates
+                .iter()
+                .map(|(load, _, list)| load.line(list))
+                .collect(),
+        };
+        Ok((placement, explanation))
+    }
+
+    fn placement(
+        &self,
+        topology: &Topology,
+        request: &Request,
+        name: &str,
+        lists: Vec<CpuSet>,
+        ask: &Ask,
+    ) -> Placement {
+        let assigned = lists.iter().fold(CpuSet::EMPTY, |all, one| all.union(one));
+        let online = assigned.intersection(&topology.online);
+        let exclusive = self.pools.get(name).is_some_and(|pool| pool.exclusive);
+        let mut env = vec![("CMK_CPUS_ASSIGNED".to_string(), plain(&online))];
+        for (key, pool) in [("CMK_CPUS_SHARED", "shared"), ("CMK_CPUS_INFRA", "infra")] {
+            if let Some(pool) = self.pools.get(pool) {
+                env.push((key.to_string(), plain(&pool.cpus())));
+            }
+        }
+        Placement {
+            exclusive: if exclusive { online } else { CpuSet::EMPTY },
+            pool: Some(name.into()),
+            shared: if exclusive {
+                resmgr_topology::MilliCpu(0)
+            } else {
+                request.requirements.cpu_request
+            },
+            cpus: if ask.no_affinity {
+                CpuSet::EMPTY
+            } else {
+                online
+            },
+            lists,
+            env,
+            command: ask.command.clone(),
+            ..Placement::default()
+        }
+    }
+
+    /// The placement of a container that was placed by pools before, if it is still right but for CPUs
+    /// that went offline.
+    fn kept(
+        &self,
+        topology: &Topology,
+        id: &ContainerId,
+        one: &Container,
+    ) -> Result<Option<Placement>, String> {
+        let old = &one.placement;
+        let name = old.pool.as_deref().unwrap_or_default();
+        let refuse = |text: String| Err(format!("invalid stp configuration: {text}"));
+        let Some(pool) = self.pools.get(name) else {
+            return refuse(format!("pool {name:?} for container \"{id}\" not found"));
+        };
+        let exclusive = !old.exclusive.is_empty();
+        if exclusive && !pool.exclusive {
+            return refuse(format!(
+                "container \"{id}\" with exclusive CPUs set to run in non-exclusive pool {name:?}"
+            ));
+        }
+        if !exclusive && pool.exclusive {
+            return refuse(format!(
+                "container \"{id}\" with no exclusive CPUs set to run in exclusive pool {name:?}"
+            ));
+        }
+        for list in &old.lists {
+            if pool.lists.iter().any(|one| one.cpus == *list) {
+                continue;
+            }
+            if !exclusive {
+                return Ok(None);
+            }
+            return refuse(format!(
+                "cpu list \"{list}\" configured for container \"{id}\" not found in pool {name:?}"
+            ));
+        }
+        let ask = Ask {
+            no_affinity: old.cpus.is_empty(),
+            ..Ask::default()
+        };
+        let placement = self.placement(topology, &one.request, name, old.lists.clone(), &ask);
+        let alive = !placement
+            .lists
+            .iter()
+            .all(|list| list.is_disjoint(&topology.online));
+        Ok(alive.then_some(Placement {
+            env: old.env.clone(),
+            ..placement
+        }))
+    }
+
+    fn reconciled(&self, view: View<'_>) -> Result<Vec<Change>, String> {
+        let mut settled: BTreeMap<&ContainerId, Placement> = BTreeMap::new();
+        let mut homeless: Vec<(&ContainerId, &Container)> = Vec::new();
+        let mut order: Vec<_> = view.state.containers.iter().collect();
+        order.sort_by_key(|(_, one)| {
+            (
+                one.request.qos,
+                core::cmp::Reverse(one.placement.lists.len()),
+                one.arrival,
+            )
+        });
+        let mut taken = CpuSet::EMPTY;
+        for (id, one) in order {
+            let kept = if one.placement.lists.is_empty() {
+                None
+            } else {
+                self.kept(view.topology, id, one)?
+            };
+            match kept.filter(|kept| kept.exclusive.is_disjoint(&taken)) {
+                Some(kept) => {
+                    taken = taken.union(&kept.exclusive);
+                    settled.insert(id, kept);
+                }
+                None => homeless.push((id, one)),
+            }
+        }
+        let mut why: BTreeMap<&ContainerId, Explanation> = BTreeMap::new();
+        for (id, one) in homeless {
+            let mut ask = Ask::of(&one.request)?;
+            if !one.placement.lists.is_empty() {
+                // Its command line is not kept: what it was given says what it asked for.
+                ask.pool = one
+                    .placement
+                    .pool
+                    .as_deref()
+                    .unwrap_or("shared")
+                    .to_string();
+                ask.exclusive = if one.placement.exclusive.is_empty() {
+                    0
+                } else {
+                    one.placement.lists.len()
+                };
+                ask.no_affinity = one.placement.cpus.is_empty();
+                ask.notes
+                    .push(format!("its lists {:?} are gone", one.placement.lists));
+            }
+            let others = settled.iter().map(|(id, one)| (*id, one)).collect();
+            let decided = self.decide(view, &one.request, &ask, &others);
+            let (placement, explanation) =
+                decided.map_err(|text| format!("{text}; container \"{id}\""))?;
+            settled.insert(id, placement);
+            why.insert(id, explanation);
+        }
+        let mut changes = Vec::new();
+        for (id, mut placement) in settled {
+            placement.command = None;
+            let old = view.state.containers.get(id).map(|one| &one.placement);
+            let same = old.is_some_and(|old| {
+                Placement {
+                    command: None,
+                    ..old.clone()
+                } == placement
+            });
+            if !same {
+                changes.push(Change {
+                    id: id.clone(),
+                    request: None,
+                    placement,
+                    explanation: why.remove(id),
+                });
+            }
+        }
+        Ok(changes)
+    }
+}
+
+impl Policy for StaticPools {
+    fn name(&self) -> &'static str {
+        "static-pools"
+    }
+
+    fn place(&self, view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
+        let known = view.state.containers.get(&request.id);
+        let known = known.filter(|one| !one.placement.lists.is_empty());
+        let decided = match known {
+            // A changed request does not change lists: they are asked for by number and pool.
+            Some(one) => Ok((
+                Placement {
+                    shared: match one.placement.exclusive.is_empty() {
+                        true => request.requirements.cpu_request,
+                        false => one.placement.shared,
+                    },
+                    ..one.placement.clone()
+                },
+                Explanation {
+                    summary: format!(
+                        "{}: keeps CPUs {}",
+                        full_name(request),
+                        listed(&one.placement.cpus)
+                    ),
+                    reasons: vec!["placed before; pools do not follow a changed request".into()],
+                    candidates: Vec::new(),
+                },
+            )),
+            None => {
+                let others = view.state.containers.iter();
+                let others = others.filter(|(id, _)| **id != request.id);
+                let others = others.map(|(id, one)| (id, &one.placement)).collect();
+                Ask::of(request).and_then(|ask| self.decide(view, request, &ask, &others))
+            }
+        };
+        let (placement, explanation) = decided.map_err(refusal)?;
+        Ok(Decision {
+            released: Vec::new(),
+            changes: vec![Change {
+                id: request.id.clone(),
+                request: Some(request.clone()),
+                placement,
+                explanation: Some(explanation),
+            }],
+        })
+    }
+
+    fn release(&self, view: View<'_>, gone: &ContainerId) -> Decision {
+        let known = view.state.containers.contains_key(gone);
+        Decision {
+            released: known.then(|| gone.clone()).into_iter().collect(),
+            changes: Vec::new(),
+        }
+    }
+
+    fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
+        Ok(Decision {
+            released: Vec::new(),
+            changes: self.reconciled(view).map_err(refusal)?,
+        })
+    }
+
+    fn rules(&self, _topology: &Topology) -> Rules {
+        let all = |exclusive| {
+            let pools = self
+                .pools
+                .values()
+                .filter(|pool| pool.exclusive == exclusive);
+            pools.fold(CpuSet::EMPTY, |all, pool| all.union(&pool.cpus()))
+        };
+        Rules {
+            places: true,
+            reserved: all(false),
+            usable: Some(all(false).union(&all(true))),
+            exclusive_only: all(true),
+        }
+    }
+}
+
+impl Load {
+    fn line(&self, list: &List) -> String {
+        format!(
+            "list {} (socket {}): {} containers, {}m requested per CPU, {} of 1000 busy, {} ms/s waited",
+            list.cpus,
+            list.socket,
+            self.containers,
+            self.milli_per_cpu,
+            self.busy,
+            self.wait * 10
+        )
+    }
+}
+
+fn load(
+    view: View<'_>,
+    contention: &Contention,
+    list: &List,
+    others: &BTreeMap<&ContainerId, &Placement>,
+) -> Load {
+    let online = list.cpus.intersection(&view.topology.online);
+    let cpus = u64::try_from(online.len().max(1)).unwrap_or(1);
+    let on = |one: &&Placement| one.lists.contains(&list.cpus);
+    let milli: u64 = others
+        .values()
+        .filter(|one| on(one))
+        .map(|one| u64::from(one.shared.0))
+        .sum();
+    let wait = if fresh(view) {
+        let here = others.iter().filter(|(_, one)| on(one));
+        let seen = here.filter_map(|(id, _)| view.measured.containers.get(*id));
+        let seen = seen.filter(|seen| seen.confidence.0 >= crate::contention::CONFIDENT);
+        seen.map(|seen| seen.wait_ns_per_s / 10_000_000).sum()
+    } else {
+        0
+    };
+    Load {
+        wait,
+        busy: contention.mean(&online),
+        milli_per_cpu: milli / cpus,
+        containers: others.values().filter(|one| on(one)).count(),
+    }
+}
+
+/// CPU numbers one by one, as CMK wrote them: its users split them at commas.
+fn plain(cpus: &CpuSet) -> String {
+    let each: Vec<String> = cpus.iter().map(|cpu| cpu.to_string()).collect();
+    each.join(",")
+}
+
+fn refusal(text: String) -> Refusal {
+    Refusal {
+        message: format!("static-pools: {text}"),
+    }
+}

@@ -9,6 +9,7 @@
 )]
 
 mod build_ebpf;
+mod demo;
 mod setup;
 mod shell;
 mod simulate;
@@ -30,6 +31,8 @@ struct Arguments {
 enum Task {
     /// Build the BPF object that `cri-resmgr` embeds.
     BuildEbpf,
+    /// Show pods under `null` and under a policy, in front of a private containerd.
+    Demo(demo::Arguments),
     /// Install what building, running and testing need, asking first.
     Setup(setup::Arguments),
     /// Try policies on a model of the kernel's scheduler.
@@ -43,6 +46,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::BuildEbpf => build_ebpf::run(),
+        Task::Demo(arguments) => demo::run_task(&arguments),
         Task::Setup(arguments) => setup::run_task(&arguments),
         Task::Simulate(arguments) => simulate::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),

@@ -149,7 +149,7 @@ pub(crate) fn bpf_toolchain() -> bool {
 }
 
 /// Whether this process belongs to root: the owner of its own entry in /proc.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").is_ok_and(|entry| entry.uid() == 0)
 }

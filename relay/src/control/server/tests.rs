@@ -1,0 +1,164 @@
+use super::*;
+use crate::{
+    config::{Machine, Raw, overlay, resolve, resolve::tests::machine},
+    control::bind,
+};
+use resmgr_proto::v1::config_client::ConfigClient;
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+fn judge() -> Judge {
+    Arc::new(|document: &Document, node: &str| {
+        let topology = machine(4);
+        let machine = Machine {
+            topology: &topology,
+            cgroup_cpus: &|_| Err(std::io::ErrorKind::NotFound.into()),
+        };
+        let start = resolve(&Raw::default(), machine).unwrap();
+        overlay(&start, document, node, machine)
+    })
+}
+
+async fn client(path: &Path) -> ConfigClient<Channel> {
+    let path: PathBuf = path.to_owned();
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_with_connector(tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move {
+                let stream = tokio::net::UnixStream::connect(path).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+            }
+        }))
+        .await
+        .unwrap();
+    ConfigClient::new(channel)
+}
+
+fn request(entries: &[(&str, &str)]) -> SetConfigRequest {
+    SetConfigRequest {
+        node_name: "n".to_owned(),
+        config: entries
+            .iter()
+            .map(|(key, text)| ((*key).to_owned(), (*text).to_owned()))
+            .collect::<BTreeMap<_, _>>(),
+        origin: "kube-system/x".to_owned(),
+        ..SetConfigRequest::default()
+    }
+}
+
+/// Answers every push: refuses `PinMemory`, applies the rest.
+async fn apply_all(mut pushes: mpsc::Receiver<Pushed>) -> u32 {
+    let mut count = 0;
+    while let Some(pushed) = pushes.recv().await {
+        count += 1;
+        let outcome = if pushed.config.policy.pin_memory {
+            Err(Refused(vec![Problem {
+                key: "policy.PinMemory".to_owned(),
+                value: "true".to_owned(),
+                origin: crate::config::Origin::Default,
+                message: "no memory nodes".to_owned(),
+            }]))
+        } else {
+            Ok(Applied {
+                notes: vec!["1 container moved".to_owned()],
+            })
+        };
+        pushed.answer.send(outcome).unwrap();
+    }
+    count
+}
+
+#[tokio::test]
+async fn pushes_are_judged_applied_and_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run/config.sock");
+    let listener = bind(&path).unwrap();
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert!(matches!(
+        bind(&path),
+        Err(crate::control::SocketError::Served { .. })
+    ));
+    let (sender, receiver) = mpsc::channel(1);
+    let server = ConfigServer::new(judge(), sender, Duration::from_secs(20));
+    let stop = CancellationToken::new();
+    let play = async {
+        let mut client = client(&path).await;
+        let mut push = async |entries: &[(&str, &str)]| {
+            client
+                .set_config(request(entries))
+                .await
+                .unwrap()
+                .into_inner()
+        };
+        let good = push(&[("rebalance", "shadow")]).await;
+        assert_eq!((good.error.as_str(), good.generation), ("", 1));
+        assert_eq!(good.notes, ["1 container moved"]);
+
+        let same = push(&[("rebalance", "shadow")]).await;
+        assert_eq!((same.generation, same.notes.len()), (1, 0));
+
+        let empty = push(&[]).await;
+        assert_eq!((empty.error.as_str(), empty.generation), ("", 1));
+        assert!(empty.notes[0].contains("ignored"));
+
+        let bad = push(&[("policy", "Activ: static"), ("rebalance", "maybe")]).await;
+        assert_eq!((bad.generation, bad.problems.len()), (1, 2));
+        assert!(
+            bad.error.contains("did you mean \"Active\""),
+            "{}",
+            bad.error
+        );
+
+        let refused = push(&[("policy", "PinMemory: true")]).await;
+        assert_eq!(refused.generation, 1);
+        assert!(refused.error.contains("no memory nodes"));
+
+        let status = client
+            .get_status(GetStatusRequest {})
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!((status.generation, status.instance), (1, good.instance));
+        assert!(status.error.contains("no memory nodes"));
+        assert_eq!(status.origin, "ConfigMap kube-system/x");
+        drop(client);
+        stop.cancel();
+    };
+    let (served, (), applied) = tokio::join!(
+        server.serve(listener, stop.clone()),
+        play,
+        apply_all(receiver)
+    );
+    served.unwrap();
+    assert_eq!(applied, 2);
+    // Left behind dead, it is replaced.
+    bind(&path).unwrap();
+}
+
+#[tokio::test]
+async fn a_push_nobody_applies_is_refused_in_time() {
+    let (sender, receiver) = mpsc::channel(1);
+    let server = ConfigServer::new(judge(), sender, Duration::from_millis(50));
+    let push = |server: &ConfigServer| {
+        let server = server.clone();
+        async move {
+            server
+                .set_config(Request::new(request(&[("rebalance", "on")])))
+                .await
+                .unwrap()
+                .into_inner()
+        }
+    };
+    let late = push(&server).await;
+    assert!(late.error.contains("not applied within"), "{}", late.error);
+    drop(receiver);
+    let stopping = push(&server).await;
+    assert!(stopping.error.contains("is stopping"), "{}", stopping.error);
+}

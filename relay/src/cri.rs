@@ -2,6 +2,9 @@
 //!
 //! The only module that speaks CRI. It never decides anything and never touches a cgroup.
 
+/// The messages of `runtime.v1`, for those who hook into calls.
+pub use k8s_cri::v1 as message;
+
 pub mod client;
 pub mod decode;
 pub mod hpack;

@@ -13,11 +13,13 @@
 
 mod decide;
 mod event;
+mod export;
 mod hooks;
 mod owner;
 mod restore;
 mod runtime;
 mod snapshot;
+mod sync;
 mod ticket;
 mod wire;
 
@@ -29,6 +31,7 @@ pub use hooks::Hooks;
 pub use restore::{Report, restore};
 pub use runtime::{Listed, Listing, Runtime, RuntimeError, Stage};
 pub use snapshot::{Counts, Snapshot};
+pub use sync::RuntimeView;
 pub use ticket::Ticket;
 
 use crate::{
@@ -38,15 +41,13 @@ use crate::{
     ledger::{Durable, Ledger, Loaded, Note, Writer},
 };
 use event::Event;
+use export::Exports;
 use owner::Owner;
-use resmgr_policy::{ContainerId, Measured, Policy, Requirements};
+use resmgr_policy::{ContainerId, Measured, Policy};
 use resmgr_topology::Topology;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-
-/// Reads requirements from a pod's annotations, for a container's name.
-pub type ReadRequirements = fn(&BTreeMap<String, String>, &str) -> Option<Requirements>;
 
 /// All a manager is made of.
 #[derive(Debug)]
@@ -65,10 +66,12 @@ pub struct Config {
     pub fail: FailPolicies,
     /// How long the policy may think.
     pub policy_timeout: Duration,
-    /// How often the kernel is compared with the state, and the runtime's list with ours.
+    /// How often the kernel is compared with the state, and the runtime's list with ours; zero: the list
+    /// once a second, the kernel only when inotify tells.
     pub reconcile_interval: Duration,
-    /// Reads the webhook's annotation.
-    pub requirements: ReadRequirements,
+    /// Directory of what containers are shown of their placement (`/.cri-resmgr/resources.sh`); `None`:
+    /// they are shown nothing.
+    pub export: Option<PathBuf>,
     /// Events that may wait; more make their senders wait.
     pub mailbox: usize,
     /// Forget what an earlier run decided (`--reset-policy`); what the runtime asked for is kept.
@@ -125,10 +128,17 @@ impl Manager {
         };
         let poller = runtime::Poller {
             runtime: config.runtime,
-            interval: config.reconcile_interval,
+            interval: if config.reconcile_interval.is_zero() {
+                Duration::from_secs(1)
+            } else {
+                config.reconcile_interval
+            },
             poll,
             handle: handle.clone(),
         };
+        let export = config
+            .export
+            .map(|base| Arc::new(Exports::new(base, config.topology.isolated)));
         let owner = Owner::new(
             owner::Parts {
                 policy: config.policy,
@@ -140,11 +150,12 @@ impl Manager {
                 durable,
                 snapshots: snapshot_out,
                 poll: Arc::clone(&handle.poll),
+                export: export.clone(),
             },
             book.unwrap_or_default(),
             config.reset_policy,
         );
-        let hooks = Arc::new(Hooks::new(handle.clone(), config.requirements));
+        let hooks = Arc::new(Hooks::new(handle.clone(), export));
         let manager = Self {
             owner,
             events,

@@ -1,6 +1,6 @@
 //! Asks the policy, with a deadline, and survives its panics.
 
-use resmgr_policy::{Decision, Measured, Policy, Refusal, State, View};
+use resmgr_policy::{Decision, Measured, Policy, Refusal, State, View, check};
 use resmgr_topology::{Nanos, Topology};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
@@ -89,32 +89,22 @@ impl Decider {
         }
     }
 
-    /// Whether a state keeps the two promises no policy may break: exclusive CPUs have one owner, and
-    /// nobody is given a CPU that is not online.
+    /// Whether a decision breaks a promise that was not broken before it.
     pub(super) fn check(&self, state: &State, decision: &Decision) -> Result<(), Failure> {
-        for change in &decision.changes {
-            let cpus = change.placement.cpus;
-            let offline = cpus.difference(&self.topology.online);
-            if !offline.is_empty() {
-                return Err(Failure::Broken(format!(
-                    "it gave {} CPUs {offline}, which are not online",
-                    change.id
-                )));
-            }
-            for (id, other) in &state.containers {
-                let both = other
-                    .placement
-                    .exclusive
-                    .intersection(&change.placement.exclusive);
-                if *id != change.id && !both.is_empty() {
-                    return Err(Failure::Broken(format!(
-                        "it gave CPUs {both} exclusively to both {id} and {}",
-                        change.id
-                    )));
-                }
-            }
+        let rules = self.policy.rules(&self.topology);
+        let mut after = state.clone();
+        after.apply(decision);
+        let wrong = check(&self.topology, &after, &rules);
+        if wrong.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let before = check(&self.topology, state, &rules);
+        match wrong.iter().find(|violation| !before.contains(violation)) {
+            None => Ok(()),
+            Some(violation) => Err(Failure::Broken(format!(
+                "its decision is illegal: {violation}"
+            ))),
+        }
     }
 }
 

@@ -3,15 +3,18 @@
 //! Both CRI versions are read with the types of v1: the fields used here have the same numbers in both.
 
 use super::{
-    Denied, ManagerHandle, ReadRequirements, Ticket,
+    Denied, ManagerHandle, Ticket,
     event::{Event, Updated},
+    export::Exports,
     runtime::{Listed, Listing, Stage},
     wire,
 };
-use crate::cri::intercept::{After, Before, Call, Interceptor, Outcome, Status};
+use crate::cri::{
+    intercept::{After, Before, Call, Interceptor, Outcome, Status},
+    message as v1,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
-use k8s_cri::v1;
 use prost::Message;
 use resmgr_policy::ContainerId;
 use std::{
@@ -39,17 +42,17 @@ const METHODS: [&str; 8] = [
 #[derive(Debug)]
 pub struct Hooks {
     manager: ManagerHandle,
-    requirements: ReadRequirements,
+    export: Option<Arc<Exports>>,
     /// Creations of one pod happen one after the other.
     pods: Mutex<HashMap<String, Weak<PodLock<()>>>>,
     provisional: AtomicU64,
 }
 
 impl Hooks {
-    pub(super) fn new(manager: ManagerHandle, requirements: ReadRequirements) -> Self {
+    pub(super) fn new(manager: ManagerHandle, export: Option<Arc<Exports>>) -> Self {
         Self {
             manager,
-            requirements,
+            export,
             pods: Mutex::default(),
             provisional: AtomicU64::new(0),
         }
@@ -66,6 +69,11 @@ impl Hooks {
         lock
     }
 
+    fn memory_bytes(&self) -> u64 {
+        let topology = &self.manager.snapshot().topology;
+        topology.nodes.iter().map(|node| node.memory_bytes).sum()
+    }
+
     async fn create(&self, body: &Bytes) -> Before {
         let Ok(create) = v1::CreateContainerRequest::decode(body.clone()) else {
             return unreadable("CreateContainer");
@@ -73,13 +81,28 @@ impl Hooks {
         let turn = self.pod(&create.pod_sandbox_id).lock_owned().await;
         let number = self.provisional.fetch_add(1, Ordering::Relaxed);
         let id = ContainerId(format!("creating/{}/{number}", std::process::id()).into());
-        let ask = wire::ask(&create, id, self.requirements);
+        let ask = wire::ask(&create, id, self.memory_bytes());
+        let export = self.export.as_ref().map(|export| export.mount(&ask));
         let ticket = match self.manager.reserve(ask).await {
             Ok(ticket) => ticket,
             Err(denied) => return Before::Refuse(denied.into()),
         };
         let reserved = ticket.reserved();
-        let request = wire::overlay_create(body, &reserved.wanted, reserved.placement.as_ref());
+        // Only what is placed learns where it runs; a policy that places nothing changes nothing.
+        let mounts = export.filter(|_mount| !reserved.wanted.cpus.is_empty());
+        let overlay = wire::create_overlay(
+            &reserved.wanted,
+            reserved.placement.as_ref(),
+            mounts.into_iter().collect(),
+        );
+        let request = match overlay.apply(body) {
+            Ok(_same) if overlay.is_empty() => None,
+            Ok(request) => Some(request),
+            Err(_malformed) => {
+                ticket.abort();
+                return unreadable("CreateContainer");
+            }
+        };
         let after = Creating {
             ticket,
             _turn: turn,
@@ -93,12 +116,18 @@ impl Hooks {
         };
         let resources = update.linux.unwrap_or_default();
         let id = ContainerId(update.container_id.into());
+        let snapshot = self.manager.snapshot();
+        let qos = snapshot.entries.get(&id).map(|entry| entry.request.qos);
         let answer = self
             .manager
             .ask(|reply| Event::Update {
                 id: id.clone(),
                 asked: Box::new(wire::asked(&resources)),
-                requirements: Box::new(wire::estimate(&resources)),
+                requirements: Box::new(wire::estimated(
+                    &resources,
+                    qos.unwrap_or_default(),
+                    self.memory_bytes(),
+                )),
                 reply,
             })
             .await;
@@ -115,7 +144,9 @@ impl Hooks {
                 if let Err(problem) = self.manager.durable.wait(generation).await {
                     return Before::Refuse(Denied::unsaved(&problem).into());
                 }
-                forward(wire::overlay_update(body, &wanted), after)
+                let request =
+                    (!wanted.is_nothing()).then(|| wire::update_overlay(&wanted).apply(body));
+                forward(request, after)
             }
         }
     }

@@ -4,6 +4,7 @@ use super::{
     Ask, Counts, Denied, Listing, Reserved, Snapshot,
     decide::{Decider, Failure},
     event::{Event, Updated},
+    export::Exports,
     restore::{Report, restore},
 };
 use crate::{
@@ -39,6 +40,7 @@ pub(super) struct Parts {
     pub(super) durable: Durable,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(super) poll: Arc<Notify>,
+    pub(super) export: Option<Arc<Exports>>,
 }
 
 /// A reservation that has not ended.
@@ -63,6 +65,7 @@ pub(super) struct Owner {
     durable: Durable,
     snapshots: watch::Sender<Arc<Snapshot>>,
     poll: Arc<Notify>,
+    export: Option<Arc<Exports>>,
     state: Arc<State>,
     entries: Entries,
     generation: u64,
@@ -108,6 +111,7 @@ impl Owner {
             durable: parts.durable,
             snapshots: parts.snapshots,
             poll: parts.poll,
+            export: parts.export,
             state: Arc::new(state),
             entries,
             generation: 0,
@@ -142,7 +146,8 @@ impl Owner {
         for event in early {
             self.handle(event).await;
         }
-        let mut tick = tokio::time::interval(self.tick);
+        let looks = !self.tick.is_zero();
+        let mut tick = tokio::time::interval(self.tick.max(Duration::from_millis(1)));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -157,7 +162,7 @@ impl Owner {
                         self.watcher = None;
                     }
                 },
-                _ = tick.tick() => {
+                _ = tick.tick(), if looks => {
                     self.reconcile_all().await;
                     self.rebalance().await;
                 }
@@ -260,7 +265,8 @@ impl Owner {
                 (self.state, self.entries) = before.clone();
                 self.count(&failure);
                 let request = &ask.request;
-                if self.fail.choose(&request.pod.namespace, request.qos) == OnFailure::Refuse {
+                let choice = self.fail.choose(&request.pod.namespace, request.qos);
+                if choice == OnFailure::Refuse && !self.restored {
                     self.counts.refused += 1;
                     self.publish();
                     return Err(Denied {
@@ -368,10 +374,15 @@ impl Owner {
     async fn release(&mut self, gone: &[ContainerId]) {
         let mut changed = false;
         for id in gone {
-            if self.entries.remove(id).is_none() {
+            let Some(entry) = self.entries.remove(id) else {
                 continue;
-            }
+            };
             changed = true;
+            if let Some(export) = &self.export
+                && let Err(error) = export.remove(&entry)
+            {
+                tracing::warn!(%error, container = %id, "its exported directory stays behind");
+            }
             self.told.remove(id);
             self.cgroups.forget(&id.0);
             if let Some(watcher) = &mut self.watcher {

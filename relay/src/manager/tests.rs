@@ -1,10 +1,13 @@
 use super::*;
 use crate::{
-    cri::intercept::{Before, Call, Outcome},
+    config::FailPolicies,
+    cri::{
+        intercept::{Before, Call, Outcome},
+        message as v1,
+    },
     enforce::{Wanted, test_support::FakeTree},
 };
 use async_trait::async_trait;
-use k8s_cri::v1;
 use prost::Message;
 use resmgr_policy::{
     Change, Decision, Explanation, Placement, QosClass, Refusal, Request, State, View,
@@ -142,7 +145,7 @@ impl Runtime for Paper {
         let mut ask = wire::ask(
             &create_request(&container.name, "default", "/kubepods/burstable/pod", 500),
             ContainerId(Arc::clone(&container.id)),
-            |_annotations, _name| None,
+            1 << 30,
         );
         ask.attempt = container.attempt;
         Ok(ask)
@@ -209,7 +212,7 @@ impl Node {
             fail: FailPolicies::default(),
             policy_timeout: Duration::from_millis(800),
             reconcile_interval: Duration::from_millis(20),
-            requirements: |_annotations, _name| None,
+            export: Some(self.state.path().join("containers")),
             mailbox: 64,
             reset_policy: false,
         };

@@ -90,6 +90,7 @@ impl Owner {
                 });
             }
         }
+        self.export(decision);
         let mut plan = plan(&before, &self.wanted_all());
         // Setting a container free means giving it what the runtime asked for.
         for step in plan.after.iter_mut().chain(&mut plan.before) {
@@ -110,6 +111,17 @@ impl Owner {
             }
         }
         plan
+    }
+
+    fn export(&self, decision: &Decision) {
+        let Some(export) = &self.export else { return };
+        for change in &decision.changes {
+            if let Some(entry) = self.entries.get(&change.id)
+                && let Err(error) = export.write(entry)
+            {
+                tracing::warn!(%error, container = %change.id, "it is not shown where it runs");
+            }
+        }
     }
 
     /// Both halves of a plan at once: nobody is being created.

@@ -1,0 +1,216 @@
+//! The container runtime, asked through CRI: what runs, and all about what we did not see being created.
+
+use super::{
+    Ask, Listed, Listing, Runtime, RuntimeError,
+    hooks::listing,
+    wire::{About, resources},
+};
+use crate::{
+    cri::{
+        client::{CallError, RuntimeClient},
+        message as v1,
+    },
+    enforce::Wanted,
+};
+use async_trait::async_trait;
+use resmgr_policy::{ContainerId, PodRef};
+use serde_json::Value;
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+/// The runtime behind a client.
+#[derive(Clone, Debug)]
+pub struct RuntimeView {
+    client: RuntimeClient,
+    memory_total_bytes: u64,
+}
+
+impl RuntimeView {
+    /// Asks through this client; estimates need the machine's memory.
+    #[must_use]
+    pub fn new(client: RuntimeClient, memory_total_bytes: u64) -> Self {
+        Self {
+            client,
+            memory_total_bytes,
+        }
+    }
+}
+
+fn failed(operation: &'static str) -> impl Fn(CallError) -> RuntimeError {
+    move |error| RuntimeError {
+        operation,
+        problem: error.to_string(),
+    }
+}
+
+#[async_trait]
+impl Runtime for RuntimeView {
+    async fn list(&self) -> Result<Listing, RuntimeError> {
+        let asked_at = Instant::now();
+        let containers = match self.client.list_containers().await {
+            Ok(containers) => containers,
+            // A runtime without v1 is asked once which version it speaks.
+            Err(error) if error.status.code == 12 => {
+                self.client
+                    .version()
+                    .await
+                    .map_err(failed("ask the version"))?;
+                self.client
+                    .list_containers()
+                    .await
+                    .map_err(failed("list containers"))?
+            }
+            Err(error) => return Err(failed("list containers")(error)),
+        };
+        Ok(listing(v1::ListContainersResponse { containers }, asked_at))
+    }
+
+    async fn learn(&self, container: &Listed) -> Result<Ask, RuntimeError> {
+        let status = self
+            .client
+            .container_status(&container.id)
+            .await
+            .map_err(failed("ask the status of a container"))?;
+        let pod = self
+            .client
+            .pod_sandbox_status(&container.sandbox)
+            .await
+            .map_err(failed("ask the status of a pod"))?;
+        let spec = details(&status.info)
+            .get("runtimeSpec")
+            .cloned()
+            .unwrap_or_default();
+        let pod_info = details(&pod.info);
+        let pod = pod.status.unwrap_or_default();
+        let metadata = pod.metadata.unwrap_or_default();
+        let env = words(&spec, "/process/env")
+            .into_iter()
+            .filter_map(|entry| {
+                entry
+                    .split_once('=')
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            })
+            .collect();
+        let about = About {
+            id: ContainerId(Arc::clone(&container.id)),
+            pod: PodRef {
+                sandbox: Arc::clone(&container.sandbox),
+                uid: metadata.uid.into(),
+                name: metadata.name.into(),
+                namespace: metadata.namespace.into(),
+            },
+            name: &container.name,
+            cgroup_parent: cgroup_parent(&pod_info, &spec),
+            annotations: pod.annotations,
+            env,
+            command: words(&spec, "/process/args"),
+            args: Vec::new(),
+            attempt: container.attempt,
+        };
+        Ok(about.ask(&spec_resources(&spec), self.memory_total_bytes))
+    }
+
+    async fn update(&self, id: &str, wanted: &Wanted) -> Result<(), RuntimeError> {
+        self.client
+            .update_container_resources(id, resources(wanted))
+            .await
+            .map_err(failed("update a container's resources"))
+    }
+}
+
+/// The JSON that containerd and CRI-O put under `info` of a verbose status.
+fn details(info: &HashMap<String, String>) -> Value {
+    info.get("info")
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
+}
+
+fn words(spec: &Value, pointer: &str) -> Vec<String> {
+    let list = spec.pointer(pointer).and_then(Value::as_array);
+    list.into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Resources of an OCI runtime spec (`config-linux.md` of the specification).
+fn spec_resources(spec: &Value) -> v1::LinuxContainerResources {
+    let number = |pointer| spec.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    let text = |pointer| {
+        spec.pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    v1::LinuxContainerResources {
+        cpu_shares: number("/linux/resources/cpu/shares"),
+        cpu_quota: number("/linux/resources/cpu/quota"),
+        cpu_period: number("/linux/resources/cpu/period"),
+        memory_limit_in_bytes: number("/linux/resources/memory/limit"),
+        oom_score_adj: number("/process/oomScoreAdj"),
+        cpuset_cpus: text("/linux/resources/cpu/cpus"),
+        cpuset_mems: text("/linux/resources/cpu/mems"),
+        ..v1::LinuxContainerResources::default()
+    }
+}
+
+/// The pod's cgroup parent: as containerd tells it, as CRI-O does, else from the container's own path.
+fn cgroup_parent(pod: &Value, spec: &Value) -> String {
+    let told = [
+        pod.pointer("/config/linux/cgroup_parent"),
+        pod.pointer("/runtimeSpec/annotations/io.kubernetes.cri-o.CgroupParent"),
+    ];
+    if let Some(parent) = told.into_iter().flatten().filter_map(Value::as_str).next() {
+        return parent.to_owned();
+    }
+    let path = spec
+        .pointer("/linux/cgroupsPath")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    match (path.split_once(':'), path.rsplit_once('/')) {
+        (Some((slice, _scope)), _) => slice.to_owned(),
+        (None, Some((parent, _id))) => parent.to_owned(),
+        (None, None) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_cgroup_parent_is_learnt_from_either_runtime_or_the_containers_path() {
+        let containerd = json!({"config": {"linux": {"cgroup_parent": "/kubepods/podX"}}});
+        let crio = json!({"runtimeSpec": {"annotations":
+            {"io.kubernetes.cri-o.CgroupParent": "kubepods-podX.slice"}}});
+        let path = |path: &str| json!({"linux": {"cgroupsPath": path}});
+        let none = Value::Null;
+        assert_eq!(cgroup_parent(&containerd, &none), "/kubepods/podX");
+        assert_eq!(cgroup_parent(&crio, &none), "kubepods-podX.slice");
+        assert_eq!(
+            cgroup_parent(&none, &path("/kubepods/podX/abc")),
+            "/kubepods/podX"
+        );
+        assert_eq!(
+            cgroup_parent(&none, &path("kubepods-podX.slice:cri-containerd:abc")),
+            "kubepods-podX.slice"
+        );
+    }
+
+    #[test]
+    fn resources_are_read_from_the_oci_spec() {
+        let spec = json!({"linux": {"resources": {
+            "cpu": {"shares": 2048, "quota": 200_000, "period": 100_000, "cpus": "2-3", "mems": "0"},
+            "memory": {"limit": 1024}}}, "process": {"oomScoreAdj": -997}});
+        let read = spec_resources(&spec);
+        assert_eq!(
+            (read.cpu_shares, read.cpu_quota, read.cpu_period),
+            (2048, 200_000, 100_000)
+        );
+        assert_eq!(
+            (read.cpuset_cpus.as_str(), read.oom_score_adj),
+            ("2-3", -997)
+        );
+    }
+}

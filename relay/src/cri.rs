@@ -7,8 +7,16 @@ pub use k8s_cri::v1 as message;
 
 pub mod client;
 pub mod decode;
+mod frame;
 pub mod hpack;
 pub mod intercept;
 pub mod listen;
 pub mod observe;
 pub mod overlay;
+mod pump;
+pub mod server;
+mod session;
+mod status;
+mod tee;
+
+pub use server::{Options, Relay, Upstreams};

@@ -1,0 +1,174 @@
+//! HTTP/2 frames (RFC 9113, 4.1): reading their heads, writing the few that the relay makes itself.
+
+use bytes::{BufMut, BytesMut};
+
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const HEAD: usize = 9;
+pub(super) const DEFAULT_WINDOW: i64 = 65_535;
+pub(super) const DEFAULT_MAX_FRAME: usize = 16_384;
+
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const PUSH_PROMISE: u8 = 5;
+pub(super) const GOAWAY: u8 = 7;
+pub(super) const WINDOW_UPDATE: u8 = 8;
+pub(super) const CONTINUATION: u8 = 9;
+
+pub(super) const END_STREAM: u8 = 0x1;
+pub(super) const ACK: u8 = 0x1;
+pub(super) const END_HEADERS: u8 = 0x4;
+pub(super) const PADDED: u8 = 0x8;
+pub(super) const PRIORITY: u8 = 0x20;
+
+pub(super) const NO_ERROR: u32 = 0;
+pub(super) const PROTOCOL_ERROR: u32 = 1;
+pub(super) const FRAME_SIZE_ERROR: u32 = 6;
+pub(super) const CANCEL: u32 = 8;
+pub(super) const COMPRESSION_ERROR: u32 = 9;
+
+pub(super) const MAX_STREAM: u32 = 0x7fff_ffff;
+
+/// A frame's first nine octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) len: usize,
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) stream: u32,
+}
+
+impl Head {
+    /// Reads a head; `None` when there are fewer than nine octets.
+    pub(super) fn read(octets: &[u8]) -> Option<Self> {
+        let &[a, b, c, kind, flags, e, f, g, h] = octets.first_chunk::<HEAD>()?;
+        Some(Self {
+            len: usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c),
+            kind,
+            flags,
+            stream: u32::from_be_bytes([e, f, g, h]) & MAX_STREAM,
+        })
+    }
+
+    pub(super) fn has(self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// Writes a head.
+pub(super) fn put_head(out: &mut BytesMut, len: usize, kind: u8, flags: u8, stream: u32) {
+    let [.., a, b, c] = len.to_be_bytes();
+    out.put_slice(&[a, b, c, kind, flags]);
+    out.put_u32(stream);
+}
+
+pub(super) fn put_window_update(out: &mut BytesMut, stream: u32, octets: usize) {
+    if let Some(octets) = u32::try_from(octets).ok().filter(|n| *n > 0) {
+        put_head(out, 4, WINDOW_UPDATE, 0, stream);
+        out.put_u32(octets);
+    }
+}
+
+pub(super) fn put_reset(out: &mut BytesMut, stream: u32, code: u32) {
+    put_head(out, 4, RST_STREAM, 0, stream);
+    out.put_u32(code);
+}
+
+pub(super) fn put_goaway(out: &mut BytesMut, last: u32, code: u32, text: &str) {
+    put_head(out, 8 + text.len(), GOAWAY, 0, 0);
+    out.put_u32(last);
+    out.put_u32(code);
+    out.put_slice(text.as_bytes());
+}
+
+/// Writes a header block as HEADERS and, where `max_frame` asks for it, CONTINUATION frames.
+pub(super) fn put_block(
+    out: &mut BytesMut,
+    stream: u32,
+    block: &[u8],
+    end: bool,
+    max_frame: usize,
+) {
+    let (mut kind, mut flags) = (HEADERS, if end { END_STREAM } else { 0 });
+    let mut rest = block;
+    loop {
+        let (part, more) = rest.split_at(rest.len().min(max_frame));
+        if more.is_empty() {
+            flags |= END_HEADERS;
+        }
+        put_head(out, part.len(), kind, flags, stream);
+        out.put_slice(part);
+        if more.is_empty() {
+            return;
+        }
+        (kind, flags, rest) = (CONTINUATION, 0, more);
+    }
+}
+
+/// The part of a DATA or HEADERS payload that is not padding or priority; `None` when they do not fit.
+pub(super) fn content(head: Head, payload: &[u8]) -> Option<std::ops::Range<usize>> {
+    let (mut start, mut end) = (0, payload.len());
+    if head.has(PADDED) {
+        start = 1;
+        end = end.checked_sub(usize::from(*payload.first()?))?;
+    }
+    if head.kind == HEADERS && head.has(PRIORITY) {
+        start += 5;
+    }
+    (start <= end).then_some(start..end)
+}
+
+/// The settings in a SETTINGS payload.
+pub(super) fn settings(payload: &[u8]) -> impl Iterator<Item = (u16, u32)> + '_ {
+    payload.chunks_exact(6).map(|s| {
+        (
+            u16::from_be_bytes([s[0], s[1]]),
+            u32::from_be_bytes([s[2], s[3], s[4], s[5]]),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_reads_as_written() {
+        let mut out = BytesMut::new();
+        put_head(&mut out, 0x01_0203, DATA, END_STREAM, 7);
+        let head = Head::read(&out).unwrap();
+        assert_eq!((head.len, head.kind, head.stream), (0x01_0203, DATA, 7));
+        assert!(head.has(END_STREAM));
+        assert_eq!(Head::read(&out[..8]), None);
+    }
+
+    #[test]
+    fn padding_and_priority_are_cut_off() {
+        let head = Head {
+            len: 9,
+            kind: HEADERS,
+            flags: PADDED | PRIORITY,
+            stream: 1,
+        };
+        assert_eq!(content(head, &[2, 0, 0, 0, 0, 0, 9, 0, 0]), Some(6..7));
+        assert_eq!(content(head, &[9, 0, 0, 0, 0, 0, 9, 0, 0]), None);
+        assert_eq!(content(head, &[]), None);
+    }
+
+    #[test]
+    fn a_long_block_is_split() {
+        let mut out = BytesMut::new();
+        put_block(&mut out, 3, &[1; 25], true, 10);
+        let first = Head::read(&out).unwrap();
+        assert_eq!(
+            (first.len, first.kind, first.flags),
+            (10, HEADERS, END_STREAM)
+        );
+        let last = Head::read(&out[2 * 19..]).unwrap();
+        assert_eq!(
+            (last.len, last.kind, last.flags),
+            (5, CONTINUATION, END_HEADERS)
+        );
+    }
+}

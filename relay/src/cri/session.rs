@@ -457,3 +457,6 @@ fn number(octets: &[u8]) -> Option<u32> {
         .first_chunk()
         .map(|n| u32::from_be_bytes(*n))
 }
+
+#[cfg(test)]
+mod tests;

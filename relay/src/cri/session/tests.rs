@@ -1,0 +1,65 @@
+use super::*;
+use proptest::{collection as several, prelude::*};
+
+fn session() -> Session {
+    let path = Some(std::path::PathBuf::from("/run/runtime"));
+    let session = Session::new(Arc::new(Shared {
+        upstreams: Upstreams {
+            runtime: path.clone(),
+            image: path,
+        },
+        options: Options::default(),
+        interceptor: None,
+        observers: Vec::new(),
+        seq: AtomicU64::new(1),
+    }));
+    assert_eq!(session.route(), Some(Route::Runtime));
+    session
+}
+
+/// Frames that are well cut but otherwise anything, on few streams so that they meet.
+fn frames() -> impl Strategy<Value = Vec<u8>> {
+    let payload = several::vec(any::<u8>(), 0..24);
+    several::vec((0_u8..12, any::<u8>(), 0_u32..6, payload), 0..24).prop_map(|list| {
+        let mut out = BytesMut::new();
+        for (kind, flags, stream, payload) in list {
+            frame::put_head(&mut out, payload.len(), kind, flags, stream);
+            out.extend_from_slice(&payload);
+        }
+        out.to_vec()
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_frames_from_either_side_make_it_panic(
+        client in frames(), upstream in frames(), connected in any::<bool>(),
+    ) {
+        let mut session = session();
+        if connected {
+            session.connected();
+        }
+        let mut input = BytesMut::from(&frame::PREFACE[..]);
+        input.extend_from_slice(&client);
+        drop(session.take_from_client(&mut input));
+        drop(session.take_from_upstream(&mut BytesMut::from(&upstream[..])));
+        session.expire(Instant::now() + session.shared.options.connect_limit, "away");
+        session.drain("the end");
+        session.upstream_lost("the end");
+        prop_assert!(session.finished());
+    }
+
+    #[test]
+    fn no_octets_make_it_panic(client in several::vec(any::<u8>(), 0..200)) {
+        let mut input = BytesMut::from(&frame::PREFACE[..]);
+        input.extend_from_slice(&client);
+        drop(session().take_from_client(&mut input));
+    }
+}
+
+#[test]
+fn a_client_of_another_protocol_is_refused() {
+    let mut input = BytesMut::from("GET / HTTP/1.1\r\n");
+    let fault = session().take_from_client(&mut input).unwrap_err();
+    assert_eq!(fault.text, "not an HTTP/2 client");
+}

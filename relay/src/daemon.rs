@@ -5,9 +5,12 @@
 //! was started.
 
 pub mod commands;
+pub mod placement;
 pub mod settle;
 pub mod signals;
+pub mod start;
 pub mod tasks;
+pub mod views;
 
 use crate::cli::{Command, Invocation};
 use std::{fmt, process::ExitCode};
@@ -58,6 +61,9 @@ pub fn execute(invocation: Invocation) -> Result<(), Failed> {
         Command::PrintConfig => commands::print_config(&raw),
         Command::State { json } => commands::state(&raw, json),
         Command::Explain { container } => commands::explain(&raw, &container),
-        other => Err(Failed::Usage(format!("{other:?} is not available yet"))),
+        Command::Run => start::run(&raw),
+        Command::Restore => commands::restore(&raw),
+        Command::Top { once, json } => commands::top(&raw, once, json),
+        Command::CheckConfig { file } => commands::check_config(&raw, &file),
     }
 }

@@ -3,5 +3,6 @@
 //! One file per family; `registry` owns the registry and renders the page. docs/metrics.md says what
 //! each metric means and what to do about it.
 
+pub mod placement;
 pub mod registry;
 pub mod relay;

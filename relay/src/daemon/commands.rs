@@ -1,8 +1,11 @@
 //! The commands that do not serve: they print, or ask a running daemon, and end.
 
-use super::{Failed, settle::settle};
+use super::{
+    Failed, placement,
+    settle::{cgroup_cpus, settle},
+};
 use crate::{
-    config::{Raw, print},
+    config::{Document, Machine, PolicyName, Problems, Raw, document::overlay, print},
     inspect::{
         client,
         view::{ExplainView, StateView},
@@ -81,4 +84,69 @@ pub fn state(raw: &Raw, as_json: bool) -> Result<(), Failed> {
 pub fn explain(raw: &Raw, container: &str) -> Result<(), Failed> {
     let view: ExplainView = fetch(raw, &format!("/explain/{container}"))?;
     say(&view.to_string())
+}
+
+/// Gives every container back the CPUs it would have without us: through the running daemon's ledger.
+///
+/// # Errors
+/// When a daemon still runs (it would take them back), there is no usable ledger, or a container could
+/// not be restored.
+pub fn restore(raw: &Raw) -> Result<(), Failed> {
+    if fetch::<StateView>(raw, "/state").is_ok() {
+        return Err(Failed::Usage(
+            "a running cri-resmgr would take the CPUs back at once: stop it first, or stop it with \
+             --restore-on-stop"
+                .to_owned(),
+        ));
+    }
+    let (config, _topology) = settle(raw)?;
+    say(&placement::restore(&config)?)
+}
+
+/// Checks a run-time configuration on this machine.
+///
+/// # Errors
+/// Everything wrong with it.
+pub fn check_config(raw: &Raw, file: &Path) -> Result<(), Failed> {
+    let (config, topology) = settle(raw)?;
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failed::Usage(format!("cannot read {name}: {error}")))?;
+    let wrong = |problems: Problems| {
+        let lines: Vec<_> = problems.0.iter().map(ToString::to_string).collect();
+        Failed::Usage(lines.join("\ncri-resmgr: "))
+    };
+    let document = Document::from_file(&text, &name).map_err(wrong)?;
+    let mount = PathBuf::from(raw.last("cgroup-mount").text);
+    let cgroup_cpus = |path: &Path| cgroup_cpus(&mount, path);
+    let machine = Machine {
+        topology: &topology,
+        cgroup_cpus: &cgroup_cpus,
+    };
+    // Judged for the node this command runs on, as the agent there would be told.
+    let node = std::env::var("NODE_NAME").unwrap_or_default();
+    let checked = overlay(&config, &document, &node, machine).map_err(wrong)?;
+    if checked.policy.name != PolicyName::Null {
+        placement::policy(&checked, &topology)?;
+    }
+    say(&format!(
+        "{name} is legal on this machine, with policy {}",
+        checked.policy.name
+    ))
+}
+
+/// Shows what the scheduler did to every container.
+///
+/// # Errors
+/// When no daemon answers, or it measures nothing.
+pub fn top(raw: &Raw, once: bool, as_json: bool) -> Result<(), Failed> {
+    let view: serde_json::Value = fetch(raw, "/top")?;
+    if view.is_null() {
+        return Err(anyhow::anyhow!(
+            "the running cri-resmgr measures nothing: start it with --ebpf-telemetry"
+        )
+        .into());
+    }
+    let _live = (once, as_json);
+    json(&view)
 }

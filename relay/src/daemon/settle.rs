@@ -47,7 +47,10 @@ pub fn settle(raw: &Raw) -> Result<(Config, Topology), Failed> {
 }
 
 /// `cpuset.cpus` of a cgroup given absolutely, below the cgroup mount, or below v1's cpuset hierarchy.
-fn cgroup_cpus(mount: &Path, path: &Path) -> std::io::Result<String> {
+///
+/// # Errors
+/// When there is no such cgroup.
+pub(super) fn cgroup_cpus(mount: &Path, path: &Path) -> std::io::Result<String> {
     let relative = path.strip_prefix("/").unwrap_or(path);
     let places = [
         path.to_owned(),

@@ -1,0 +1,258 @@
+//! Builds the policy and its manager from the configuration, and keeps them informed.
+
+use super::{Failed, tasks::Tasks};
+use crate::{
+    config::{self, Config, Machine, PolicyName},
+    cri::{client::RuntimeClient, intercept::Interceptor, observe::Observer},
+    discover::hotplug::Hotplug,
+    enforce::{Cgroups, Hierarchy},
+    ledger::Ledger,
+    manager::{self, Manager, ManagerHandle, RuntimeView},
+    metrics::{placement::PlacementMetrics, registry::Metrics},
+};
+use anyhow::Context;
+use resmgr_policy::{
+    CpuListConfig, Policy, PoolConfig, PoolsConfig, Reserved, Settings, StaticConfig, by_name,
+};
+use resmgr_topology::Topology;
+use std::{path::Path, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// Events that may wait for the manager; more make the calls they belong to wait.
+const MAILBOX: usize = 1024;
+
+/// A policy at work.
+#[derive(Debug)]
+pub struct Placement {
+    /// Talks to the manager.
+    pub manager: ManagerHandle,
+    /// Where containers' cgroups are.
+    pub cgroups: Arc<Cgroups>,
+    hooks: Arc<dyn Interceptor>,
+}
+
+/// Starts the manager. It waits for the runtime by itself, and says so once.
+///
+/// # Errors
+/// What is wrong with the policy's configuration, or which part cannot be had.
+pub fn start(
+    config: &Config,
+    topology: &Arc<Topology>,
+    observers: &[Arc<dyn Observer>],
+    tasks: &Tasks,
+    metrics: &Metrics,
+) -> Result<Placement, Failed> {
+    let policy: Arc<dyn Policy> = policy(config, topology)?.into();
+    let socket = config.relay.runtime_socket.as_deref().ok_or_else(|| {
+        Failed::Usage(format!(
+            "policy {} needs the runtime: --runtime-socket must not be off",
+            config.policy.name
+        ))
+    })?;
+    let memory_bytes = topology.nodes.iter().map(|node| node.memory_bytes).sum();
+    let client = RuntimeClient::new(socket, config.relay.runtime_timeout, observers.to_vec());
+    let under = config.enforce.cgroup_mount.as_path();
+    let hierarchy = Hierarchy::detect(Some(under)).map_err(anyhow::Error::from)?;
+    let cgroups = Arc::new(Cgroups::new(hierarchy));
+    let ledger = Ledger::open(&config.enforce.state_dir).map_err(anyhow::Error::from)?;
+    let stop = CancellationToken::new();
+    let (manager, handle, hooks) = Manager::new(
+        manager::Config {
+            policy,
+            topology: Arc::clone(topology),
+            cgroups: Arc::clone(&cgroups),
+            ledger,
+            runtime: Arc::new(RuntimeView::new(client, memory_bytes)),
+            fail: config.policy.fail.clone(),
+            policy_timeout: config.policy.timeout,
+            reconcile_interval: config.enforce.reconcile_interval,
+            export: Some(config.enforce.state_dir.join("containers")),
+            mailbox: MAILBOX,
+            reset_policy: config.policy.reset,
+        },
+        stop,
+    );
+    tasks.spawn("manager", {
+        let asked_to_stop = tasks.stop().clone();
+        async move {
+            Box::pin(manager.run()).await;
+            // The manager ends before the root token is cancelled: `stop` below ends it first.
+            asked_to_stop.cancelled().await;
+            Ok(())
+        }
+    });
+    tasks.spawn(
+        "hotplug",
+        hotplug(config, topology, handle.clone(), tasks.stop().clone()),
+    );
+    metrics.register(|registry| {
+        registry.register_collector(Box::new(PlacementMetrics::new(handle.snapshots())));
+    });
+    Ok(Placement {
+        manager: handle,
+        cgroups,
+        hooks,
+    })
+}
+
+impl Placement {
+    /// The hooks for the relay.
+    #[must_use]
+    pub fn interceptor(&self) -> Arc<dyn Interceptor> {
+        Arc::clone(&self.hooks)
+    }
+
+    /// Gives everything back if asked, and ends the manager.
+    pub async fn stop(&self, restore: bool) {
+        if restore {
+            match self.manager.restore().await {
+                Ok(report) => {
+                    tracing::info!(
+                        target: "resource-manager",
+                        "{} containers have their own CPUs again, {} failed",
+                        report.restored.len(),
+                        report.failed.len()
+                    );
+                    for (id, problem) in report.failed {
+                        tracing::error!(target: "resource-manager", "cannot restore {id}: {problem}");
+                    }
+                }
+                Err(ended) => {
+                    tracing::error!(target: "resource-manager", "cannot restore: {ended}")
+                }
+            }
+        }
+        self.manager.shutdown();
+    }
+}
+
+/// Follows the machine's online CPUs, when the topology is the machine's.
+fn hotplug(
+    config: &Config,
+    topology: &Arc<Topology>,
+    manager: ManagerHandle,
+    stop: CancellationToken,
+) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
+    let from_machine = topology.origin == "this machine";
+    let mut watch = Hotplug::new(config.enforce.host_root.clone(), topology);
+    async move {
+        if !from_machine {
+            stop.cancelled().await;
+            return Ok(());
+        }
+        loop {
+            let changed = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = watch.changed() => changed,
+            };
+            match changed {
+                Ok(topology) => {
+                    if let Err(problem) = manager.set_topology(Arc::new(topology)).await {
+                        tracing::error!(target: "policy", "the online CPUs changed: {problem}");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(target: "sysfs", "cannot follow the online CPUs: {error}");
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                }
+            }
+        }
+    }
+}
+
+/// The configured policy for this machine.
+///
+/// # Errors
+/// Everything wrong with its configuration.
+pub fn policy(config: &Config, topology: &Topology) -> Result<Box<dyn Policy>, Failed> {
+    let typed = &config.policy;
+    let available = match typed.available {
+        config::Cpus::Set(cpus) if cpus == topology.online => None,
+        config::Cpus::Set(cpus) => Some(cpus),
+        config::Cpus::Quantity(_) => {
+            return Err(Failed::Usage(
+                "available-resources: the policies need a CPU list, such as cpu=0-3, not an amount"
+                    .to_owned(),
+            ));
+        }
+    };
+    let reserved = typed.reserved.map(|reserved| match reserved {
+        config::Cpus::Set(cpus) => Reserved::Set(cpus),
+        config::Cpus::Quantity(amount) => Reserved::Quantity(amount),
+    });
+    let settings = Settings {
+        slices: StaticConfig {
+            available,
+            reserved,
+            relaxed_isolation: typed.relaxed_isolation,
+            pin_memory: typed.pin_memory,
+            burstable_exclusive: typed.burstable_exclusive,
+            ..StaticConfig::default()
+        },
+        pools: match typed.name {
+            PolicyName::StaticPools => pools(config, topology)?,
+            _ => PoolsConfig::default(),
+        },
+    };
+    by_name(typed.name.as_str(), topology, &settings).map_err(|problems| {
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        Failed::Usage(lines.join("\ncri-resmgr: "))
+    })
+}
+
+fn pools(config: &Config, topology: &Topology) -> Result<PoolsConfig, Failed> {
+    let no_cgroup = |_path: &Path| Err(std::io::ErrorKind::Unsupported.into());
+    let machine = Machine {
+        topology,
+        cgroup_cpus: &no_cgroup,
+    };
+    let pools = config::pools::load(&config.policy.pools, machine)
+        .map_err(|problems| Failed::Usage(problems.to_string()))?;
+    let list = |list: config::pools::CpuList| CpuListConfig {
+        socket: list.socket,
+        cpuset: list.cpus.to_string(),
+    };
+    let pool = |pool: config::Pool| {
+        let cpu_lists = pool.lists.into_iter().map(list).collect();
+        (
+            pool.name,
+            PoolConfig {
+                exclusive: pool.exclusive,
+                cpu_lists,
+            },
+        )
+    };
+    Ok(PoolsConfig {
+        pools: pools.0.into_iter().map(pool).collect(),
+    })
+}
+
+/// Gives everything back from the ledger of a daemon that no longer runs.
+///
+/// # Errors
+/// When there is no usable ledger, or a container could not be restored.
+pub fn restore(config: &Config) -> Result<String, Failed> {
+    let ledger = Ledger::open(&config.enforce.state_dir).map_err(anyhow::Error::from)?;
+    let loaded = ledger.load();
+    let book = match (loaded.book, loaded.problems.into_iter().next()) {
+        (Some(book), _) => book,
+        (None, Some(problem)) => return Err(anyhow::Error::from(problem).into()),
+        (None, None) => return Ok("nothing to restore: no container was ever placed\n".to_owned()),
+    };
+    let hierarchy = Hierarchy::detect(Some(&config.enforce.cgroup_mount))
+        .context("cannot find the containers' cgroups")?;
+    let report = manager::restore(&book, &Cgroups::new(hierarchy));
+    let mut text = format!(
+        "{} containers have the CPUs the runtime asked for; {} have ended\n",
+        report.restored.len(),
+        report.absent.len()
+    );
+    for (id, problem) in &report.failed {
+        text += &format!("cannot restore {id}: {problem}\n");
+    }
+    if report.failed.is_empty() {
+        Ok(text)
+    } else {
+        Err(anyhow::anyhow!(text).into())
+    }
+}

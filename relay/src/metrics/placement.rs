@@ -1,0 +1,188 @@
+//! Placement: who is on which CPUs, how many CPUs are given out, what the policy decided.
+
+use crate::manager::Snapshot;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Renders the manager's last snapshot at each scrape.
+#[derive(Debug)]
+pub struct PlacementMetrics {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Container {
+    namespace: String,
+    pod: String,
+    container: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OnCpus {
+    namespace: String,
+    pod: String,
+    container: String,
+    cpus: String,
+    pool: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+impl PlacementMetrics {
+    /// Follows these snapshots.
+    #[must_use]
+    pub fn new(snapshots: watch::Receiver<Arc<Snapshot>>) -> Self {
+        Self { snapshots }
+    }
+}
+
+type Encoded = Result<(), std::fmt::Error>;
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    each: impl FnOnce(&mut MetricEncoder<'_>) -> Encoded,
+) -> Encoded {
+    let kind = prometheus_client::metrics::MetricType::Gauge;
+    each(&mut encoder.encode_descriptor(name, help, None, kind)?)
+}
+
+#[expect(clippy::cast_possible_wrap, reason = "CPU counts are far below 2^63")]
+fn count(number: usize) -> ConstGauge<i64> {
+    ConstGauge::new(number as i64)
+}
+
+impl Collector for PlacementMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+        let snapshot = self.snapshots.borrow().clone();
+        let entries = || {
+            snapshot.entries.values().map(|entry| {
+                let labels = Container {
+                    namespace: entry.request.pod.namespace.to_string(),
+                    pod: entry.request.pod.name.to_string(),
+                    container: entry.request.name.to_string(),
+                };
+                (entry, labels)
+            })
+        };
+        gauge(
+            &mut encoder,
+            "placement_container_cpus",
+            "CPUs a container is pinned to; their list and its pool are labels",
+            |metric| {
+                for (entry, who) in entries() {
+                    let Some(placement) = &entry.placement else {
+                        continue;
+                    };
+                    let labels = OnCpus {
+                        namespace: who.namespace,
+                        pod: who.pod,
+                        container: who.container,
+                        cpus: placement.cpus.to_string(),
+                        pool: placement.pool.as_deref().unwrap_or_default().to_owned(),
+                    };
+                    count(placement.cpus.len()).encode(metric.encode_family(&labels)?)?;
+                }
+                Ok(())
+            },
+        )?;
+        gauge(
+            &mut encoder,
+            "placement_container_exclusive_cpus",
+            "CPUs no other container may use",
+            |metric| {
+                for (entry, who) in entries() {
+                    let Some(placement) = &entry.placement else {
+                        continue;
+                    };
+                    count(placement.exclusive.len()).encode(metric.encode_family(&who)?)?;
+                }
+                Ok(())
+            },
+        )?;
+        let exclusive = snapshot.state.exclusive();
+        let online = snapshot.topology.online;
+        gauge(
+            &mut encoder,
+            "placement_cpus",
+            "Online CPUs by use",
+            |metric| {
+                for (kind, cpus) in [
+                    ("exclusive", exclusive),
+                    ("shared", online.difference(&exclusive)),
+                ] {
+                    count(cpus.len()).encode(metric.encode_family(&Kind { kind })?)?;
+                }
+                Ok(())
+            },
+        )?;
+        let unplaced = count(
+            entries()
+                .filter(|(entry, _)| entry.placement.is_none())
+                .count(),
+        );
+        unplaced.encode(encoder.encode_descriptor(
+            "placement_unplaced_containers",
+            "Containers that run as the kubelet asked, without a decision of the policy",
+            None,
+            unplaced.metric_type(),
+        )?)?;
+        let counts = &snapshot.counts;
+        for (name, help, value) in [
+            (
+                "policy_placed_containers",
+                "Containers placed",
+                counts.placed,
+            ),
+            (
+                "policy_refused_containers",
+                "Creations refused",
+                counts.refused,
+            ),
+            (
+                "policy_passed_containers",
+                "Containers created unplaced because the policy refused, failed or was late",
+                counts.passed_unplaced,
+            ),
+            (
+                "policy_late_decisions",
+                "Decisions later than --policy-timeout",
+                counts.policy_late,
+            ),
+            (
+                "policy_failures",
+                "Breakdowns of the policy",
+                counts.policy_broken,
+            ),
+            (
+                "enforce_drifts",
+                "Settings changed behind our back and repaired",
+                counts.drifts,
+            ),
+            (
+                "enforce_write_failures",
+                "Cgroup writes the kernel refused",
+                counts.write_failures,
+            ),
+            (
+                "manager_unknown_ends",
+                "Creations whose end was not heard of and had to be asked for",
+                counts.unknown_ends,
+            ),
+        ] {
+            let counter = ConstCounter::new(value);
+            let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            counter.encode(metric)?;
+        }
+        Ok(())
+    }
+}

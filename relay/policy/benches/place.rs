@@ -1,0 +1,100 @@
+//! One placement on a machine of 1024 CPUs with 2,000 containers: the mean by criterion, and the 99th
+//! percentile of single decisions, printed.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use resmgr_policy::{
+    ContainerId, Measured, PodRef, Policy, QosClass, Request, Requirements, Reserved, State,
+    StaticConfig, StaticPlusPolicy, StaticPolicy, View,
+};
+use resmgr_topology::{CpuId, CpuSet, MilliCpu, Nanos, Topology};
+use std::{hint::black_box, time::Instant};
+
+fn request(index: u32, milli: u32) -> Request {
+    let name: std::sync::Arc<str> = format!("{index:064x}").into();
+    Request {
+        id: ContainerId(name.clone()),
+        pod: PodRef {
+            sandbox: name.clone(),
+            uid: name.clone(),
+            name: name.clone(),
+            namespace: "default".into(),
+        },
+        name,
+        qos: if milli.is_multiple_of(1000) {
+            QosClass::Guaranteed
+        } else {
+            QosClass::Burstable
+        },
+        requirements: Requirements {
+            cpu_request: MilliCpu(milli),
+            ..Requirements::default()
+        },
+        init: false,
+        annotations: Default::default(),
+        env: Vec::new(),
+        command: Vec::new(),
+        args: Vec::new(),
+    }
+}
+
+fn measure(c: &mut Criterion, name: &str, topology: &Topology, policy: &dyn Policy) {
+    let mut measured = Measured::default();
+    for cpu in &topology.cpus {
+        measured
+            .cpu_busy_milli
+            .insert(cpu.id, cpu.id.0 * 7919 % 1000);
+    }
+    let mut state = State::default();
+    for index in 0..2000 {
+        let milli = if index % 5 == 0 { 2000 } else { 100 };
+        let view = View {
+            topology,
+            state: &state,
+            measured: &measured,
+            now: Nanos(0),
+        };
+        let decision = policy.place(view, &request(index, milli)).unwrap();
+        state.apply(&decision);
+    }
+    let view = View {
+        topology,
+        state: &state,
+        measured: &measured,
+        now: Nanos(0),
+    };
+    let new = request(5000, 4000);
+    c.bench_function(name, |b| {
+        b.iter(|| policy.place(black_box(view), &new).unwrap())
+    });
+    let mut times: Vec<u128> = (0..2000)
+        .map(|_| {
+            let start = Instant::now();
+            black_box(policy.place(view, &new).unwrap());
+            start.elapsed().as_nanos()
+        })
+        .collect();
+    times.sort_unstable();
+    println!("{name}: p50 {} ns, p99 {} ns", times[1000], times[1980]);
+}
+
+fn place(c: &mut Criterion) {
+    let topology = Topology::synthetic("pack:8 numa:1 l3:8 core:8 pu:2").unwrap();
+    let config = StaticConfig {
+        reserved: Some(Reserved::Set(CpuSet::one(CpuId(0)))),
+        pin_memory: true,
+        ..StaticConfig::default()
+    };
+    let policy = StaticPolicy::new(&topology, config.clone()).unwrap();
+    measure(c, "static, 1024 CPUs, 2000 containers", &topology, &policy);
+    let policy = StaticPlusPolicy::new(&topology, config).unwrap();
+    measure(
+        c,
+        "static-plus, 1024 CPUs, 2000 containers",
+        &topology,
+        &policy,
+    );
+}
+
+criterion_group!(benches, place);
+criterion_main!(benches);

@@ -3,6 +3,7 @@
 use crate::{
     check::Rules,
     measured::Measured,
+    rebalance::RebalanceMemory,
     request::{ContainerId, Request},
     state::{Placement, State},
 };
@@ -56,6 +57,8 @@ pub struct Decision {
     pub released: Vec<ContainerId>,
     /// Containers whose wanted placement is new or changed, sorted by id.
     pub changes: Vec<Change>,
+    /// What rebalancing remembers from now on; `None`: as before.
+    pub memory: Option<RebalanceMemory>,
 }
 
 /// The policy says no: nothing has changed. Says what was asked, what there was, what to change.

@@ -15,6 +15,7 @@ mod measured;
 mod mems;
 mod none;
 mod quantity;
+mod rebalance;
 mod registry;
 mod request;
 mod slices;
@@ -31,6 +32,9 @@ pub use decision::{Change, Decision, Explanation, Policy, Refusal, View};
 pub use measured::{Confidence, Measured, Observed};
 pub use none::Unplaced;
 pub use quantity::{Quantity, QuantityError};
+pub use rebalance::{
+    BUDGET_PER_MINUTE, Moved, Outcome, REST_NS, REST_UNDONE_NS, RebalanceMemory, VERIFY_NS,
+};
 pub use registry::{POLICIES, PolicyInfo, Settings, by_name, find};
 pub use request::{
     ContainerId, Namespace, PodRef, QosClass, Request, Requirements, Source,

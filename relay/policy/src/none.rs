@@ -33,6 +33,7 @@ impl Policy for Unplaced {
         };
         Ok(Decision {
             released: Vec::new(),
+            memory: None,
             changes: vec![Change {
                 id: request.id.clone(),
                 request: Some(request.clone()),
@@ -46,6 +47,7 @@ impl Policy for Unplaced {
         let known = view.state.containers.contains_key(gone);
         Decision {
             released: known.then(|| gone.clone()).into_iter().collect(),
+            memory: None,
             changes: Vec::new(),
         }
     }
@@ -61,6 +63,7 @@ impl Policy for Unplaced {
         });
         Ok(Decision {
             released: Vec::new(),
+            memory: None,
             changes: changes.collect(),
         })
     }

@@ -4,6 +4,7 @@
 //! never runs empty. Every decision settles all containers: who is shared follows the pool, who is purely
 //! exclusive is never widened.
 
+mod confine;
 mod explain;
 mod settle;
 
@@ -154,6 +155,7 @@ impl<F: Flavour> Slices<F> {
         }
         Ok(Decision {
             released: Vec::new(),
+            memory: None,
             changes,
         })
     }
@@ -165,6 +167,7 @@ impl<F: Flavour> Slices<F> {
         let sets = self.sets(view.topology);
         Decision {
             released: vec![gone.clone()],
+            memory: None,
             changes: self.settle(view.topology, &sets, &items(view, Some(gone))),
         }
     }
@@ -192,6 +195,7 @@ impl<F: Flavour> Slices<F> {
         }
         Ok(Decision {
             released: Vec::new(),
+            memory: None,
             changes: self.settle(view.topology, &sets, &items),
         })
     }

@@ -1,6 +1,9 @@
 //! Who sits where: the only state there is. Pools are derived from it, never stored beside it.
 
-use crate::request::{ContainerId, Request};
+use crate::{
+    rebalance::RebalanceMemory,
+    request::{ContainerId, Request},
+};
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     string::String,
@@ -46,6 +49,9 @@ pub struct Placement {
     /// CPU lists of an stp pool this container holds (exclusive) or runs on (shared).
     #[serde(default)]
     pub lists: Vec<CpuSet>,
+    /// The socket an stp container asked for; `None`: any.
+    #[serde(default)]
+    pub socket: Option<u32>,
     /// Environment entries to append to the create request.
     #[serde(default)]
     pub env: Vec<(String, String)>,
@@ -72,6 +78,9 @@ pub struct State {
     pub containers: BTreeMap<ContainerId, Container>,
     /// The next arrival number.
     pub next_arrival: u64,
+    /// What rebalancing has to remember.
+    #[serde(default)]
+    pub rebalance: RebalanceMemory,
 }
 
 impl State {
@@ -90,6 +99,9 @@ impl State {
     pub fn apply(&mut self, decision: &crate::Decision) {
         for id in &decision.released {
             self.containers.remove(id);
+        }
+        if let Some(memory) = &decision.memory {
+            self.rebalance = memory.clone();
         }
         for change in &decision.changes {
             if let Some(container) = self.containers.get_mut(&change.id) {

@@ -6,6 +6,7 @@ use crate::{
     check::Rules,
     config::{ConfigProblem, StaticConfig},
     decision::{Decision, Policy, Refusal, View},
+    rebalance::rebalance,
     request::{ContainerId, QosClass, Request},
     slices::{Flavour, From, Sets, Slices, Split},
 };
@@ -38,6 +39,9 @@ impl Policy for StaticPlusPolicy {
     }
     fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
         self.0.reconcile(view)
+    }
+    fn rebalance(&self, view: View<'_>) -> Option<Decision> {
+        rebalance(&self.0, view)
     }
     fn rules(&self, topology: &Topology) -> Rules {
         self.0.rules(topology)

@@ -6,6 +6,7 @@
 mod ask;
 mod directory;
 mod isolate;
+mod level;
 mod pools;
 
 pub use ask::EXCLUSIVE_CORES;
@@ -18,6 +19,7 @@ use crate::{
     config::ConfigProblem,
     contention::{Contention, fresh},
     decision::{Change, Decision, Explanation, Policy, Refusal, View},
+    rebalance::rebalance,
     request::{ContainerId, Request},
     slices::{full_name, listed},
     state::{Container, Placement},
@@ -188,6 +190,7 @@ impl StaticPools {
                 online
             },
             lists,
+            socket: ask.socket,
             env,
             command: ask.command.clone(),
             ..Placement::default()
@@ -232,6 +235,7 @@ impl StaticPools {
         }
         let ask = Ask {
             no_affinity: old.cpus.is_empty(),
+            socket: old.socket,
             ..Ask::default()
         };
         let placement = self.placement(topology, &one.request, name, old.lists.clone(), &ask);
@@ -287,6 +291,7 @@ impl StaticPools {
                 } else {
                     one.placement.lists.len()
                 };
+                ask.socket = one.placement.socket;
                 ask.no_affinity = one.placement.cpus.is_empty();
                 ask.notes
                     .push(format!("its lists {:?} are gone", one.placement.lists));
@@ -359,6 +364,7 @@ impl Policy for StaticPools {
         let (placement, explanation) = decided.map_err(refusal)?;
         Ok(Decision {
             released: Vec::new(),
+            memory: None,
             changes: vec![Change {
                 id: request.id.clone(),
                 request: Some(request.clone()),
@@ -372,6 +378,7 @@ impl Policy for StaticPools {
         let known = view.state.containers.contains_key(gone);
         Decision {
             released: known.then(|| gone.clone()).into_iter().collect(),
+            memory: None,
             changes: Vec::new(),
         }
     }
@@ -379,8 +386,13 @@ impl Policy for StaticPools {
     fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
         Ok(Decision {
             released: Vec::new(),
+            memory: None,
             changes: self.reconciled(view).map_err(refusal)?,
         })
+    }
+
+    fn rebalance(&self, view: View<'_>) -> Option<Decision> {
+        rebalance(self, view)
     }
 
     fn rules(&self, _topology: &Topology) -> Rules {

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod policies {
     mod common;
+    mod rebalance;
     mod sequences;
     mod slices;
     mod stp;

@@ -621,6 +621,7 @@ fn merge(release: Decision, place: Decision, who: &ContainerId) -> Decision {
     Decision {
         released,
         changes: changes.into_values().collect(),
+        memory: place.memory,
     }
 }
 

@@ -101,6 +101,7 @@ impl Policy for Toy {
             }),
         };
         Ok(Decision {
+            memory: None,
             released: Vec::new(),
             changes: Self::follow(view, view.state, vec![change]),
         })
@@ -110,6 +111,7 @@ impl Policy for Toy {
         let mut state = view.state.clone();
         state.containers.remove(gone);
         Decision {
+            memory: None,
             released: vec![gone.clone()],
             changes: Self::follow(view, &state, Vec::new()),
         }
@@ -117,6 +119,7 @@ impl Policy for Toy {
 
     fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
         Ok(Decision {
+            memory: None,
             released: Vec::new(),
             changes: Self::follow(view, view.state, Vec::new()),
         })

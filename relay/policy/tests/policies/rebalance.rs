@@ -1,0 +1,222 @@
+//! Moving what runs: worth it, checked, undone, never in circles.
+
+use super::common::*;
+use proptest::prelude::*;
+use resmgr_policy::{
+    BUDGET_PER_MINUTE, Confidence, ContainerId, CpuListConfig, Observed, Outcome, PoolConfig,
+    PoolsConfig,
+    QosClass::{Burstable, Guaranteed},
+    REST_NS, STALE_NS, StaticPlusPolicy, StaticPools, VERIFY_NS,
+};
+use resmgr_topology::Nanos;
+
+fn plus() -> World {
+    let topology = n4c16();
+    let policy = StaticPlusPolicy::new(&topology, reserving("0")).unwrap();
+    World::new(topology, policy)
+}
+
+fn see(world: &mut World, name: &str, wait_ms: u64, package_per_s: u64) {
+    let seen = Observed {
+        utilisation_mcpu: 1000,
+        wait_ns_per_s: wait_ms * 1_000_000,
+        package_migrations_milli_per_s: package_per_s * 1000,
+        confidence: Confidence(1000),
+        ..Observed::default()
+    };
+    world
+        .measured
+        .containers
+        .insert(ContainerId(name.into()), seen);
+}
+
+fn later(world: &mut World, ns: u64) {
+    world.now = Nanos(world.now.0 + ns);
+    world.measured.at = world.now;
+}
+
+fn step(world: &mut World) -> usize {
+    let decision = world.policy.rebalance(world.view());
+    assert_eq!(decision, world.policy.rebalance(world.view()));
+    let decision = decision.unwrap_or_default();
+    world.apply(&decision);
+    decision.changes.len()
+}
+
+fn last(world: &World) -> Outcome {
+    world.state.rebalance.history.back().unwrap().outcome
+}
+
+#[test]
+fn a_wandering_container_is_confined_to_a_node_it_fits_in_and_stays() {
+    let mut world = plus();
+    world.place(&request("db", Guaranteed, 2000)).unwrap();
+    let db = world.on("db");
+    world.place(&request("chatty", Burstable, 500)).unwrap();
+    later(&mut world, VERIFY_NS);
+    see(&mut world, "chatty", 5, 1000);
+    see(&mut world, "db", 5, 1000);
+    assert_eq!(step(&mut world), 1);
+    assert_eq!((world.on("chatty"), world.on("db")), ("4-7".into(), db));
+    assert_eq!(step(&mut world), 0, "one mover at a time");
+    later(&mut world, VERIFY_NS);
+    see(&mut world, "chatty", 5, 0);
+    step(&mut world);
+    assert_eq!(last(&world), Outcome::Kept);
+    let exclusive = world.place(&request("more", Guaranteed, 3000)).unwrap();
+    assert!(cpus(&world.on("chatty")).is_disjoint(&exclusive.cpus));
+    assert!(
+        cpus(&world.on("chatty")).is_subset(&cpus("4-7")) || exclusive.cpus.is_subset(&cpus("4-7"))
+    );
+}
+
+#[test]
+fn what_did_not_help_is_undone_and_not_tried_again_soon() {
+    let mut world = plus();
+    world.place(&request("chatty", Burstable, 500)).unwrap();
+    let before = world.on("chatty");
+    see(&mut world, "chatty", 5, 1000);
+    assert_eq!(step(&mut world), 1);
+    later(&mut world, VERIFY_NS);
+    assert_eq!(step(&mut world), 1);
+    assert_eq!(
+        (world.on("chatty"), last(&world)),
+        (before, Outcome::Undone)
+    );
+    later(&mut world, REST_NS);
+    assert_eq!(step(&mut world), 0);
+}
+
+#[test]
+fn nothing_moves_on_old_or_thin_numbers_or_against_the_pods_will() {
+    let mut world = plus();
+    let out = annotated(
+        request("out", Burstable, 500),
+        "rebalance.cri-resource-manager.intel.com/pod",
+        "false",
+    );
+    world.place(&out).unwrap();
+    see(&mut world, "out", 5, 1000);
+    assert_eq!(step(&mut world), 0);
+    world.place(&request("chatty", Burstable, 500)).unwrap();
+    see(&mut world, "chatty", 5, 1000);
+    world.now = Nanos(STALE_NS + 1);
+    assert_eq!(step(&mut world), 0);
+    world.measured.at = world.now;
+    world
+        .measured
+        .containers
+        .get_mut(&ContainerId("chatty".into()))
+        .unwrap()
+        .confidence = Confidence(100);
+    assert_eq!(step(&mut world), 0);
+}
+
+#[test]
+fn moving_much_memory_must_win_much() {
+    let mut world = plus();
+    world.place(&request("fat", Burstable, 500)).unwrap();
+    see(&mut world, "fat", 5, 1000);
+    world
+        .measured
+        .containers
+        .get_mut(&ContainerId("fat".into()))
+        .unwrap()
+        .resident_bytes = 1 << 40;
+    assert_eq!(step(&mut world), 0);
+}
+
+#[test]
+fn a_shadow_only_remembers() {
+    let mut world = plus();
+    world.place(&request("chatty", Burstable, 500)).unwrap();
+    see(&mut world, "chatty", 5, 1000);
+    let decision = world.policy.rebalance(world.view()).unwrap().shadow();
+    assert!(decision.changes.is_empty());
+    world.apply(&decision);
+    assert_eq!(last(&world), Outcome::Shadow);
+    assert_eq!(step(&mut world), 0, "it rests as if it had been moved");
+}
+
+fn two_lists() -> World {
+    let list = |socket, cpuset: &str| CpuListConfig {
+        socket,
+        cpuset: cpuset.into(),
+    };
+    let cpu_lists = vec![list(0, "0-3"), list(1, "8-11")];
+    let shared = PoolConfig {
+        exclusive: false,
+        cpu_lists,
+    };
+    let topology = n4c16();
+    let config = PoolsConfig {
+        pools: [("shared".into(), shared)].into(),
+    };
+    let policy = StaticPools::new(&topology, &config).unwrap();
+    World::new(topology, policy)
+}
+
+#[test]
+fn the_victim_of_a_noisy_neighbour_moves_to_the_quieter_list_and_new_work_goes_there() {
+    let mut world = two_lists();
+    assert_eq!(
+        world
+            .place(&request("victim", Burstable, 500))
+            .unwrap()
+            .cpus,
+        cpus("0-3")
+    );
+    for cpu in cpus("0-3").iter() {
+        world.measured.cpu_busy_milli.insert(cpu, 990);
+    }
+    see(&mut world, "victim", 300, 0);
+    assert_eq!(
+        world.place(&request("new", Burstable, 500)).unwrap().cpus,
+        cpus("8-11")
+    );
+    assert_eq!(step(&mut world), 1);
+    assert_eq!(world.on("victim"), "8-11");
+    world.measured.cpu_busy_milli.clear();
+    later(&mut world, VERIFY_NS);
+    see(&mut world, "victim", 1, 0);
+    step(&mut world);
+    assert_eq!(last(&world), Outcome::Kept);
+    for _ in 0..100 {
+        later(&mut world, VERIFY_NS);
+        assert_eq!(
+            step(&mut world),
+            0,
+            "the neighbour gone, nothing moves back"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn constant_load_never_makes_containers_swing(
+        pools in any::<bool>(),
+        seen in prop::collection::vec((0u64..900, 0u64..3000, 0u32..3000), 1..10),
+        busy in prop::collection::vec(0u32..1000, 16),
+    ) {
+        let mut world = if pools { two_lists() } else { plus() };
+        for (index, (wait, package, milli)) in seen.iter().enumerate() {
+            let name = index.to_string();
+            if world.place(&request(&name, Burstable, *milli)).is_ok() {
+                see(&mut world, &name, *wait, *package);
+            }
+        }
+        for (cpu, busy) in (0..).map(resmgr_topology::CpuId).zip(busy) {
+            world.measured.cpu_busy_milli.insert(cpu, busy);
+        }
+        let mut changes = 0;
+        // Half an hour, asked every five seconds.
+        for _ in 0..360 {
+            changes += step(&mut world);
+            later(&mut world, 5_000_000_000);
+        }
+        // Every move promises something, nothing changes: each is made once and undone once.
+        prop_assert!(changes <= 2 * seen.len(), "{changes} changes");
+        prop_assert!(world.state.rebalance.history.len() <= 30 * BUDGET_PER_MINUTE);
+    }
+}

@@ -1,6 +1,7 @@
 //! Finds the BPF object that `cargo xtask build-ebpf` made, so that it can be embedded.
 //!
 //! Without it the build goes on: telemetry then says at run time what is missing.
+
 use std::{env, fs, io, path::PathBuf};
 
 const OVERRIDE: &str = "CRI_RESMGR_EBPF_OBJECT";

@@ -1,0 +1,266 @@
+//! Loads the program, sized and adapted to this machine.
+
+use super::{
+    TelemetryOptions, btf::Btf, fields, hierarchy::Hierarchy, mapped::Mapped, status::Reason,
+};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData},
+    programs::BtfTracePoint,
+};
+use resmgr_common::{CSS_ENTRIES, Cell, Css, Record, SLOTS_RESERVED, TASK_ENTRIES, Task};
+use resmgr_topology::{CpuId, Topology};
+use std::{fs, os::fd::AsFd as _};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cri-resmgr-ebpf.o"));
+const HOOK: &str = "sched_switch";
+const EMPTY: &str = "sched_switch_empty";
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// The attached program and its maps. Dropping it detaches.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub(super) ebpf: Ebpf,
+    pub(super) cells: Mapped<Cell>,
+    pub(super) records: Mapped<Record>,
+    pub(super) css: Mapped<Css>,
+    pub(super) cgroups: HashMap<MapData, u64, u32>,
+    pub(super) tasks: Map,
+    pub(super) slots: u32,
+    pub(super) rows: u32,
+    pub(super) absent: Vec<&'static str>,
+}
+
+impl Program {
+    /// Loads and attaches.
+    ///
+    /// # Errors
+    /// Why this machine cannot run it.
+    pub(super) fn load(
+        topology: &Topology,
+        hierarchy: &Hierarchy,
+        options: &TelemetryOptions,
+    ) -> Result<Self, Reason> {
+        if OBJECT.is_empty() {
+            return Err(Reason::NotBuilt);
+        }
+        let bytes = fs::read(BTF).map_err(|error| Reason::NoBtf {
+            why: format!("{BTF}: {error}"),
+        })?;
+        let btf = Btf::parse(bytes).map_err(|error| Reason::NoBtf {
+            why: error.to_string(),
+        })?;
+        let fields = fields::find(&btf, hierarchy)?;
+        let slots = options.max_containers.saturating_add(SLOTS_RESERVED);
+        let rows = rows(topology);
+        let nodes = u32::try_from(topology.nodes.len())
+            .unwrap_or(u32::MAX)
+            .max(1);
+        let refused = |what| {
+            move |error: &dyn std::error::Error| Reason::Refused {
+                what,
+                why: chain(error),
+            }
+        };
+
+        // Before 5.11 maps count against this limit; where it cannot be raised, loading says so.
+        let _unlimited = nix::sys::resource::setrlimit(
+            nix::sys::resource::Resource::RLIMIT_MEMLOCK,
+            nix::sys::resource::RLIM_INFINITY,
+            nix::sys::resource::RLIM_INFINITY,
+        );
+        let kernel =
+            aya::Btf::from_sys_fs().map_err(|error| refused("type information")(&error))?;
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&kernel));
+        for (name, value) in &fields.globals {
+            loader.override_global(name, value, true);
+        }
+        let mut ebpf = loader
+            .override_global("SLOTS", &slots, true)
+            .override_global("NODES", &nodes, true)
+            .map_max_entries("CELLS", rows.saturating_mul(slots))
+            .map_max_entries("RECORDS", rows)
+            .map_max_entries("PLACES", rows)
+            .map_max_entries("DISTANCES", nodes * nodes)
+            .map_max_entries("CGROUPS", slots)
+            .load(OBJECT)
+            .map_err(|error| refused("the maps")(&error))?;
+        describe(&mut ebpf, topology)?;
+        let program = Self {
+            cells: mapped(&mut ebpf, "CELLS", rows * slots)?,
+            records: mapped(&mut ebpf, "RECORDS", rows)?,
+            css: mapped(&mut ebpf, "CSS", CSS_ENTRIES)?,
+            cgroups: HashMap::try_from(take(&mut ebpf, "CGROUPS")?)
+                .map_err(|error| refused("the table of cgroups")(&error))?,
+            tasks: take(&mut ebpf, "TASKS")?,
+            slots,
+            rows,
+            absent: fields.absent,
+            ebpf,
+        };
+        program.attach(&kernel)
+    }
+
+    fn attach(mut self, kernel: &aya::Btf) -> Result<Self, Reason> {
+        self.attach_one(HOOK, kernel)?;
+        Ok(self)
+    }
+
+    fn attach_one(&mut self, name: &'static str, kernel: &aya::Btf) -> Result<(), Reason> {
+        let missing = || Reason::Refused {
+            what: name,
+            why: "not in the object".to_owned(),
+        };
+        let program: &mut BtfTracePoint = self
+            .ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(missing)?;
+        let refused = |error: aya::programs::ProgramError| Reason::Refused {
+            what: "the program at sched_switch",
+            why: chain(&error),
+        };
+        program.load(HOOK, kernel).map_err(refused)?;
+        program.attach().map_err(refused)?;
+        Ok(())
+    }
+
+    /// Nanoseconds in and runs of (our program, its empty twin), as counted while statistics are on.
+    pub(super) fn run_stats(&self) -> Option<[(u64, u64); 2]> {
+        let of = |name| {
+            let program: &BtfTracePoint = self.ebpf.program(name)?.try_into().ok()?;
+            let info = program.info().ok()?;
+            Some((
+                u64::try_from(info.run_time().as_nanos()).ok()?,
+                info.run_count(),
+            ))
+        };
+        Some([of(HOOK)?, of(EMPTY)?])
+    }
+
+    /// Attaches the empty twin, or takes it off.
+    pub(super) fn empty_twin(&mut self, on: bool) -> Result<(), Reason> {
+        if !on {
+            if let Some(Ok(program)) = self
+                .ebpf
+                .program_mut(EMPTY)
+                .map(<&mut BtfTracePoint>::try_from)
+            {
+                // Not loaded is what is wanted.
+                let _unloaded = program.unload();
+            }
+            return Ok(());
+        }
+        let kernel = aya::Btf::from_sys_fs().map_err(|error| Reason::NoBtf {
+            why: error.to_string(),
+        })?;
+        self.attach_one(EMPTY, &kernel)
+    }
+
+    /// Memory of the maps.
+    pub(super) fn map_bytes(&self) -> u64 {
+        let bytes = |count: usize, size: usize| (count * size) as u64;
+        bytes(self.cells.len(), size_of::<Cell>())
+            + bytes(self.records.len(), size_of::<Record>())
+            + bytes(self.css.len(), size_of::<Css>())
+            + bytes(TASK_ENTRIES as usize, size_of::<Task>())
+    }
+}
+
+/// One row per CPU number that may ever exist.
+fn rows(topology: &Topology) -> u32 {
+    let known = topology.cpus.last().map_or(0, |cpu| cpu.id.0);
+    let possible = fs::read_to_string("/sys/devices/system/cpu/possible")
+        .ok()
+        .and_then(|list| list.trim().rsplit([',', '-']).next()?.parse().ok())
+        .unwrap_or(0);
+    known.max(possible).saturating_add(1)
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Reason> {
+    ebpf.take_map(name).ok_or(Reason::Refused {
+        what: name,
+        why: "not in the object".to_owned(),
+    })
+}
+
+/// Lends a map: one that is dropped before the program is loaded is gone.
+fn lent<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, Reason> {
+    ebpf.map_mut(name).ok_or(Reason::Refused {
+        what: name,
+        why: "not in the object".to_owned(),
+    })
+}
+
+fn mapped<T: super::mapped::Plain>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    entries: u32,
+) -> Result<Mapped<T>, Reason> {
+    let refused = |why: String| Reason::Refused { what: name, why };
+    let Some(Map::Array(map)) = ebpf.map(name) else {
+        return Err(refused("not an array".to_owned()));
+    };
+    Mapped::new(map.fd().as_fd(), entries)
+        .map_err(|error| refused(format!("cannot map it into memory: {error}")))
+}
+
+/// Tells the program where each CPU sits.
+fn describe(ebpf: &mut Ebpf, topology: &Topology) -> Result<(), Reason> {
+    let refused = |error: aya::maps::MapError| Reason::Refused {
+        what: "the table of CPUs",
+        why: chain(&error),
+    };
+    let dense = |position: Option<usize>| position.map_or(0, |at| at as u64 & 0xffff);
+    let mut places: Array<_, u64> = Array::try_from(lent(ebpf, "PLACES")?).map_err(refused)?;
+    for cpu in &topology.cpus {
+        let CpuId(row) = cpu.id;
+        let core = dense(topology.cores.iter().position(|group| group.id == cpu.core));
+        let llc = dense(topology.llcs.iter().position(|group| group.id == cpu.llc));
+        let node = dense(topology.nodes.iter().position(|node| node.id == cpu.node));
+        let package = dense(
+            topology
+                .packages
+                .iter()
+                .position(|group| group.id == cpu.package),
+        );
+        // Four 16-bit numbers in the order of `resmgr_common::Place`.
+        let place = core | llc << 16 | node << 32 | package << 48;
+        places.set(row, place, 0).map_err(refused)?;
+    }
+    let mut distances: Array<_, u32> =
+        Array::try_from(lent(ebpf, "DISTANCES")?).map_err(refused)?;
+    let all = topology.nodes.iter().flat_map(|from| {
+        topology
+            .nodes
+            .iter()
+            .map(|to| topology.distance(from.id, to.id))
+    });
+    for (index, distance) in all.enumerate() {
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        distances
+            .set(index, u32::from(distance), 0)
+            .map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    // The verifier's log has many lines; the last ones tell why.
+    let lines: Vec<&str> = line
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    match lines.len() {
+        0..=4 => lines.join(" "),
+        count => format!("{} … {}", lines[0], lines[count - 4..].join(" | ")),
+    }
+}

@@ -1,0 +1,157 @@
+//! Without BPF: what the kernel's own counters tell, at lower quality.
+//!
+//! CPU time by CPU only where cpuacct (version 1) keeps it; waits of threads that have exited since
+//! the last look are lost; nothing about migrations or about others on exclusive CPUs.
+
+use super::{
+    RegisterError,
+    hierarchy::Hierarchy,
+    snapshot::{ContainerTelemetry, Snapshot, Totals},
+    status::Quality,
+};
+use resmgr_policy::ContainerId;
+use resmgr_topology::{CpuId, CpuSet};
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// A container that is followed.
+#[derive(Debug)]
+struct Followed {
+    cgroup: String,
+    cpus: CpuSet,
+    exclusive: CpuSet,
+}
+
+/// Registered containers.
+#[derive(Debug)]
+pub(super) struct Polled {
+    hierarchy: Hierarchy,
+    registered: BTreeMap<ContainerId, Followed>,
+}
+
+impl Polled {
+    pub(super) fn new(hierarchy: Hierarchy) -> Self {
+        Self {
+            hierarchy,
+            registered: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn register(
+        &mut self,
+        id: ContainerId,
+        cgroup: &str,
+        cpus: CpuSet,
+        exclusive: CpuSet,
+    ) -> Result<(), RegisterError> {
+        self.hierarchy
+            .id(cgroup)
+            .map_err(|source| RegisterError::Cgroup {
+                path: self.hierarchy.folder(cgroup),
+                source,
+            })?;
+        let followed = Followed {
+            cgroup: cgroup.to_owned(),
+            cpus,
+            exclusive,
+        };
+        self.registered.insert(id, followed);
+        Ok(())
+    }
+
+    pub(super) fn unregister(&mut self, id: &ContainerId) {
+        self.registered.remove(id);
+    }
+
+    pub(super) fn set_placement(&mut self, id: &ContainerId, cpus: CpuSet, exclusive: CpuSet) {
+        if let Some(container) = self.registered.get_mut(id) {
+            container.cpus = cpus;
+            container.exclusive = exclusive;
+        }
+    }
+
+    pub(super) fn snapshot(&self, at_ns: u64) -> Snapshot {
+        Snapshot {
+            quality: Quality::Polled,
+            at_ns,
+            containers: self
+                .registered
+                .iter()
+                .map(|(id, one)| self.poll(id, one))
+                .collect(),
+            ..Snapshot::default()
+        }
+    }
+
+    fn poll(&self, id: &ContainerId, container: &Followed) -> ContainerTelemetry {
+        let folder = self.hierarchy.folder(&container.cgroup);
+        let mut seen = ContainerTelemetry {
+            id: id.clone(),
+            cpus: container.cpus,
+            exclusive: container.exclusive,
+            total: Totals::default(),
+            run_ns: BTreeMap::new(),
+            outside_ns: 0,
+            foreign: Vec::new(),
+        };
+        let stat = fs::read_to_string(folder.join("cpu.stat")).unwrap_or_default();
+        let field = |name: &str| {
+            stat.lines().find_map(|line| {
+                let (key, value) = line.split_once(' ')?;
+                (key == name)
+                    .then(|| value.trim().parse::<u64>().ok())
+                    .flatten()
+            })
+        };
+        let micro = |name| field(name).map(|value| value.saturating_mul(1000));
+        seen.total.throttled_ns = field("throttled_time")
+            .or_else(|| micro("throttled_usec"))
+            .unwrap_or(0);
+        seen.run_ns = self.by_cpu(&container.cgroup, &folder);
+        seen.total.run_ns =
+            micro("usage_usec").unwrap_or_else(|| seen.run_ns.values().sum::<u64>());
+        // Not told apart: waits after a wake-up, after a preemption and for quota are one number.
+        seen.total.wait_wake_ns = wait_ns(&folder);
+        seen
+    }
+
+    /// cpuacct is mounted with `cpu`, or beside it.
+    fn by_cpu(&self, cgroup: &str, folder: &Path) -> BTreeMap<CpuId, u64> {
+        let beside = Path::new("/sys/fs/cgroup/cpuacct").join(cgroup.trim_start_matches('/'));
+        [folder, beside.as_path()]
+            .iter()
+            .find_map(|folder| fs::read_to_string(folder.join("cpuacct.usage_percpu")).ok())
+            .map(|line| by_cpu(&line))
+            .unwrap_or_default()
+    }
+}
+
+fn by_cpu(line: &str) -> BTreeMap<CpuId, u64> {
+    (0..)
+        .map(CpuId)
+        .zip(line.split_whitespace().filter_map(|run| run.parse().ok()))
+        .collect()
+}
+
+/// Run-queue wait of the threads that live now.
+fn wait_ns(folder: &Path) -> u64 {
+    let tasks = ["cgroup.threads", "tasks"]
+        .iter()
+        .find_map(|file| fs::read_to_string(folder.join(file)).ok())
+        .unwrap_or_default();
+    tasks
+        .split_whitespace()
+        .filter_map(|tid| fs::read_to_string(format!("/proc/{tid}/schedstat")).ok())
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpuacct_lists_nanoseconds_in_order_of_cpus() {
+        let found = by_cpu("12 0 7 \n");
+        assert_eq!(found, [(CpuId(0), 12), (CpuId(1), 0), (CpuId(2), 7)].into());
+    }
+}

@@ -1,0 +1,124 @@
+//! What was measured, as plain values for metrics, the dumper and `top`.
+
+use super::status::Quality;
+use resmgr_common::{BUCKETS, Cell};
+use resmgr_policy::ContainerId;
+use resmgr_topology::{CpuId, CpuSet};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Scheduler totals since registration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// CPU time, time in flight included, nanoseconds.
+    pub run_ns: u64,
+    /// Run-queue wait after a wake-up, throttling excluded, nanoseconds.
+    pub wait_wake_ns: u64,
+    /// Run-queue wait after a preemption, throttling excluded, nanoseconds.
+    pub wait_preempt_ns: u64,
+    /// Wait that was quota throttling, summed over threads, nanoseconds.
+    pub wait_throttled_ns: u64,
+    /// Time throttled, summed over CPUs, nanoseconds.
+    pub throttled_ns: u64,
+    /// Voluntary switches.
+    pub voluntary: u64,
+    /// Involuntary switches.
+    pub involuntary: u64,
+    /// Involuntary switches after which somebody else ran.
+    pub preempted_by_others: u64,
+    /// Migrations to: SMT sibling, same LLC, other LLC, other node, other package.
+    pub migrations: [u64; 5],
+    /// NUMA distances of all migrations summed.
+    pub distance: u64,
+    /// Contention waits by bucket: below 1 µs, then one per power of two, the last open.
+    pub wait_histogram: [u64; BUCKETS],
+}
+
+impl Totals {
+    /// Wait of every kind, nanoseconds.
+    #[must_use]
+    pub fn wait_ns(&self) -> u64 {
+        self.wait_wake_ns + self.wait_preempt_ns + self.wait_throttled_ns
+    }
+
+    /// Adds what a cell gained between two looks.
+    #[cfg_attr(
+        not(feature = "ebpf"),
+        expect(dead_code, reason = "only the program's cells gain")
+    )]
+    pub(super) fn gain(&mut self, before: &Cell, after: &Cell) {
+        let long = |after: u64, before: u64| after.saturating_sub(before);
+        let short = |after: u32, before: u32| u64::from(after.wrapping_sub(before));
+        self.wait_wake_ns += long(after.wait_wake_ns, before.wait_wake_ns);
+        self.wait_preempt_ns += long(after.wait_preempt_ns, before.wait_preempt_ns);
+        self.wait_throttled_ns += long(after.wait_throttled_ns, before.wait_throttled_ns);
+        self.throttled_ns += long(after.throttled_ns, before.throttled_ns);
+        self.distance += long(after.distance, before.distance);
+        self.voluntary += short(after.voluntary, before.voluntary);
+        self.involuntary += short(after.involuntary, before.involuntary);
+        self.preempted_by_others += short(after.preempted_by_others, before.preempted_by_others);
+        for (sum, (after, before)) in self
+            .migrations
+            .iter_mut()
+            .zip(after.migrations.iter().zip(before.migrations))
+        {
+            *sum += short(*after, before);
+        }
+        for (sum, (after, before)) in self
+            .wait_histogram
+            .iter_mut()
+            .zip(after.histogram.iter().zip(before.histogram))
+        {
+            *sum += short(*after, before);
+        }
+    }
+}
+
+/// Somebody's time on another's exclusive CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Foreign {
+    /// The CPU.
+    pub cpu: CpuId,
+    /// Who ran there; `None` is anything outside registered containers.
+    pub who: Option<ContainerId>,
+    /// For how long, nanoseconds.
+    pub run_ns: u64,
+}
+
+/// One container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ContainerTelemetry {
+    /// Which.
+    pub id: ContainerId,
+    /// CPUs it was given; empty when not pinned.
+    pub cpus: CpuSet,
+    /// Those of them that are its alone.
+    pub exclusive: CpuSet,
+    /// Over all CPUs.
+    pub total: Totals,
+    /// CPU time by CPU, nanoseconds.
+    pub run_ns: BTreeMap<CpuId, u64>,
+    /// Time on CPUs outside its cpuset, nanoseconds: 0 proves the pinning.
+    pub outside_ns: u64,
+    /// Others on its exclusive CPUs, kernel threads apart: empty proves exclusivity.
+    pub foreign: Vec<Foreign>,
+}
+
+/// Everything measured at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// How good it is.
+    pub quality: Quality,
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub at_ns: u64,
+    /// Registered containers, by id.
+    pub containers: Vec<ContainerTelemetry>,
+    /// Tasks outside registered containers.
+    pub other: Totals,
+    /// Kernel threads.
+    pub kernel: Totals,
+    /// Busy time by CPU, nanoseconds since start.
+    pub busy_ns: BTreeMap<CpuId, u64>,
+    /// Switches booked since start.
+    pub switches: u64,
+}

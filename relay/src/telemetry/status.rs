@@ -1,0 +1,75 @@
+//! What telemetry can tell now, and why not more.
+
+use serde::Serialize;
+use thiserror::Error;
+
+/// How good the numbers are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quality {
+    /// Nothing is measured.
+    #[default]
+    Off,
+    /// Polled from `cpu.stat`, cpuacct and schedstat: no migrations, no histogram, no foreign time.
+    Polled,
+    /// Every switch is booked by the BPF program.
+    Exact,
+}
+
+/// Why telemetry is not exact. One line, with what would help.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Reason {
+    /// Not asked for.
+    #[error("telemetry is not asked for (--ebpf-telemetry)")]
+    Disabled,
+    /// Built with `--no-default-features`.
+    #[error("built without BPF (--no-default-features)")]
+    WithoutFeature,
+    /// Built before the object was.
+    #[error("built without BPF object: run cargo xtask build-ebpf and build again")]
+    NotBuilt,
+    /// No cgroup hierarchy to tell containers apart.
+    #[error("no cgroup hierarchy with the cpu or cpuset controller is mounted")]
+    NoHierarchy,
+    /// The kernel has no type information, or it is unreadable.
+    #[error("cannot read the kernel's type information: {why} (CONFIG_DEBUG_INFO_BTF)")]
+    NoBtf {
+        /// What went wrong.
+        why: String,
+    },
+    /// This kernel keeps its books elsewhere.
+    #[error("this kernel has no {field}")]
+    MissingField {
+        /// `structure.member`.
+        field: String,
+    },
+    /// The kernel refused: capability, lockdown or verifier.
+    #[error("the kernel refused {what}: {why} (needs CAP_BPF and CAP_PERFMON, no lockdown)")]
+    Refused {
+        /// Which step.
+        what: &'static str,
+        /// The kernel's words.
+        why: String,
+    },
+    /// Our numbers are not the kernel's.
+    #[error("self-check failed: {why}; the numbers cannot be trusted on this kernel")]
+    SelfCheck {
+        /// Which number.
+        why: String,
+    },
+}
+
+/// State of telemetry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// How good the numbers are.
+    pub quality: Quality,
+    /// Why they are not exact.
+    pub reason: Option<Reason>,
+    /// Metrics this kernel cannot give.
+    pub absent: Vec<&'static str>,
+    /// Containers that can be told apart at once.
+    pub capacity: u32,
+    /// Kernel memory of the maps.
+    pub map_bytes: u64,
+}

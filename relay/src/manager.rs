@@ -35,7 +35,7 @@ pub use sync::RuntimeView;
 pub use ticket::Ticket;
 
 use crate::{
-    config::FailPolicies,
+    config::{FailPolicies, OnFailure},
     cri::intercept::Interceptor,
     enforce::Cgroups,
     ledger::{Durable, Ledger, Loaded, Note, Writer},
@@ -95,6 +95,7 @@ pub struct ManagerHandle {
     durable: Durable,
     poll: Arc<tokio::sync::Notify>,
     runtime: Arc<dyn Runtime>,
+    fail: Arc<FailPolicies>,
     stop: CancellationToken,
 }
 
@@ -124,6 +125,7 @@ impl Manager {
             durable: durable.clone(),
             poll: Arc::clone(&poll),
             runtime: Arc::clone(&config.runtime),
+            fail: Arc::new(config.fail.clone()),
             stop,
         };
         let poller = runtime::Poller {
@@ -283,7 +285,10 @@ impl ManagerHandle {
             .reserve_owned()
             .await
             .map_err(|_closed| Denied::ended())?;
-        let id = ask.request.id.clone();
+        let mut ticket = Ticket::new(ask.request.id.clone(), permit);
+        let choice = self
+            .fail
+            .choose(&ask.request.pod.namespace, ask.request.qos);
         let reserved = self
             .ask(|reply| Event::Reserve {
                 ask: Box::new(ask),
@@ -291,9 +296,17 @@ impl ManagerHandle {
             })
             .await
             .map_err(|_ended| Denied::ended())??;
-        let ticket = Ticket::new(id, reserved, permit);
-        match self.durable.wait(ticket.reserved().generation).await {
+        let generation = reserved.generation;
+        ticket.hold(reserved);
+        match self.durable.wait(generation).await {
             Ok(()) => Ok(ticket),
+            Err(problem) if choice == OnFailure::Pass => {
+                tracing::error!(
+                    problem,
+                    "created although its placement could not be saved, as the fail policy says"
+                );
+                Ok(ticket)
+            }
             Err(problem) => {
                 ticket.abort();
                 Err(Denied::unsaved(&problem))

@@ -21,7 +21,7 @@ pub struct Ask {
 }
 
 /// A place held for a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reserved {
     /// What the policy decided; `None` when it passes through unplaced.
     pub placement: Option<Placement>,

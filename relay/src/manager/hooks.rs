@@ -83,7 +83,7 @@ impl Hooks {
         let id = ContainerId(format!("creating/{}/{number}", std::process::id()).into());
         let ask = wire::ask(&create, id, self.memory_bytes());
         let export = self.export.as_ref().map(|export| export.mount(&ask));
-        let ticket = match self.manager.reserve(ask).await {
+        let mut ticket = match self.manager.reserve(ask).await {
             Ok(ticket) => ticket,
             Err(denied) => return Before::Refuse(denied.into()),
         };
@@ -103,6 +103,7 @@ impl Hooks {
                 return unreadable("CreateContainer");
             }
         };
+        ticket.send();
         let after = Creating {
             ticket,
             _turn: turn,
@@ -215,20 +216,12 @@ impl Interceptor for Hooks {
             "UpdateContainerResources" => self.update(request).await,
             "StartContainer" => self.start(request).await,
             "ListContainers" => self.list(request),
-            // All four carry the id alone in field 1.
-            method @ ("StopContainer" | "RemoveContainer") => {
+            // Both carry the id in field 1; a StopContainerRequest's timeout is of no interest here.
+            "StopContainer" | "RemoveContainer" => {
                 match v1::RemoveContainerRequest::decode(request.clone()) {
                     Ok(gone) => self.then(Event::Gone {
                         id: ContainerId(gone.container_id.into()),
                     }),
-                    Err(_bad) if method == "StopContainer" => {
-                        match v1::StopContainerRequest::decode(request.clone()) {
-                            Ok(gone) => self.then(Event::Gone {
-                                id: ContainerId(gone.container_id.into()),
-                            }),
-                            Err(_bad) => pass(),
-                        }
-                    }
                     Err(_bad) => pass(),
                 }
             }

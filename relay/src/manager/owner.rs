@@ -30,6 +30,9 @@ type Entries = BTreeMap<ContainerId, Arc<Entry>>;
 /// How long a reservation of unknown end is kept while the runtime does not show its container.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the ids of the gone are kept, so that a list made before does not bring them back.
+const MEMORY_OF_THE_GONE: Duration = Duration::from_secs(120);
+
 pub(super) struct Parts {
     pub(super) policy: Arc<dyn Policy>,
     pub(super) topology: Arc<Topology>,
@@ -72,6 +75,9 @@ pub(super) struct Owner {
     pending: BTreeMap<ContainerId, Pending>,
     /// What the runtime was told of containers whose cgroup may not exist yet, and when.
     told: BTreeMap<ContainerId, (Wanted, Instant)>,
+    /// When containers were first known to exist, and to be gone: an older list says nothing of them.
+    since: BTreeMap<ContainerId, Instant>,
+    left: BTreeMap<ContainerId, Instant>,
     counts: Counts,
     synced: bool,
     restored: bool,
@@ -117,6 +123,8 @@ impl Owner {
             generation: 0,
             pending: BTreeMap::new(),
             told: BTreeMap::new(),
+            since: BTreeMap::new(),
+            left: BTreeMap::new(),
             counts: Counts::default(),
             synced: false,
             restored: false,
@@ -174,11 +182,8 @@ impl Owner {
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Reserve { ask, reply } => {
-                let provisional = ask.request.id.clone();
                 let reserved = self.reserve(*ask).await;
-                if let Err(Ok(_unheard)) = reply.send(reserved) {
-                    self.abort(&provisional).await; // the caller went away before it had a ticket
-                }
+                drop(reply.send(reserved)); // the ticket of a caller that went away says Abort
             }
             Event::Commit { provisional, id } => self.commit(&provisional, id).await,
             Event::Abort { provisional } => self.abort(&provisional).await,
@@ -201,6 +206,7 @@ impl Owner {
             Event::Started { id } => {
                 if let Some(entry) = self.entries.get_mut(&id) {
                     Arc::make_mut(entry).stage = Stage::Running;
+                    self.generation += 1;
                     self.publish();
                     self.reconcile_some(&[id]).await;
                 }
@@ -248,6 +254,10 @@ impl Owner {
 
     async fn reserve(&mut self, ask: Ask) -> Result<Reserved, Denied> {
         let id = ask.request.id.clone();
+        // The kubelet tries again: what it does not know of was not created, or will be met as a stranger.
+        for older in self.same_container(&ask) {
+            self.abort(&older).await;
+        }
         let before = (Arc::clone(&self.state), self.entries.clone());
         match self.place(&ask).await {
             Ok(growing) => {
@@ -344,6 +354,7 @@ impl Owner {
         if let Some((told, _when)) = self.told.remove(provisional) {
             self.told.insert(id.clone(), (told, Instant::now()));
         }
+        self.since.insert(id.clone(), Instant::now());
         self.generation += 1;
         self.publish();
         self.end_growth(provisional).await;
@@ -378,6 +389,8 @@ impl Owner {
                 continue;
             };
             changed = true;
+            self.since.remove(id);
+            self.left.insert(id.clone(), Instant::now());
             if let Some(export) = &self.export
                 && let Err(error) = export.remove(&entry)
             {

@@ -70,6 +70,17 @@ impl Runtime for RuntimeView {
             .container_status(&container.id)
             .await
             .map_err(failed("ask the status of a container"))?;
+        let gone = v1::ContainerState::ContainerExited;
+        if status
+            .status
+            .as_ref()
+            .is_some_and(|status| status.state() == gone)
+        {
+            return Err(RuntimeError {
+                operation: "learn of a container",
+                problem: format!("{} has exited", container.id),
+            });
+        }
         let pod = self
             .client
             .pod_sandbox_status(&container.sandbox)

@@ -4,23 +4,36 @@ use super::{Reserved, event::Event};
 use resmgr_policy::ContainerId;
 use tokio::sync::mpsc::OwnedPermit;
 
-/// A place held for a container that the runtime is asked to create. Dropped without a word, the
-/// manager asks the runtime what became of it.
+/// A place held for a container that the runtime is asked to create. Dropped before the request went
+/// out, the place is given up; dropped later, without a word, the manager asks the runtime what became
+/// of it.
 #[derive(Debug)]
 #[must_use = "a reservation ends by commit or abort"]
 pub struct Ticket {
     id: ContainerId,
     reserved: Reserved,
     permit: Option<OwnedPermit<Event>>,
+    sent: bool,
 }
 
 impl Ticket {
-    pub(super) fn new(id: ContainerId, reserved: Reserved, permit: OwnedPermit<Event>) -> Self {
+    /// Made before the manager is asked: whenever the asker goes away, the manager hears of it.
+    pub(super) fn new(id: ContainerId, permit: OwnedPermit<Event>) -> Self {
         Self {
             id,
-            reserved,
+            reserved: Reserved::default(),
             permit: Some(permit),
+            sent: false,
         }
+    }
+
+    pub(super) fn hold(&mut self, reserved: Reserved) {
+        self.reserved = reserved;
+    }
+
+    /// From now on the runtime may have seen the request.
+    pub fn send(&mut self) {
+        self.sent = true;
     }
 
     /// What was reserved.
@@ -52,6 +65,10 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let provisional = self.id.clone();
-        self.end(Event::Unknown { provisional });
+        self.end(if self.sent {
+            Event::Unknown { provisional }
+        } else {
+            Event::Abort { provisional }
+        });
     }
 }

@@ -67,9 +67,9 @@ impl Owner {
                 entry.stage != Stage::Reserved
                     && !live.contains_key(*id)
                     && self
-                        .told
+                        .since
                         .get(*id)
-                        .is_none_or(|(_told, when)| *when < listing.asked_at)
+                        .is_none_or(|since| *since < listing.asked_at)
             })
             .map(|(id, _entry)| id.clone())
             .collect();
@@ -84,8 +84,17 @@ impl Owner {
         }
         let mut unknown: Vec<_> = unknown
             .into_iter()
-            .filter(|ask| !self.entries.contains_key(&ask.request.id))
+            .filter(|ask| {
+                let id = &ask.request.id;
+                !self.entries.contains_key(id)
+                    && self
+                        .left
+                        .get(id)
+                        .is_none_or(|left| *left < listing.asked_at)
+            })
             .collect();
+        self.left
+            .retain(|_id, left| left.elapsed() < MEMORY_OF_THE_GONE);
         unknown.sort_by(|a, b| largest_first(&a.request, &b.request));
         for ask in unknown {
             let reserved = self.entries.iter().find(|(_id, entry)| {
@@ -109,6 +118,22 @@ impl Owner {
             self.adopt(ask).await;
             self.set_running(&id, &live);
         }
+    }
+
+    /// Reservations for the same container whose end is unknown.
+    pub(super) fn same_container(&self, ask: &Ask) -> Vec<ContainerId> {
+        self.pending
+            .iter()
+            .filter(|(id, pending)| {
+                pending.unknown_since.is_some()
+                    && self.entries.get(*id).is_some_and(|entry| {
+                        entry.request.pod.sandbox == ask.request.pod.sandbox
+                            && entry.request.name == ask.request.name
+                            && entry.attempt == ask.attempt
+                    })
+            })
+            .map(|(id, _pending)| id.clone())
+            .collect()
     }
 
     fn is_reserved(&self, id: &ContainerId) -> bool {
@@ -150,6 +175,7 @@ impl Owner {
                 }
             }
         }
+        self.since.insert(id, Instant::now());
         self.generation += 1;
         self.publish();
     }

@@ -1,7 +1,7 @@
 //! Measured contention as a coarse cost of CPUs: what breaks ties among equally legal choices.
 
 use crate::decision::View;
-use alloc::{collections::BTreeMap, format, string::String};
+use alloc::{format, string::String, vec, vec::Vec};
 use resmgr_topology::{CpuId, CpuSet};
 
 /// Measurements older than this (5 s) say nothing about now.
@@ -16,8 +16,8 @@ const QUANTUM_MILLI: u64 = 100;
 /// Cost of each CPU from fresh measurements; empty when there are none.
 #[derive(Debug)]
 pub(crate) struct Contention {
-    costs: BTreeMap<CpuId, u64>,
-    busy: BTreeMap<CpuId, u64>,
+    costs: Vec<u64>,
+    busy: Vec<u64>,
     /// Why it is empty.
     pub(crate) note: Option<String>,
 }
@@ -31,8 +31,8 @@ impl Contention {
     pub(crate) fn of(view: View<'_>) -> Self {
         let measured = view.measured;
         let mut this = Self {
-            costs: BTreeMap::new(),
-            busy: BTreeMap::new(),
+            costs: Vec::new(),
+            busy: Vec::new(),
             note: None,
         };
         if measured.cpu_busy_milli.is_empty() {
@@ -45,17 +45,24 @@ impl Contention {
             ));
             return this;
         }
-        let busy = |cpu: CpuId| u64::from(measured.cpu_busy_milli.get(&cpu).copied().unwrap_or(0));
-        let mean = |cpus: &CpuSet| {
-            let sum: u64 = cpus.iter().map(busy).sum();
-            sum / u64::try_from(cpus.len().max(1)).unwrap_or(1)
-        };
-        for llc in &view.topology.llcs {
-            let around = mean(&llc.cpus);
-            for cpu in llc.cpus.iter() {
-                let core = mean(&view.topology.siblings(cpu));
-                this.busy.insert(cpu, busy(cpu));
-                this.costs.insert(cpu, (core + around) / 2 / QUANTUM_MILLI);
+        let cpus = view.topology.cpus.last().map_or(0, |cpu| cpu.id.0 + 1);
+        let cpus = usize::try_from(cpus).unwrap_or(0);
+        this.busy = vec![0; cpus];
+        this.costs = vec![0; cpus];
+        for (cpu, milli) in &measured.cpu_busy_milli {
+            if let Some(slot) = index(*cpu).and_then(|at| this.busy.get_mut(at)) {
+                *slot = u64::from(*milli);
+            }
+        }
+        // Half its core, half its last-level cache.
+        let cores = view.topology.cores.iter().map(|core| &core.cpus);
+        let llcs = view.topology.llcs.iter().map(|llc| &llc.cpus);
+        for group in cores.chain(llcs) {
+            let half = this.exact_mean(group) / 2;
+            for cpu in group.iter() {
+                if let Some(slot) = index(cpu).and_then(|at| this.costs.get_mut(at)) {
+                    *slot += half;
+                }
             }
         }
         this
@@ -67,12 +74,22 @@ impl Contention {
 
     /// Coarse cost of a CPU; 0 when unknown.
     pub(crate) fn cost(&self, cpu: CpuId) -> u64 {
-        self.costs.get(&cpu).copied().unwrap_or(0)
+        let cost = index(cpu).and_then(|at| self.costs.get(at));
+        cost.map_or(0, |cost| cost / QUANTUM_MILLI)
     }
 
     /// Mean busy thousandths of the CPUs, coarse; 0 when unknown.
     pub(crate) fn mean(&self, cpus: &CpuSet) -> u64 {
-        let sum: u64 = cpus.iter().filter_map(|cpu| self.busy.get(&cpu)).sum();
-        sum / u64::try_from(cpus.len().max(1)).unwrap_or(1) / QUANTUM_MILLI * QUANTUM_MILLI
+        self.exact_mean(cpus) / QUANTUM_MILLI * QUANTUM_MILLI
     }
+
+    fn exact_mean(&self, cpus: &CpuSet) -> u64 {
+        let each = cpus.iter().filter_map(|cpu| self.busy.get(index(cpu)?));
+        let sum: u64 = each.sum();
+        sum / u64::try_from(cpus.len().max(1)).unwrap_or(1)
+    }
+}
+
+fn index(cpu: CpuId) -> Option<usize> {
+    usize::try_from(cpu.0).ok()
 }

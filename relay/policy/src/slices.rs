@@ -132,14 +132,16 @@ impl<F: Flavour> Slices<F> {
         let taken = taken(&items);
         let contention = Contention::of(view);
         let chosen = self.choose(view, &sets, request, &held, &taken, &contention)?;
-        items.push(Item {
+        let at = items.partition_point(|item| *item.id < request.id);
+        let item = Item {
             id: &request.id,
             request,
             arrival: known.map_or(view.state.next_arrival, |one| one.arrival),
             old: None,
             exclusive: chosen.cpus,
             confined: known.and_then(|one| one.placement.confined),
-        });
+        };
+        items.insert(at, item);
         let mut changes = self.settle(view.topology, &sets, &items);
         for change in changes.iter_mut().filter(|change| change.id == request.id) {
             change.request = Some(request.clone());

@@ -4,17 +4,17 @@ use super::{Flavour, Item, Sets, Slices, taken, unthrottled};
 use crate::{
     decision::Change,
     mems::mems,
-    request::estimate::shares_from_milli,
+    request::{QosClass, estimate::shares_from_milli},
     state::{Placement, Quota},
 };
-use alloc::{collections::BTreeSet, sync::Arc, vec::Vec};
+use alloc::{collections::BTreeSet, sync::Arc, vec, vec::Vec};
 use resmgr_topology::{CpuSet, NodeId, Topology};
 
 /// Distinct (CPUs, limit) pairs are few: pool members share them.
 type Memo = Option<(CpuSet, Option<u64>, Option<BTreeSet<NodeId>>)>;
 
 impl<F: Flavour> Slices<F> {
-    /// New placements of all whose placement changes, sorted by id.
+    /// New placements of all whose placement changes, in the order of `items`: by id.
     pub(super) fn settle(
         &self,
         topology: &Topology,
@@ -28,13 +28,10 @@ impl<F: Flavour> Slices<F> {
         };
         let shared: Arc<str> = "shared".into();
         let reserved: Arc<str> = "reserved".into();
-        let mut order: Vec<&Item<'_>> = items.iter().collect();
-        order.sort_by_key(|item| (item.request.qos, item.arrival));
-        let capacity = i64::try_from(pool.len()).unwrap_or(i64::MAX);
-        let mut left_milli = capacity.saturating_mul(1000);
+        let spills = self.spills(items, &pool);
         let mut memo: Memo = None;
-        let mut changes = Vec::new();
-        for item in order {
+        let mut changes = Vec::with_capacity(items.len());
+        for (item, spills) in items.iter().zip(spills) {
             let split = F::split(&self.config, item.request);
             let mut placement = Placement {
                 exclusive: item.exclusive,
@@ -46,8 +43,6 @@ impl<F: Flavour> Slices<F> {
                 placement.pool = Some(reserved.clone());
                 placement.cpus = sets.reserved;
             } else if item.exclusive.is_empty() || split.part.0 > 0 {
-                left_milli -= i64::from(split.part.0);
-                let spills = F::SPILLS && left_milli < 0;
                 let base = if spills {
                     pool.union(&sets.reserved)
                 } else {
@@ -99,7 +94,31 @@ impl<F: Flavour> Slices<F> {
                 });
             }
         }
-        changes.sort_by(|a, b| a.id.cmp(&b.id));
         changes
+    }
+
+    /// Whose shared part is beyond the pool's capacity: Guaranteed pods first, then by arrival.
+    fn spills(&self, items: &[Item<'_>], pool: &CpuSet) -> Vec<bool> {
+        let mut spills = vec![false; items.len()];
+        if !F::SPILLS {
+            return spills;
+        }
+        let mut order: Vec<(QosClass, u64, usize)> = Vec::with_capacity(items.len());
+        let each = items.iter().enumerate();
+        order.extend(each.map(|(index, item)| (item.request.qos, item.arrival, index)));
+        order.sort_unstable();
+        let capacity = i64::try_from(pool.len()).unwrap_or(i64::MAX);
+        let mut left_milli = capacity.saturating_mul(1000);
+        for (_, _, index) in order {
+            if let (Some(item), Some(slot)) = (items.get(index), spills.get_mut(index)) {
+                let split = F::split(&self.config, item.request);
+                if split.reserved || (split.full > 0 && split.part.0 == 0) {
+                    continue;
+                }
+                left_milli -= i64::from(split.part.0);
+                *slot = left_milli < 0;
+            }
+        }
+        spills
     }
 }

@@ -241,6 +241,8 @@ impl<'a> Simulation<'a> {
         };
         if self.setup.feedback == Feedback::Shadow {
             self.report.moves += decision.changes.len();
+            // Remembered, so that the same move is not shown again at every step.
+            self.state.apply(&decision.shadow());
             return;
         }
         for change in &decision.changes {

@@ -1,4 +1,4 @@
-//! Our own gRPC API: configuration in.
+//! Our own gRPC API: configuration in, node operations out.
 //!
 //! ```text
 //! node agent ──SetConfig──▶ judge (pure) ──▶ Pushed ──channel──▶ whoever applies it
@@ -8,6 +8,7 @@
 //! One push is handled at a time. A configuration that is refused, by the judge or by whoever applies it,
 //! changes nothing; the last good one stays in force.
 
+pub mod agent_client;
 mod server;
 mod socket;
 

@@ -72,7 +72,7 @@ async fn tell(
 ) -> Result<(), kube::Error> {
     // A merge patch also creates a missing map of annotations.
     let patch = json!({ "metadata": { "annotations": { ANNOTATION: annotation(outcome) } } });
-    let node = nodes
+    nodes
         .patch_metadata(node_name, &PatchParams::default(), &Patch::Merge(patch))
         .await?;
     if told.as_ref() != Some(outcome)
@@ -82,7 +82,8 @@ async fn tell(
             api_version: Some("v1".to_owned()),
             kind: Some("Node".to_owned()),
             name: Some(node_name.to_owned()),
-            uid: node.metadata.uid,
+            // As kubelet does: every kubectl finds the events of a Node by this.
+            uid: Some(node_name.to_owned()),
             ..ObjectReference::default()
         };
         let event = Event {

@@ -1,7 +1,7 @@
 //! Wires the parts together and runs them until a signal.
 
 use std::{
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
     net::{Ipv6Addr, SocketAddr},
     process::ExitCode,
     sync::Arc,
@@ -46,6 +46,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         .with_context(|| format!("--log {:?} is not a filter such as info", args.log))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     tokio::runtime::Builder::new_multi_thread()

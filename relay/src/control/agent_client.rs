@@ -1,0 +1,347 @@
+//! Client of the node agent: labels, taints and extended resources of our Node.
+//!
+//! Connected when first used, and again after each loss; silent but for one log line when the agent
+//! goes and one when it is back. cri-resmgr never needs the agent to place containers.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use resmgr_proto::v1::{
+    GetNodeRequest, JsonPatch, PatchNodeRequest, UpdateNodeCapacityRequest,
+    agent_client::AgentClient as Client,
+};
+use serde_json::{Value, json};
+use tokio::{net::UnixStream, sync::watch, time::timeout};
+use tonic::{
+    Code, Request,
+    transport::{Channel, Endpoint},
+};
+use tracing::{info, warn};
+
+/// Longest call.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Wait before the wanted state is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How often taints are read and written again when the Node changes between the two.
+const ATTEMPTS: usize = 5;
+
+/// Label of a node that offers the pools of the static-pools policy.
+pub const CMK_LABEL: &str = "cmk.intel.com/cmk-node";
+/// Key of the taint that keeps other pods away; its value is `true`, its effect `NoSchedule`.
+pub const CMK_TAINT: &str = "cmk";
+/// Extended resource: how many exclusive CPU lists there are.
+pub const CMK_CAPACITY: &str = "cmk.intel.com/exclusive-cores";
+
+/// Why a node operation was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The agent refused, the API server did, or nobody answered.
+    #[error("cannot {what}: {}", status.message())]
+    Call {
+        /// What was tried.
+        what: &'static str,
+        /// The answer.
+        status: Box<tonic::Status>,
+    },
+    /// No answer in time.
+    #[error("cannot {what}: no answer within {} s", DEADLINE.as_secs())]
+    Silent {
+        /// What was tried.
+        what: &'static str,
+    },
+    /// The Node the agent sent is no JSON.
+    #[error("the agent sent a Node that is not JSON")]
+    NotJson(#[source] serde_json::Error),
+}
+
+/// What the static-pools policy wants of the Node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeWishes {
+    /// Carry [`CMK_LABEL`].
+    pub label: bool,
+    /// Carry the taint [`CMK_TAINT`].
+    pub taint: bool,
+    /// Capacity of [`CMK_CAPACITY`]: number of CPU lists in exclusive pools.
+    pub exclusive_lists: usize,
+}
+
+/// Calls the agent. Clones share one connection.
+#[derive(Clone, Debug)]
+pub struct AgentClient {
+    client: Client<Channel>,
+    socket: Arc<PathBuf>,
+}
+
+impl AgentClient {
+    /// A client of the agent at `socket`, which need not exist yet.
+    #[must_use]
+    pub fn new(socket: PathBuf) -> Self {
+        let socket = Arc::new(socket);
+        let path = Arc::clone(&socket);
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let path = Arc::clone(&path);
+            async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(&*path).await?)) }
+        });
+        // The address is never looked up: the connector ignores it.
+        let channel =
+            Endpoint::from_static("http://cri-resmgr-agent").connect_with_connector_lazy(connector);
+        Self {
+            client: Client::new(channel),
+            socket,
+        }
+    }
+
+    /// The Node, as the API server has it.
+    ///
+    /// # Errors
+    /// When the agent or the API server does not answer, or refuses.
+    pub async fn node(&self) -> Result<Value, AgentError> {
+        let mut client = self.client.clone();
+        let call = client.get_node(request(GetNodeRequest {}));
+        let reply = bounded("read the Node", call).await?;
+        serde_json::from_str(&reply.node).map_err(AgentError::NotJson)
+    }
+
+    /// Sets a label, or removes it with `None`. What is right already is not written.
+    ///
+    /// # Errors
+    /// As [`AgentClient::node`].
+    pub async fn set_label(&self, key: &str, value: Option<&str>) -> Result<(), AgentError> {
+        self.set_meta("labels", key, value).await
+    }
+
+    /// Sets an annotation, or removes it with `None`. What is right already is not written.
+    ///
+    /// # Errors
+    /// As [`AgentClient::node`].
+    pub async fn set_annotation(&self, key: &str, value: Option<&str>) -> Result<(), AgentError> {
+        self.set_meta("annotations", key, value).await
+    }
+
+    /// Adds the taint, replacing one of the same key and effect; or removes those of `key` and
+    /// `effect` with no `value`. Other taints stay, also those that change at the same time.
+    ///
+    /// # Errors
+    /// As [`AgentClient::node`]; also when the Node keeps changing under it.
+    pub async fn set_taint(
+        &self,
+        key: &str,
+        value: Option<&str>,
+        effect: &str,
+    ) -> Result<(), AgentError> {
+        for attempt in 1.. {
+            let Some(patches) = taint_patches(&self.node().await?, key, value, effect) else {
+                break;
+            };
+            match self.patch("change the taints of the Node", patches).await {
+                Ok(()) => break,
+                // The Node changed between reading and writing: look again.
+                Err(AgentError::Call { status, .. })
+                    if attempt < ATTEMPTS
+                        && matches!(status.code(), Code::InvalidArgument | Code::Aborted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the capacity of extended resources.
+    ///
+    /// # Errors
+    /// As [`AgentClient::node`].
+    pub async fn set_capacity(
+        &self,
+        capacities: BTreeMap<String, String>,
+    ) -> Result<(), AgentError> {
+        let mut client = self.client.clone();
+        let call = client.update_node_capacity(request(UpdateNodeCapacityRequest { capacities }));
+        bounded("set capacities of the Node", call).await.map(drop)
+    }
+
+    /// Makes the Node as wished, once.
+    ///
+    /// # Errors
+    /// At the first operation that fails; those before it stay.
+    pub async fn fulfil(&self, wishes: &NodeWishes) -> Result<(), AgentError> {
+        let count = wishes.exclusive_lists.to_string();
+        let capacities = BTreeMap::from([(CMK_CAPACITY.to_owned(), count)]);
+        self.set_capacity(capacities).await?;
+        self.set_label(CMK_LABEL, wishes.label.then_some("true"))
+            .await?;
+        self.set_taint(CMK_TAINT, wishes.taint.then_some("true"), "NoSchedule")
+            .await
+    }
+
+    /// Makes the Node as last wished, trying until it works, for as long as wishes may come.
+    pub async fn keep(&self, mut wishes: watch::Receiver<Option<NodeWishes>>) {
+        let mut failing = false;
+        loop {
+            let wish = wishes.borrow_and_update().clone();
+            if let Some(wish) = wish {
+                match self.fulfil(&wish).await {
+                    Ok(()) => {
+                        info!(?wish, "the Node's label, taint and capacity are as wished");
+                        failing = false;
+                    }
+                    Err(error) => {
+                        if !failing {
+                            let agent = self.socket.display();
+                            warn!(%agent, %error, "trying until the agent can do it");
+                        }
+                        failing = true;
+                        tokio::select! {
+                            () = tokio::time::sleep(RETRY) => {}
+                            changed = wishes.changed() => if changed.is_err() { return },
+                        }
+                        continue;
+                    }
+                }
+            }
+            if wishes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn set_meta(&self, map: &str, key: &str, value: Option<&str>) -> Result<(), AgentError> {
+        let node = self.node().await?;
+        match meta_patch(&node, map, key, value) {
+            None => Ok(()),
+            Some(patch) => self.patch("change the Node", vec![patch]).await,
+        }
+    }
+
+    async fn patch(&self, what: &'static str, patches: Vec<JsonPatch>) -> Result<(), AgentError> {
+        let mut client = self.client.clone();
+        let call = client.patch_node(request(PatchNodeRequest { patches }));
+        bounded(what, call).await.map(drop)
+    }
+}
+
+fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(DEADLINE);
+    request
+}
+
+async fn bounded<T>(
+    what: &'static str,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, AgentError> {
+    match timeout(DEADLINE, call).await {
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => Err(AgentError::Call {
+            what,
+            status: Box::new(status),
+        }),
+        Err(_elapsed) => Err(AgentError::Silent { what }),
+    }
+}
+
+fn operation(op: &str, path: String, value: &Value) -> JsonPatch {
+    JsonPatch {
+        op: op.to_owned(),
+        path,
+        value: value.to_string(),
+    }
+}
+
+/// The patch that sets or removes one key of a map of the metadata; `None` when it is right.
+/// The agent adds the map itself when the Node has none.
+fn meta_patch(node: &Value, map: &str, key: &str, value: Option<&str>) -> Option<JsonPatch> {
+    let now = node["metadata"][map].get(key).and_then(Value::as_str);
+    let path = format!("/metadata/{map}/{}", pointer_part(key));
+    match value {
+        _ if now == value => None,
+        Some(value) => Some(operation("add", path, &json!(value))),
+        None => Some(JsonPatch {
+            op: "remove".to_owned(),
+            path,
+            value: String::new(),
+        }),
+    }
+}
+
+/// The patches that make a taint right, guarded by the version they were made for.
+fn taint_patches(
+    node: &Value,
+    key: &str,
+    value: Option<&str>,
+    effect: &str,
+) -> Option<Vec<JsonPatch>> {
+    let before = node["spec"]["taints"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let same = |taint: &Value| taint["key"] == key && taint["effect"] == effect;
+    let right = |taint: &&Value| same(taint) && taint["value"].as_str() == value;
+    let (have, good) = (
+        before.iter().filter(|taint| same(taint)).count(),
+        before.iter().filter(right).count(),
+    );
+    if have == usize::from(value.is_some()) && good == have {
+        return None;
+    }
+    let mut after: Vec<Value> = before.into_iter().filter(|taint| !same(taint)).collect();
+    if let Some(value) = value {
+        after.push(json!({ "key": key, "value": value, "effect": effect }));
+    }
+    let version = &node["metadata"]["resourceVersion"];
+    Some(vec![
+        operation("test", "/metadata/resourceVersion".to_owned(), version),
+        operation("add", "/spec/taints".to_owned(), &Value::Array(after)),
+    ])
+}
+
+/// One part of a JSON pointer (RFC 6901): `~` first, then `/`.
+fn pointer_part(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_escaped_and_values_quoted() {
+        let patch = meta_patch(&json!({}), "labels", "a.b/c~d", Some("true")).unwrap();
+        assert_eq!(patch.path, "/metadata/labels/a.b~1c~0d");
+        assert_eq!(patch.value, "\"true\"");
+    }
+
+    #[test]
+    fn what_is_right_is_not_written_and_what_is_not_there_not_removed() {
+        let node = json!({ "metadata": { "labels": { "a": "1" } } });
+        assert_eq!(meta_patch(&node, "labels", "a", Some("1")), None);
+        assert_eq!(meta_patch(&node, "labels", "b", None), None);
+        assert_eq!(meta_patch(&node, "labels", "a", None).unwrap().op, "remove");
+    }
+
+    #[test]
+    fn a_taint_is_added_beside_the_others_and_only_it_is_removed() {
+        let other = json!({ "key": "x", "effect": "NoExecute" });
+        let node = json!({
+            "metadata": { "resourceVersion": "5" },
+            "spec": { "taints": [other] },
+        });
+        let patches = taint_patches(&node, "cmk", Some("true"), "NoSchedule").unwrap();
+        assert_eq!(
+            (patches[0].op.as_str(), patches[0].value.as_str()),
+            ("test", "\"5\"")
+        );
+        let taints: Value = serde_json::from_str(&patches[1].value).unwrap();
+        let ours = json!({ "key": "cmk", "value": "true", "effect": "NoSchedule" });
+        assert_eq!(taints, json!([other, ours]));
+
+        let tainted =
+            json!({ "metadata": { "resourceVersion": "6" }, "spec": { "taints": taints } });
+        assert_eq!(
+            taint_patches(&tainted, "cmk", Some("true"), "NoSchedule"),
+            None
+        );
+        let patches = taint_patches(&tainted, "cmk", None, "NoSchedule").unwrap();
+        let taints: Value = serde_json::from_str(&patches[1].value).unwrap();
+        assert_eq!(taints, json!([other]));
+        assert_eq!(taint_patches(&node, "cmk", None, "NoSchedule"), None);
+    }
+}

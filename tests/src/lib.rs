@@ -3,6 +3,8 @@
 //!
 //! Everything here cleans up after itself on drop and touches nothing it did not make.
 
+pub mod agent;
+pub mod apiserver;
 pub mod cri;
 pub mod guest;
 pub mod kernel;

@@ -1,0 +1,202 @@
+//! The agent under test, and a server that stands for cri-resmgr's configuration service.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::{Context as _, Result};
+use resmgr_proto::v1::{
+    GetStatusReply, GetStatusRequest, SetConfigReply, SetConfigRequest,
+    config_server::{Config, ConfigServer},
+};
+use tokio::{net::UnixListener, runtime::Runtime};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    apiserver::{ApiServer, Process, free_port},
+    built,
+};
+
+static INSTANCES: AtomicU64 = AtomicU64::new(1);
+
+/// Stands for cri-resmgr: remembers what was pushed, refuses what contains `BAD`.
+#[derive(Debug)]
+pub struct Receiver {
+    got: Arc<Mutex<Vec<SetConfigRequest>>>,
+    /// Of its own, so that its connections end with it, as those of a process would.
+    runtime: Option<Runtime>,
+    socket: PathBuf,
+}
+
+impl Receiver {
+    /// Serves on `socket`, as a process that was just started.
+    ///
+    /// # Errors
+    /// When the socket cannot be bound.
+    pub fn start(socket: &Path) -> Result<Self> {
+        let listener = std::os::unix::net::UnixListener::bind(socket)?;
+        listener.set_nonblocking(true)?;
+        let got = Arc::new(Mutex::new(Vec::new()));
+        let service = Service {
+            got: Arc::clone(&got),
+            instance: INSTANCES.fetch_add(1, Ordering::Relaxed).to_string(),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        runtime.spawn(async move {
+            let listener = UnixListener::from_std(listener)?;
+            tonic::transport::Server::builder()
+                .add_service(ConfigServer::new(service))
+                .serve_with_incoming(UnixListenerStream::new(listener))
+                .await
+                .map_err(std::io::Error::other)
+        });
+        Ok(Self {
+            got,
+            runtime: Some(runtime),
+            socket: socket.to_owned(),
+        })
+    }
+
+    /// All that was pushed, in order.
+    #[must_use]
+    pub fn got(&self) -> Vec<SetConfigRequest> {
+        lock(&self.got).clone()
+    }
+
+    /// The origin of the last push; empty when there was none.
+    #[must_use]
+    pub fn last_origin(&self) -> String {
+        let got = lock(&self.got);
+        got.last()
+            .map(|last| last.origin.clone())
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        // Already gone is as good.
+        drop(std::fs::remove_file(&self.socket));
+    }
+}
+
+#[derive(Debug)]
+struct Service {
+    got: Arc<Mutex<Vec<SetConfigRequest>>>,
+    instance: String,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[tonic::async_trait]
+impl Config for Service {
+    async fn set_config(
+        &self,
+        request: Request<SetConfigRequest>,
+    ) -> Result<Response<SetConfigReply>, Status> {
+        let request = request.into_inner();
+        let bad = request.config.values().any(|text| text.contains("BAD"));
+        let mut got = lock(&self.got);
+        got.push(request);
+        Ok(Response::new(SetConfigReply {
+            error: if bad {
+                "policy.static: BAD is no key"
+            } else {
+                ""
+            }
+            .to_owned(),
+            generation: got.len() as u64,
+            instance: self.instance.clone(),
+            ..SetConfigReply::default()
+        }))
+    }
+
+    async fn get_status(
+        &self,
+        _request: Request<GetStatusRequest>,
+    ) -> Result<Response<GetStatusReply>, Status> {
+        Ok(Response::new(GetStatusReply {
+            instance: self.instance.clone(),
+            ..GetStatusReply::default()
+        }))
+    }
+}
+
+/// A running agent of the node `n1`, with the rights that its manifest gives.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    folder: PathBuf,
+    health_port: u16,
+}
+
+impl Agent {
+    /// Starts it; its sockets are in the folder of the API server.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(api: &ApiServer) -> Result<Self> {
+        let folder = api.folder().to_owned();
+        let health_port = free_port()?;
+        let process = Process::start(
+            Command::new(built("cri-resmgr-agent").context("cri-resmgr-agent is not built")?)
+                .arg("-kubeconfig")
+                .arg(api.kubeconfig("agent"))
+                .arg("-agent-socket")
+                .arg(folder.join("agent.sock"))
+                .arg("-cri-resmgr-socket")
+                .arg(folder.join("config.sock"))
+                .arg(format!("-health-address=127.0.0.1:{health_port}"))
+                .env("NODE_NAME", "n1"),
+            &folder.join("agent.log"),
+        )?;
+        Ok(Self {
+            process,
+            folder,
+            health_port,
+        })
+    }
+
+    /// Whether it runs.
+    pub fn running(&mut self) -> bool {
+        self.process.running()
+    }
+
+    /// Its log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()
+    }
+
+    /// The answer of `/readyz`: whether it is 200, and the text.
+    pub async fn ready(&self) -> (bool, String) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let asked = async {
+            let mut stream =
+                tokio::net::TcpStream::connect(("127.0.0.1", self.health_port)).await?;
+            let words = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            stream.write_all(words).await?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await?;
+            Ok::<_, std::io::Error>(text)
+        };
+        match asked.await {
+            Ok(text) => (text.starts_with("HTTP/1.1 200"), text),
+            Err(error) => (false, error.to_string()),
+        }
+    }
+}

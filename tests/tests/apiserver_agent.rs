@@ -1,0 +1,360 @@
+//! The agent against a real kube-apiserver, with exactly the rights of its shipped manifest.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use cri_resmgr::control::agent_client::{AgentClient, NodeWishes};
+use resmgr_proto::v1::{GetConfigRequest, HealthCheckRequest, agent_client::AgentClient as Raw};
+use resmgr_tests::{
+    agent::{Agent, Receiver},
+    apiserver::{self, ApiServer},
+    eventually,
+    skip::skip,
+};
+
+/// Longest wait for a state that comes "within seconds" on a machine that is busy.
+const SOON: Duration = Duration::from_secs(30);
+
+fn start(what: &str) -> Option<ApiServer> {
+    if let Some(why) = apiserver::missing() {
+        skip(what, &why);
+        return None;
+    }
+    let api = ApiServer::start().expect("an API server");
+    api.kubectl(&["apply", "-f", "deploy/agent.yaml"])
+        .expect("the manifest is applied");
+    api.apply(r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n1"}}"#)
+        .expect("a Node");
+    Some(api)
+}
+
+fn map(name: &str, policy: &str) -> String {
+    serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "name": name, "namespace": "kube-system" },
+        "data": { "policy": format!("Active: {policy}") },
+    })
+    .to_string()
+}
+
+async fn comes_from(receiver: &Receiver, name: &str) -> bool {
+    let wanted = format!("kube-system/{name}");
+    eventually(SOON, async || receiver.last_origin() == wanted).await
+}
+
+fn annotation(api: &ApiServer) -> String {
+    let path = r"jsonpath={.metadata.annotations.cri-resource-manager\.intel\.com/config-status}";
+    api.kubectl(&["get", "node", "n1", "-o", path])
+        .unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_follows_the_maps_and_the_label_and_is_never_empty() {
+    let Some(api) = start("the agent follows ConfigMaps") else {
+        return;
+    };
+    let receiver = Receiver::start(&api.folder().join("config.sock")).unwrap();
+    let agent = Agent::start(&api).unwrap();
+
+    // Nothing there: ready, and nothing pushed.
+    assert!(
+        eventually(SOON, async || agent.ready().await.0).await,
+        "{}",
+        agent.log()
+    );
+    assert!(receiver.got().is_empty());
+
+    // The README's way, one map with keys by policy.
+    let pools = "policy.stp=deploy/config/pools.yaml";
+    let create = [
+        "create",
+        "configmap",
+        "--namespace",
+        "kube-system",
+        "cri-resmgr-config",
+    ];
+    api.kubectl(&[&create[..], &["--from-file", pools]].concat())
+        .unwrap();
+    assert!(
+        comes_from(&receiver, "cri-resmgr-config").await,
+        "{}",
+        agent.log()
+    );
+    let got = receiver.got().pop().unwrap();
+    assert_eq!(got.node_name, "n1");
+    assert!(got.config["policy.stp"].contains("cpuLists"), "{got:?}");
+
+    // The three maps, each winning over those before; the label chooses the group.
+    api.apply(&map("cri-resmgr-config.default", "none"))
+        .unwrap();
+    assert!(
+        comes_from(&receiver, "cri-resmgr-config.default").await,
+        "{}",
+        agent.log()
+    );
+    api.apply(&map("cri-resmgr-config.group.g1", "static"))
+        .unwrap();
+    api.kubectl(&[
+        "label",
+        "node",
+        "n1",
+        "cri-resource-manager.intel.com/group=g1",
+    ])
+    .unwrap();
+    assert!(
+        comes_from(&receiver, "cri-resmgr-config.group.g1").await,
+        "{}",
+        agent.log()
+    );
+    api.apply(&map("cri-resmgr-config.node.n1", "static-plus"))
+        .unwrap();
+    assert!(
+        comes_from(&receiver, "cri-resmgr-config.node.n1").await,
+        "{}",
+        agent.log()
+    );
+
+    // An update of the winner.
+    api.apply(&map("cri-resmgr-config.node.n1", "static-pools"))
+        .unwrap();
+    let updated = async || {
+        receiver
+            .got()
+            .last()
+            .is_some_and(|got| got.config["policy"] == "Active: static-pools")
+    };
+    assert!(eventually(SOON, updated).await, "{}", agent.log());
+    assert!(eventually(SOON, async || annotation(&api).contains("accepted")).await);
+
+    // And back down.
+    let delete = |name| {
+        api.kubectl(&["delete", "configmap", "-n", "kube-system", name])
+            .unwrap();
+    };
+    delete("cri-resmgr-config.node.n1");
+    assert!(
+        comes_from(&receiver, "cri-resmgr-config.group.g1").await,
+        "{}",
+        agent.log()
+    );
+    api.kubectl(&[
+        "label",
+        "node",
+        "n1",
+        "cri-resource-manager.intel.com/group-",
+    ])
+    .unwrap();
+    assert!(
+        comes_from(&receiver, "cri-resmgr-config.default").await,
+        "{}",
+        agent.log()
+    );
+    delete("cri-resmgr-config");
+    delete("cri-resmgr-config.default");
+    assert!(
+        eventually(SOON, async || annotation(&api)
+            .contains(r#""state":"none""#))
+        .await,
+        "{}",
+        agent.log()
+    );
+    assert_eq!(
+        receiver.last_origin(),
+        "kube-system/cri-resmgr-config.default"
+    );
+    assert!(receiver.got().iter().all(|got| !got.config.is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_visible_in_the_node_its_events_and_the_readiness() {
+    let Some(api) = start("the agent reports refusals") else {
+        return;
+    };
+    let _receiver = Receiver::start(&api.folder().join("config.sock")).unwrap();
+    let agent = Agent::start(&api).unwrap();
+    api.apply(&map("cri-resmgr-config.default", "BAD")).unwrap();
+
+    let describe = || api.kubectl(&["describe", "node", "n1"]);
+    let described = async || {
+        let text = describe().unwrap_or_default();
+        ["refused", "BAD is no key", "ConfigurationRefused"]
+            .iter()
+            .all(|word| text.contains(word))
+    };
+    let seen = eventually(SOON, described).await;
+    assert!(seen, "{}\n{:?}", agent.log(), describe());
+    let (ready, text) = agent.ready().await;
+    assert!(!ready && text.contains("BAD is no key"), "{text}");
+
+    api.apply(&map("cri-resmgr-config.default", "static"))
+        .unwrap();
+    assert!(
+        eventually(SOON, async || agent.ready().await.0).await,
+        "{}",
+        agent.log()
+    );
+    assert!(eventually(SOON, async || annotation(&api).contains("accepted")).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_configuration_comes_back_after_restarts_in_every_order() {
+    let Some(mut api) = start("the agent survives restarts") else {
+        return;
+    };
+    let socket = api.folder().join("config.sock");
+    api.apply(&map("cri-resmgr-config.default", "static"))
+        .unwrap();
+    let pushed =
+        async |receiver: &Receiver| eventually(SOON, async || !receiver.got().is_empty()).await;
+
+    // The agent first, cri-resmgr later.
+    let agent = Agent::start(&api).unwrap();
+    let receiver = Receiver::start(&socket).unwrap();
+    assert!(pushed(&receiver).await, "{}", agent.log());
+
+    // cri-resmgr restarts: pushed again, though no map has changed.
+    drop(receiver);
+    let receiver = Receiver::start(&socket).unwrap();
+    assert!(pushed(&receiver).await, "{}", agent.log());
+
+    // The API server restarts: what is in force stays, and the next change arrives.
+    api.stop_server();
+    let pushes = receiver.got().len();
+    api.start_server().unwrap();
+    api.apply(&map("cri-resmgr-config.default", "static-plus"))
+        .unwrap();
+    let changed = async || {
+        receiver
+            .got()
+            .last()
+            .is_some_and(|got| got.config["policy"] == "Active: static-plus")
+    };
+    assert!(eventually(SOON, changed).await, "{}", agent.log());
+    assert_eq!(receiver.got().len(), pushes + 1, "one change is one push");
+
+    // cri-resmgr restarts while there is no API server: the agent still knows.
+    api.stop_server();
+    drop(receiver);
+    let receiver = Receiver::start(&socket).unwrap();
+    assert!(pushed(&receiver).await, "{}", agent.log());
+    assert_eq!(receiver.got()[0].config["policy"], "Active: static-plus");
+
+    // The agent restarts while there is no API server: nothing is pushed until there is one.
+    drop(agent);
+    let before = receiver.got().len();
+    let agent = Agent::start(&api).unwrap();
+    api.start_server().unwrap();
+    let again = async || receiver.got().len() > before;
+    assert!(eventually(SOON, again).await, "{}", agent.log());
+    assert!(
+        receiver
+            .got()
+            .iter()
+            .all(|got| got.config["policy"] == "Active: static-plus")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_operations_reach_the_node_with_the_shipped_rights() {
+    let Some(api) = start("node operations through the agent") else {
+        return;
+    };
+    let agent = Agent::start(&api).unwrap();
+    let client = AgentClient::new(api.folder().join("agent.sock"));
+    let up = async || client.node().await.is_ok();
+    assert!(eventually(SOON, up).await, "{}", agent.log());
+
+    let taint = ["taint", "node", "n1", "other=1:NoExecute"];
+    api.kubectl(&taint).unwrap();
+    let wishes = NodeWishes {
+        label: true,
+        taint: true,
+        exclusive_lists: 3,
+    };
+    client.fulfil(&wishes).await.unwrap();
+    client.fulfil(&wishes).await.unwrap();
+    client
+        .set_annotation("a.b/c~d", Some("true"))
+        .await
+        .unwrap_err();
+    client.set_annotation("a.b/c", Some("true")).await.unwrap();
+    let node = client.node().await.unwrap();
+    assert_eq!(node["metadata"]["labels"]["cmk.intel.com/cmk-node"], "true");
+    assert_eq!(node["metadata"]["annotations"]["a.b/c"], "true");
+    assert_eq!(
+        node["status"]["capacity"]["cmk.intel.com/exclusive-cores"],
+        "3"
+    );
+    let taints = node["spec"]["taints"].as_array().unwrap();
+    let keys: Vec<_> = taints
+        .iter()
+        .filter_map(|taint| taint["key"].as_str())
+        .collect();
+    assert!(
+        keys.contains(&"other") && keys.contains(&"cmk"),
+        "{taints:?}"
+    );
+
+    client.fulfil(&NodeWishes::default()).await.unwrap();
+    let node = client.node().await.unwrap();
+    assert_eq!(
+        node["metadata"]["labels"]["cmk.intel.com/cmk-node"],
+        serde_json::Value::Null
+    );
+    let taints = node["spec"]["taints"].to_string();
+    assert!(
+        taints.contains("other") && !taints.contains("cmk"),
+        "{taints}"
+    );
+
+    let kubelets = BTreeMap::from([("cpu".to_owned(), "1".to_owned())]);
+    assert!(client.set_capacity(kubelets).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_socket_tells_health_and_the_configuration_and_is_roots_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Some(api) = start("the agent's socket") else {
+        return;
+    };
+    let agent = Agent::start(&api).unwrap();
+    api.apply(&map("cri-resmgr-config.default", "static"))
+        .unwrap();
+    let socket = api.folder().join("agent.sock");
+    assert!(
+        eventually(SOON, async || socket.exists()).await,
+        "{}",
+        agent.log()
+    );
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let path = socket.clone();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let path = path.clone();
+        async move {
+            let stream = tokio::net::UnixStream::connect(path).await?;
+            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+        }
+    });
+    let channel = tonic::transport::Endpoint::from_static("http://agent")
+        .connect_with_connector_lazy(connector);
+    let client = Raw::new(channel);
+    let known = async || {
+        let reply = client.clone().get_config(GetConfigRequest {}).await;
+        reply.is_ok_and(|reply| reply.into_inner().config.contains_key("policy"))
+    };
+    assert!(eventually(SOON, known).await, "{}", agent.log());
+    let health = async |query: &str| {
+        let query = query.to_owned();
+        let reply = client
+            .clone()
+            .health_check(HealthCheckRequest { query })
+            .await;
+        reply.map(|reply| reply.into_inner().error)
+    };
+    assert_eq!(health("").await.unwrap(), "");
+    // Nobody stands for cri-resmgr here.
+    assert_ne!(health("config-status").await.unwrap(), "");
+    assert!(health("nonsense").await.is_err());
+}

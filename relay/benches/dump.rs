@@ -1,5 +1,4 @@
 //! What a full dump costs: on the way of a call, and in the writer.
-#![expect(missing_docs, reason = "criterion's macros make public functions")]
 #![expect(
     clippy::unwrap_used,
     reason = "a bench that cannot set itself up must stop"

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use resmgr_policy::{Reserved, Settings, by_name};
+use resmgr_policy::{RebalanceMode, Reserved, Settings, by_name};
 use resmgr_sim::{Setup, simulate, trace, workload::standard_mix};
 use resmgr_topology::{CpuSet, MilliCpu, Topology};
 use std::{fs, path::PathBuf};
@@ -72,6 +72,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let mut settings = Settings::default();
     settings.slices.reserved = Some(reserved);
+    // The run says whether it is asked.
+    settings.rebalance = RebalanceMode::On;
     for name in &arguments.policy {
         let policy = match by_name(name, &topology, &settings) {
             Ok(policy) => policy,

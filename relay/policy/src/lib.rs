@@ -35,7 +35,7 @@ pub use quantity::{Quantity, QuantityError};
 pub use rebalance::{
     BUDGET_PER_MINUTE, Moved, Outcome, REST_NS, REST_UNDONE_NS, RebalanceMemory, VERIFY_NS,
 };
-pub use registry::{POLICIES, PolicyInfo, Settings, by_name, find};
+pub use registry::{POLICIES, PolicyInfo, RebalanceMode, Settings, by_name, find};
 pub use request::{
     ContainerId, Namespace, PodRef, QosClass, Request, Requirements, Source,
     annotation::{AnnotationError, RESOURCES_ANNOTATION, requirements_from_annotation},

@@ -1,9 +1,11 @@
 //! The policies there are.
 
 use crate::{
+    check::Rules,
     config::{ConfigProblem, StaticConfig},
-    decision::Policy,
+    decision::{Decision, Policy, Refusal, View},
     none::Unplaced,
+    request::{ContainerId, Request},
     static_plus::StaticPlusPolicy,
     static_policy::StaticPolicy,
     stp::{PoolsConfig, StaticPools},
@@ -65,6 +67,20 @@ pub struct Settings {
     pub slices: StaticConfig,
     /// Of `static-pools`.
     pub pools: PoolsConfig,
+    /// Whether it may move what runs.
+    pub rebalance: RebalanceMode,
+}
+
+/// Whether a policy may move what runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RebalanceMode {
+    /// Never.
+    #[default]
+    Off,
+    /// Decided and remembered, not done.
+    Shadow,
+    /// Done.
+    On,
 }
 
 /// Makes the policy of this name (or alias) for this machine.
@@ -72,6 +88,49 @@ pub struct Settings {
 /// # Errors
 /// Every problem of its configuration, or that there is no such policy.
 pub fn by_name(
+    name: &str,
+    topology: &Topology,
+    settings: &Settings,
+) -> Result<Box<dyn Policy>, Vec<ConfigProblem>> {
+    Ok(Box::new(Gated {
+        policy: make(name, topology, settings)?,
+        mode: settings.rebalance,
+    }))
+}
+
+/// A policy that moves what runs only as far as it may.
+#[derive(Debug)]
+struct Gated {
+    policy: Box<dyn Policy>,
+    mode: RebalanceMode,
+}
+
+impl Policy for Gated {
+    fn name(&self) -> &'static str {
+        self.policy.name()
+    }
+    fn place(&self, view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
+        self.policy.place(view, request)
+    }
+    fn release(&self, view: View<'_>, gone: &ContainerId) -> Decision {
+        self.policy.release(view, gone)
+    }
+    fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
+        self.policy.reconcile(view)
+    }
+    fn rules(&self, topology: &Topology) -> Rules {
+        self.policy.rules(topology)
+    }
+    fn rebalance(&self, view: View<'_>) -> Option<Decision> {
+        match self.mode {
+            RebalanceMode::Off => None,
+            RebalanceMode::Shadow => self.policy.rebalance(view).map(Decision::shadow),
+            RebalanceMode::On => self.policy.rebalance(view),
+        }
+    }
+}
+
+fn make(
     name: &str,
     topology: &Topology,
     settings: &Settings,

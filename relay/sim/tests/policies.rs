@@ -1,7 +1,7 @@
 //! The registered policies on the model: promises kept in every run, and the order one expects of them.
 
 use proptest::prelude::*;
-use resmgr_policy::{ContainerId, Policy, QosClass, Reserved, Settings, by_name};
+use resmgr_policy::{ContainerId, Policy, QosClass, RebalanceMode, Reserved, Settings, by_name};
 use resmgr_sim::{
     Behaviour, Class, Feedback, Report, Setup, simulate,
     trace::{Event, Line},
@@ -13,6 +13,8 @@ use resmgr_topology::{MilliCpu, Topology};
 fn policy(name: &str, machine: &Topology) -> Box<dyn Policy> {
     let mut settings = Settings::default();
     settings.slices.reserved = Some(Reserved::Quantity(MilliCpu(1000)));
+    // The run says whether it is asked.
+    settings.rebalance = RebalanceMode::On;
     by_name(name, machine, &settings).expect("a legal configuration")
 }
 

@@ -12,7 +12,8 @@ use crate::{
 };
 use anyhow::Context;
 use resmgr_policy::{
-    CpuListConfig, Policy, PoolConfig, PoolsConfig, Reserved, Settings, StaticConfig, by_name,
+    CpuListConfig, Policy, PoolConfig, PoolsConfig, RebalanceMode, Reserved, Settings,
+    StaticConfig, by_name,
 };
 use resmgr_topology::Topology;
 use std::{path::Path, sync::Arc, time::Duration};
@@ -192,6 +193,11 @@ pub fn policy(config: &Config, topology: &Topology) -> Result<Box<dyn Policy>, F
         pools: match typed.name {
             PolicyName::StaticPools => pools(config, topology)?,
             _ => PoolsConfig::default(),
+        },
+        rebalance: match typed.rebalance {
+            config::RebalanceMode::Off => RebalanceMode::Off,
+            config::RebalanceMode::Shadow => RebalanceMode::Shadow,
+            config::RebalanceMode::On => RebalanceMode::On,
         },
     };
     by_name(typed.name.as_str(), topology, &settings).map_err(|problems| {

@@ -6,7 +6,7 @@ use resmgr_policy::{
     BUDGET_PER_MINUTE, Confidence, ContainerId, CpuListConfig, Observed, Outcome, PoolConfig,
     PoolsConfig,
     QosClass::{Burstable, Guaranteed},
-    REST_NS, STALE_NS, StaticPlusPolicy, StaticPools, VERIFY_NS,
+    REST_NS, RebalanceMode, STALE_NS, Settings, StaticPlusPolicy, StaticPools, VERIFY_NS, by_name,
 };
 use resmgr_topology::Nanos;
 
@@ -124,6 +124,27 @@ fn moving_much_memory_must_win_much() {
         .unwrap()
         .resident_bytes = 1 << 40;
     assert_eq!(step(&mut world), 0);
+}
+
+#[test]
+fn whether_anything_moves_is_the_operators_choice() {
+    let mut world = plus();
+    world.place(&request("chatty", Burstable, 500)).unwrap();
+    see(&mut world, "chatty", 5, 1000);
+    for (mode, moves) in [
+        (RebalanceMode::Off, None),
+        (RebalanceMode::Shadow, Some(0)),
+        (RebalanceMode::On, Some(1)),
+    ] {
+        let settings = Settings {
+            slices: reserving("0"),
+            rebalance: mode,
+            ..Settings::default()
+        };
+        let policy = by_name("static-plus", &world.topology, &settings).unwrap();
+        let decision = policy.rebalance(world.view());
+        assert_eq!(decision.map(|one| one.changes.len()), moves);
+    }
 }
 
 #[test]

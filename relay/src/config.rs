@@ -81,18 +81,6 @@ pub enum RebalanceMode {
     On,
 }
 
-/// Whether to measure by BPF.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TelemetryMode {
-    /// Where the kernel can.
-    #[default]
-    Auto,
-    /// Or not start.
-    On,
-    /// Not at all.
-    Off,
-}
-
 /// What to decide, and what happens when that fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyConfig {
@@ -154,7 +142,7 @@ pub struct EnforceConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TelemetryConfig {
     /// Whether to measure by BPF.
-    pub ebpf: TelemetryMode,
+    pub ebpf: bool,
     /// Room for so many containers.
     pub max_containers: u32,
     /// Replay file.

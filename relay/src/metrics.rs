@@ -6,3 +6,4 @@
 pub mod placement;
 pub mod registry;
 pub mod relay;
+pub mod scheduler;

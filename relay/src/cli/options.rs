@@ -328,12 +328,11 @@ pub const OPTIONS: &[Opt] = &[
         "false",
         "Forget stored placements at start and place every running container anew",
     ),
-    one(
+    switch(
         Group::Telemetry,
         "ebpf-telemetry",
-        "auto|on|off",
-        "auto",
-        "Measure run-queue waits and migrations by BPF; `on` refuses to start where that is impossible",
+        "false",
+        "Measure by BPF what the scheduler does to each container; where that is impossible, say so and measure what can be",
     ),
     one(
         Group::Telemetry,

@@ -3,7 +3,7 @@
 use super::{
     Config, CpuAmount, Cpus, DumpConfig, DumpFormat, EnforceConfig, FailPolicies, PolicyConfig,
     PoolsConfig, Problem, Problems, Raw, RebalanceMode, RelayConfig, TelemetryConfig,
-    TelemetryMode, problem::nearest, raw::Valued, resources::Resources, values,
+    problem::nearest, raw::Valued, resources::Resources, values,
 };
 use crate::{
     cli::policies::PolicyName,
@@ -138,16 +138,7 @@ impl Judge<'_> {
         let policy = self.policy(machine);
         let enforce = self.enforce();
         let telemetry = TelemetryConfig {
-            ebpf: self.choice(
-                "ebpf-telemetry",
-                &[
-                    ("auto", TelemetryMode::Auto),
-                    ("on", TelemetryMode::On),
-                    ("true", TelemetryMode::On),
-                    ("off", TelemetryMode::Off),
-                    ("false", TelemetryMode::Off),
-                ],
-            ),
+            ebpf: self.on("ebpf-telemetry"),
             max_containers: self.get("max-containers", |text| match text.parse::<u32>() {
                 Ok(number @ 1..=65_536) => Ok(number),
                 _ => Err("expected a number from 1 to 65536"),

@@ -8,6 +8,7 @@ use crate::{
     config::{Document, Machine, PolicyName, Problems, Raw, document::overlay, print},
     inspect::{
         client,
+        top::TopView,
         view::{ExplainView, StateView},
     },
 };
@@ -15,7 +16,11 @@ use anyhow::Context;
 use std::{
     io::Write,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+/// How often `top` looks.
+const TOP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Prints a text to standard output.
 ///
@@ -140,13 +145,32 @@ pub fn check_config(raw: &Raw, file: &Path) -> Result<(), Failed> {
 /// # Errors
 /// When no daemon answers, or it measures nothing.
 pub fn top(raw: &Raw, once: bool, as_json: bool) -> Result<(), Failed> {
-    let view: serde_json::Value = fetch(raw, "/top")?;
-    if view.is_null() {
-        return Err(anyhow::anyhow!(
-            "the running cri-resmgr measures nothing: start it with --ebpf-telemetry"
-        )
-        .into());
+    let look = || {
+        fetch::<Option<TopView>>(raw, "/top")?.ok_or_else(|| {
+            Failed::Run(anyhow::anyhow!(
+                "the running cri-resmgr measures nothing: start it with --ebpf-telemetry"
+            ))
+        })
+    };
+    let first = look()?;
+    if once {
+        return if as_json {
+            json(&first)
+        } else {
+            say(&first.to_string())
+        };
     }
-    let _live = (once, as_json);
-    json(&view)
+    let mut before = first;
+    loop {
+        std::thread::sleep(TOP_INTERVAL);
+        let now = look()?;
+        let between = now.since(&before);
+        if as_json {
+            say(&serde_json::to_string(&between).context("cannot print JSON")?)?;
+        } else {
+            // Home, picture, and whatever an earlier, larger picture left.
+            say(&format!("\x1b[H\x1b[2J{between}"))?;
+        }
+        before = now;
+    }
 }

@@ -7,6 +7,7 @@
 
 use super::{
     Failed, commands,
+    measure::Measure,
     placement::{self, Placement},
     settle::settle,
     signals::{Asked, Signals},
@@ -23,7 +24,7 @@ use crate::{
     dump::Dumper,
     inspect::server::{Views, serve_metrics, serve_views},
     log,
-    metrics::{registry::Metrics, relay::RelayMetrics},
+    metrics::{registry::Metrics, relay::RelayMetrics, scheduler::SchedulerMetrics},
 };
 use anyhow::Context;
 use resmgr_topology::Topology;
@@ -67,7 +68,13 @@ async fn serve(config: Config, topology: Topology) -> Result<(), Failed> {
     let tasks = Tasks::new(stop.clone());
     let topology = Arc::new(topology);
 
-    let dumper = Arc::new(Dumper::start(&config.dump, None).map_err(anyhow::Error::from)?);
+    let measure = Measure::new(&topology);
+    let measurements = Arc::<Measure>::clone(&measure);
+    let dumper = Dumper::start(
+        &config.dump,
+        config.telemetry.ebpf.then_some(measurements as _),
+    );
+    let dumper = Arc::new(dumper.map_err(anyhow::Error::from)?);
     let metrics = Metrics::default();
     let observers = observers(&config, &dumper, &metrics);
     let socket = Socket::open(&config)?;
@@ -79,6 +86,13 @@ async fn serve(config: Config, topology: Topology) -> Result<(), Failed> {
             &config, &topology, &observers, &tasks, &metrics,
         )?),
     };
+    if config.telemetry.ebpf {
+        measure.start(&config, placement.as_ref(), &observers, &tasks)?;
+        let measure = Arc::clone(&measure);
+        metrics.register(|registry| {
+            registry.register_collector(Box::new(SchedulerMetrics::new(move || measure.look())));
+        });
+    }
     if let Some(address) = config.telemetry.metrics {
         let listener = tokio::net::TcpListener::bind(address)
             .await
@@ -90,7 +104,10 @@ async fn serve(config: Config, topology: Topology) -> Result<(), Failed> {
     }
     let views = private(&views_path)?;
     tasks.spawn("inspect", {
-        let (answers, stop) = (views_of(placement.as_ref(), &topology), stop.clone());
+        let (answers, stop) = (
+            views_of(placement.as_ref(), &topology, &measure),
+            stop.clone(),
+        );
         async move { Ok(serve_views(views, answers, stop).await?) }
     });
 
@@ -169,9 +186,17 @@ fn private(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
     Ok(listener)
 }
 
-fn views_of(placement: Option<&Placement>, topology: &Arc<Topology>) -> Arc<dyn Views> {
+fn views_of(
+    placement: Option<&Placement>,
+    topology: &Arc<Topology>,
+    measure: &Arc<Measure>,
+) -> Arc<dyn Views> {
     let manager = placement.map(|placement| placement.manager.clone());
-    Arc::new(LiveViews::new(manager, Arc::clone(topology)))
+    Arc::new(LiveViews::new(
+        manager,
+        Arc::clone(topology),
+        Arc::clone(measure),
+    ))
 }
 
 /// Whoever wants to see the calls go by. None of them, and the relay looks at nothing.

@@ -1,8 +1,10 @@
 //! The views of the running daemon: what `state`, `explain` and `top` are told.
 
+use super::measure::Measure;
 use crate::{
     inspect::{
         server::Views,
+        top::TopView,
         view::{ContainerView, DecisionView, ExplainView, PoolView, StateView},
     },
     ledger::Entry,
@@ -16,13 +18,22 @@ use std::{collections::BTreeMap, sync::Arc};
 pub struct LiveViews {
     manager: Option<ManagerHandle>,
     topology: Arc<Topology>,
+    measure: Arc<Measure>,
 }
 
 impl LiveViews {
     /// Views of this manager.
     #[must_use]
-    pub fn new(manager: Option<ManagerHandle>, topology: Arc<Topology>) -> Self {
-        Self { manager, topology }
+    pub fn new(
+        manager: Option<ManagerHandle>,
+        topology: Arc<Topology>,
+        measure: Arc<Measure>,
+    ) -> Self {
+        Self {
+            manager,
+            topology,
+            measure,
+        }
     }
 }
 
@@ -152,8 +163,8 @@ impl Views for LiveViews {
         })
     }
 
-    fn top(&self) -> serde_json::Value {
-        serde_json::Value::Null
+    fn top(&self) -> Option<TopView> {
+        self.measure.top()
     }
 }
 

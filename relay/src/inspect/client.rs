@@ -92,6 +92,7 @@ mod tests {
     use super::*;
     use crate::inspect::{
         server::{Views, serve_views},
+        top::TopView,
         view::{ExplainView, StateView},
     };
     use std::sync::Arc;
@@ -110,8 +111,8 @@ mod tests {
         fn explain(&self, container: &str) -> Result<ExplainView, String> {
             Err(format!("no container {container}"))
         }
-        fn top(&self) -> serde_json::Value {
-            serde_json::json!([])
+        fn top(&self) -> Option<TopView> {
+            None
         }
     }
 

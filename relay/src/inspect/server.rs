@@ -1,6 +1,9 @@
 //! Serves the views: JSON on the daemon's own socket, metrics and health over TCP.
 
-use super::view::{ExplainView, StateView};
+use super::{
+    top::TopView,
+    view::{ExplainView, StateView},
+};
 use crate::metrics::registry::{CONTENT_TYPE, Metrics};
 use axum::{
     Json, Router,
@@ -25,7 +28,9 @@ pub trait Views: fmt::Debug + Send + Sync + 'static {
     fn explain(&self, container: &str) -> Result<ExplainView, String>;
 
     /// What the scheduler did, for `top`.
-    fn top(&self) -> serde_json::Value;
+    ///
+    /// `None` when nothing is measured.
+    fn top(&self) -> Option<TopView>;
 }
 
 /// Serves `/state`, `/top` and `/explain/CONTAINER` as JSON until `stop`.

@@ -1,0 +1,364 @@
+//! Keeps the telemetry informed of the containers, and everybody else of what it measured.
+
+use super::{placement::Placement, tasks::Tasks};
+use crate::{
+    config::Config,
+    cri::{client::RuntimeClient, observe::Observer},
+    dump::Measurements,
+    enforce::{Cgroups, Hierarchy, Place},
+    inspect::top::{Look, Named, TopView},
+    ledger::Stage,
+    manager::{ManagerHandle, Runtime, RuntimeView},
+    telemetry::{Telemetry, TelemetryOptions, Totals},
+};
+use resmgr_policy::ContainerId;
+use resmgr_topology::{CpuSet, Topology};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often the telemetry is looked at.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How often its own cost is measured, in looks, and for how long.
+const COST_EVERY: u64 = 60;
+const COST_DURING: Duration = Duration::from_secs(1);
+
+/// The running telemetry.
+#[derive(Debug)]
+pub struct Measure {
+    telemetry: OnceLock<Arc<Telemetry>>,
+    topology: Arc<Topology>,
+    look: RwLock<Arc<Look>>,
+    told: Mutex<HashMap<String, Totals>>,
+}
+
+/// A container as the telemetry needs to know it.
+#[derive(Clone, Debug)]
+struct Followed {
+    parent: String,
+    named: Named,
+    cpus: CpuSet,
+    exclusive: CpuSet,
+}
+
+type Running = BTreeMap<ContainerId, Followed>;
+
+/// Where the running containers are learnt from.
+enum Source {
+    Manager(ManagerHandle),
+    /// Policy `null` keeps no state: the runtime is asked.
+    Runtime(RuntimeView, Running),
+}
+
+impl Source {
+    async fn running(&mut self) -> Running {
+        match self {
+            Self::Manager(manager) => {
+                let snapshot = manager.snapshot();
+                let entries = snapshot.entries.iter();
+                entries
+                    .filter(|(_, entry)| entry.stage == Stage::Running)
+                    .map(|(id, entry)| {
+                        let placement = entry.placement.clone().unwrap_or_default();
+                        let followed = Followed {
+                            parent: entry.cgroup_parent.clone(),
+                            named: named(&entry.request),
+                            cpus: placement.cpus,
+                            exclusive: placement.exclusive,
+                        };
+                        (id.clone(), followed)
+                    })
+                    .collect()
+            }
+            Self::Runtime(view, known) => {
+                // An unreachable runtime is the relay's to report; what ran is followed on.
+                let Ok(listing) = view.list().await else {
+                    return known.clone();
+                };
+                let running = listing
+                    .containers
+                    .iter()
+                    .filter(|one| one.stage == Stage::Running);
+                let mut now = Running::new();
+                for container in running {
+                    let id = ContainerId(Arc::clone(&container.id));
+                    if let Some(followed) = known.get(&id) {
+                        now.insert(id, followed.clone());
+                    } else if let Ok(ask) = view.learn(container).await {
+                        let followed = Followed {
+                            parent: ask.cgroup_parent,
+                            named: named(&ask.request),
+                            cpus: CpuSet::EMPTY,
+                            exclusive: CpuSet::EMPTY,
+                        };
+                        now.insert(id, followed);
+                    }
+                }
+                known.clone_from(&now);
+                now
+            }
+        }
+    }
+}
+
+fn named(request: &resmgr_policy::Request) -> Named {
+    Named {
+        namespace: request.pod.namespace.to_string(),
+        pod: request.pod.name.to_string(),
+        container: request.name.to_string(),
+    }
+}
+
+impl Measure {
+    /// Not measuring yet.
+    #[must_use]
+    pub fn new(topology: &Arc<Topology>) -> Arc<Self> {
+        Arc::new(Self {
+            telemetry: OnceLock::new(),
+            topology: Arc::clone(topology),
+            look: RwLock::default(),
+            told: Mutex::default(),
+        })
+    }
+
+    /// Loads the program and starts looking, once a second.
+    ///
+    /// # Errors
+    /// When the containers' cgroups cannot be found at all.
+    pub fn start(
+        self: &Arc<Self>,
+        config: &Config,
+        placement: Option<&Placement>,
+        observers: &[Arc<dyn Observer>],
+        tasks: &Tasks,
+    ) -> anyhow::Result<()> {
+        let options = TelemetryOptions {
+            enabled: true,
+            max_containers: config.telemetry.max_containers,
+        };
+        let telemetry = Arc::new(Telemetry::start(&self.topology, &options));
+        let telemetry = self.telemetry.get_or_init(|| telemetry);
+        let (source, cgroups) = if let Some(placement) = placement {
+            (
+                Source::Manager(placement.manager.clone()),
+                Arc::clone(&placement.cgroups),
+            )
+        } else if let Some(socket) = config.relay.runtime_socket.as_deref() {
+            let client =
+                RuntimeClient::new(socket, config.relay.runtime_timeout, observers.to_vec());
+            let hierarchy = Hierarchy::detect(Some(&config.enforce.cgroup_mount))?;
+            let view = RuntimeView::new(client, 0);
+            (
+                Source::Runtime(view, Running::new()),
+                Arc::new(Cgroups::new(hierarchy)),
+            )
+        } else {
+            tracing::warn!(target: "resource-manager", "without a runtime there is nothing to measure");
+            return Ok(());
+        };
+        let manager = placement.map(|placement| placement.manager.clone());
+        let measure = Arc::clone(self);
+        let telemetry = Arc::clone(telemetry);
+        let stop = tasks.stop().clone();
+        tasks.spawn(
+            "telemetry",
+            measure.follow(telemetry, source, cgroups, manager, stop),
+        );
+        Ok(())
+    }
+
+    async fn follow(
+        self: Arc<Self>,
+        telemetry: Arc<Telemetry>,
+        mut source: Source,
+        cgroups: Arc<Cgroups>,
+        manager: Option<ManagerHandle>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut followed = Running::new();
+        let mut ticks = tokio::time::interval(INTERVAL);
+        let mut snapshots = manager.as_ref().map(ManagerHandle::snapshots);
+        let mut cost = None;
+        let mut looks = 0u64;
+        loop {
+            let tick = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _tick = ticks.tick() => true,
+                // A new container is followed at once, not at the next tick.
+                () = changes(&mut snapshots) => false,
+            };
+            let running = source.running().await;
+            reconcile(&telemetry, &cgroups, &mut followed, &running);
+            if !tick {
+                continue;
+            }
+            looks += 1;
+            let sampled = {
+                let telemetry = Arc::clone(&telemetry);
+                tokio::task::spawn_blocking(move || {
+                    let snapshot = telemetry.sample();
+                    let cost = (looks % COST_EVERY == 1)
+                        .then(|| telemetry.cost(COST_DURING))
+                        .flatten();
+                    (snapshot, telemetry.measured(), cost)
+                })
+            };
+            let (snapshot, measured, fresh) = sampled.await?;
+            cost = fresh.or(cost);
+            if let Some(manager) = &manager {
+                manager.set_measured(Arc::new(measured)).await;
+            }
+            let names = followed
+                .iter()
+                .map(|(id, one)| (id.clone(), one.named.clone()))
+                .collect();
+            *self.look.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Look {
+                snapshot,
+                names,
+                cost,
+            });
+        }
+        Ok(())
+    }
+
+    /// The last look.
+    #[must_use]
+    pub fn look(&self) -> Arc<Look> {
+        Arc::clone(&self.look.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The telemetry, when it was started.
+    #[must_use]
+    pub fn telemetry(&self) -> Option<&Arc<Telemetry>> {
+        self.telemetry.get()
+    }
+
+    /// The picture for `top`, as of now; `None` when nothing is measured.
+    #[must_use]
+    pub fn top(&self) -> Option<TopView> {
+        let telemetry = self.telemetry.get()?;
+        let reason = telemetry.status().reason.as_ref().map(ToString::to_string);
+        let look = self.look();
+        let name = |id: &str| {
+            look.names
+                .get(&ContainerId(id.into()))
+                .cloned()
+                .unwrap_or_else(|| Named {
+                    container: id.to_owned(),
+                    ..Named::default()
+                })
+        };
+        Some(TopView::new(
+            &telemetry.snapshot(),
+            reason,
+            &self.topology,
+            name,
+        ))
+    }
+}
+
+async fn changes(
+    snapshots: &mut Option<tokio::sync::watch::Receiver<Arc<crate::manager::Snapshot>>>,
+) {
+    if let Some(snapshots) = snapshots
+        && snapshots.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// Makes the telemetry follow exactly what runs.
+fn reconcile(telemetry: &Telemetry, cgroups: &Cgroups, followed: &mut Running, running: &Running) {
+    followed.retain(|id, _| {
+        let runs = running.contains_key(id);
+        if !runs {
+            telemetry.unregister(id);
+        }
+        runs
+    });
+    for (id, now) in running {
+        match followed.get_mut(id) {
+            Some(before) => {
+                if (before.cpus, before.exclusive) != (now.cpus, now.exclusive) {
+                    telemetry.set_placement(id, now.cpus, now.exclusive);
+                    *before = now.clone();
+                }
+            }
+            None => {
+                if register(telemetry, cgroups, id, now) {
+                    followed.insert(id.clone(), now.clone());
+                }
+            }
+        }
+    }
+}
+
+fn register(telemetry: &Telemetry, cgroups: &Cgroups, id: &ContainerId, now: &Followed) -> bool {
+    let place = Place {
+        id: &id.0,
+        parent: &now.parent,
+    };
+    // Without a cgroup yet (or any more) there is nothing to follow; the next look tries again.
+    let Ok(found) = cgroups.locate(&place) else {
+        return false;
+    };
+    let within = |directory: &Path, root: &Path| {
+        directory
+            .strip_prefix(root)
+            .ok()
+            .map(|path| format!("/{}", path.display()))
+    };
+    let hierarchy = cgroups.hierarchy();
+    let path = match (&found.cpu, hierarchy.cpu_root()) {
+        (Some(directory), Some(root)) => within(directory, root),
+        _ => within(&found.cpuset, hierarchy.cpuset_root()),
+    };
+    let Some(path) = path else { return false };
+    match telemetry.register(id.clone(), &path, now.cpus, now.exclusive) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(target: "telemetry", "container {id} is not measured: {error}");
+            // Not asked for again at every look.
+            true
+        }
+    }
+}
+
+impl Measurements for Measure {
+    fn since_last(&self, container: &str) -> Option<serde_json::Value> {
+        let look = self.look();
+        let one = look
+            .snapshot
+            .containers
+            .iter()
+            .find(|one| *one.id.0 == *container)?;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() > 4 * look.snapshot.containers.len() + 64 {
+            told.retain(|id, _| look.snapshot.containers.iter().any(|one| *one.id.0 == **id));
+        }
+        let before = told
+            .insert(container.to_owned(), one.total.clone())
+            .unwrap_or_default();
+        let less = |now: u64, then: u64| now.saturating_sub(then);
+        let migrations: Vec<u64> = one
+            .total
+            .migrations
+            .iter()
+            .zip(before.migrations)
+            .map(|(now, then)| less(*now, then))
+            .collect();
+        Some(serde_json::json!({
+            "run_ns": less(one.total.run_ns, before.run_ns),
+            "wait_ns": less(one.total.wait_ns(), before.wait_ns()),
+            "throttled_ns": less(one.total.throttled_ns, before.throttled_ns),
+            "voluntary": less(one.total.voluntary, before.voluntary),
+            "involuntary": less(one.total.involuntary, before.involuntary),
+            "migrations": migrations,
+        }))
+    }
+}

@@ -1,0 +1,219 @@
+//! What the scheduler did to each container, and what measuring it costs.
+
+use crate::{
+    inspect::top::{Look, Named},
+    telemetry::{ContainerTelemetry, Quality},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+use std::{fmt, sync::Arc};
+
+/// Renders the last look of the telemetry at each scrape.
+pub struct SchedulerMetrics {
+    look: Box<dyn Fn() -> Arc<Look> + Send + Sync>,
+}
+
+impl fmt::Debug for SchedulerMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SchedulerMetrics").finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Container {
+    namespace: String,
+    pod: String,
+    container: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ContainerKind {
+    namespace: String,
+    pod: String,
+    container: String,
+    kind: &'static str,
+}
+
+type Encoded = Result<(), fmt::Error>;
+
+/// How far a migration went, in the order of `Totals::migrations`.
+const DISTANCES: [&str; 5] = ["sibling", "llc", "other_llc", "node", "package"];
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "2^53 ns are 104 days on one CPU, and then 1 in 2^53"
+)]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+impl SchedulerMetrics {
+    /// Asks for the last look at each scrape.
+    #[must_use]
+    pub fn new(look: impl Fn() -> Arc<Look> + Send + Sync + 'static) -> Self {
+        Self {
+            look: Box::new(look),
+        }
+    }
+}
+
+/// A counter of seconds for every container and kind.
+fn family<const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    look: &Look,
+    (name, help): (&str, &str),
+    values: impl Fn(&ContainerTelemetry) -> [(&'static str, f64); N],
+) -> Encoded {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for one in &look.snapshot.containers {
+        let Named {
+            namespace,
+            pod,
+            container,
+        } = look.names.get(&one.id).cloned().unwrap_or_default();
+        for (kind, value) in values(one) {
+            let labels = ContainerKind {
+                namespace: namespace.clone(),
+                pod: pod.clone(),
+                container: container.clone(),
+                kind,
+            };
+            ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+impl Collector for SchedulerMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+        let look = (self.look)();
+        family(
+            &mut encoder,
+            &look,
+            (
+                "scheduler_wait_seconds",
+                "Run-queue wait: after a wake-up, after a preemption, or throttled by the quota",
+            ),
+            |one| {
+                [
+                    ("wakeup", seconds(one.total.wait_wake_ns)),
+                    ("preemption", seconds(one.total.wait_preempt_ns)),
+                    ("throttled", seconds(one.total.wait_throttled_ns)),
+                ]
+            },
+        )?;
+        family(
+            &mut encoder,
+            &look,
+            (
+                "scheduler_run_seconds",
+                "CPU time inside and outside the cpuset the container was given",
+            ),
+            |one| {
+                [
+                    (
+                        "inside",
+                        seconds(one.total.run_ns.saturating_sub(one.outside_ns)),
+                    ),
+                    ("outside", seconds(one.outside_ns)),
+                ]
+            },
+        )?;
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "counts beyond 2^53 are not reached"
+        )]
+        family(
+            &mut encoder,
+            &look,
+            ("scheduler_switches", "Context switches"),
+            |one| {
+                [
+                    ("voluntary", one.total.voluntary as f64),
+                    ("involuntary", one.total.involuntary as f64),
+                    ("preempted_by_others", one.total.preempted_by_others as f64),
+                ]
+            },
+        )?;
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "counts beyond 2^53 are not reached"
+        )]
+        family(
+            &mut encoder,
+            &look,
+            (
+                "scheduler_migrations",
+                "Migrations between CPUs by how far they went; package is cross-socket",
+            ),
+            |one| {
+                let mut each = DISTANCES.map(|kind| (kind, 0.0));
+                for ((_, value), count) in each.iter_mut().zip(one.total.migrations) {
+                    *value = count as f64;
+                }
+                each
+            },
+        )?;
+        let mut metric = encoder.encode_descriptor(
+            "scheduler_foreign_seconds",
+            "Time others ran on the container's exclusive CPUs; kernel threads apart, it must stay 0",
+            None,
+            MetricType::Counter,
+        )?;
+        for one in &look.snapshot.containers {
+            let Named {
+                namespace,
+                pod,
+                container,
+            } = look.names.get(&one.id).cloned().unwrap_or_default();
+            let ns = one.foreign.iter().map(|foreign| foreign.run_ns).sum();
+            let labels = Container {
+                namespace,
+                pod,
+                container,
+            };
+            ConstCounter::new(seconds(ns)).encode(metric.encode_family(&labels)?)?;
+        }
+        let quality = ConstGauge::new(match look.snapshot.quality {
+            Quality::Off => 0_i64,
+            Quality::Polled => 1,
+            Quality::Exact => 2,
+        });
+        quality.encode(encoder.encode_descriptor(
+            "telemetry_quality",
+            "2: every switch is counted by the BPF program; 1: polled from the kernel's books; 0: off",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        if let Some(cost) = look.cost {
+            for (name, help, value) in [
+                (
+                    "telemetry_switch_cost_seconds",
+                    "Cost of the program per context switch, the empty program's taken off",
+                    cost.net_ns() / 1e9,
+                ),
+                (
+                    "telemetry_switches_per_second",
+                    "Context switches a second when the cost was measured",
+                    cost.switches_per_s,
+                ),
+                (
+                    "telemetry_cpu_ratio",
+                    "Share of one CPU the program costs",
+                    cost.cpu_share(),
+                ),
+            ] {
+                ConstGauge::new(value).encode(encoder.encode_descriptor(
+                    name,
+                    help,
+                    None,
+                    MetricType::Gauge,
+                )?)?;
+            }
+        }
+        Ok(())
+    }
+}

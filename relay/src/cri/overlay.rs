@@ -62,7 +62,7 @@ pub struct CreateOverlay {
     pub envs: Vec<(String, String)>,
     /// Annotations to set.
     pub annotations: Vec<(String, String)>,
-    /// Read-only mounts (propagated from the host) to append.
+    /// Read-only mounts to append. Private: where the host's root is no shared mount, runtimes refuse others.
     pub mounts: Vec<BindMount>,
     /// Replaces the command, and empties the arguments.
     pub command: Option<Vec<String>>,
@@ -86,9 +86,6 @@ mod field {
     pub(super) const LINUX_RESOURCES: u32 = 1;
     pub(super) const UPDATE_LINUX: u32 = 2;
 }
-
-/// `MountPropagation.PROPAGATION_HOST_TO_CONTAINER`
-const HOST_TO_CONTAINER: i64 = 1;
 
 fn text(tag: u32, value: &str, out: &mut BytesMut) {
     message(tag, value.as_bytes(), out);
@@ -166,7 +163,6 @@ impl CreateOverlay {
             text(1, &mount.container_path, &mut entry);
             text(2, &mount.host_path, &mut entry);
             number(3, 1, &mut entry);
-            number(5, HOST_TO_CONTAINER, &mut entry);
             message(field::CONFIG_MOUNTS, &entry, &mut config);
         }
         for entry in &self.annotations {

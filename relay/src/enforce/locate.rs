@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -138,6 +139,10 @@ fn search(root: &Path, names: &[String]) -> Option<PathBuf> {
 /// All cgroups below `directory`, the deepest last.
 #[must_use]
 pub fn children(directory: &Path) -> Vec<PathBuf> {
+    // kernfs counts a link for each directory inside: the common case costs one call.
+    if fs::metadata(directory).is_ok_and(|metadata| metadata.nlink() == 2) {
+        return Vec::new();
+    }
     let mut found = Vec::new();
     let mut next = 0;
     let list = |directory: &Path, found: &mut Vec<PathBuf>| {

@@ -172,7 +172,7 @@ fn expected(
             container_path: mount.container_path.clone(),
             host_path: mount.host_path.clone(),
             readonly: true,
-            propagation: 1,
+            propagation: 0,
             ..Mount::default()
         }));
     config

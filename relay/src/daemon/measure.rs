@@ -222,7 +222,6 @@ impl Measure {
                 cost,
             });
         }
-        Ok(())
     }
 
     /// The last look.

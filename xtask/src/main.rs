@@ -8,6 +8,7 @@
     reason = "a command line tool talks on its standard streams"
 )]
 
+mod apiserver;
 mod build_ebpf;
 mod demo;
 mod setup;

@@ -74,6 +74,17 @@ pub(crate) fn ensure(stage: Stage, yes: bool) -> Result<()> {
             paint("33", &format!("{error:#}: tests that boot it are skipped"))
         );
     }
+    if stage >= Stage::Test
+        && let Err(error) = crate::apiserver::ensure_apiserver()
+    {
+        eprintln!(
+            "{}",
+            paint(
+                "33",
+                &format!("no kube-apiserver, its tests are skipped: {error:#}")
+            )
+        );
+    }
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 /// A sweep looks only at CPUs a container may run on; every so often at all of them.
 const FULL_SWEEP_EVERY: u64 = 10;
 /// A record that keeps changing under the reader is read at most this often.
-const RETRIES: u32 = 8;
+const RETRIES: u32 = 256;
 
 /// The program and the books of what it measures.
 #[derive(Debug)]

@@ -14,6 +14,8 @@ use resmgr_topology::CpuSet;
 use std::{fs, hint, thread, time::Duration};
 
 const CYCLES: u32 = 20;
+/// Cycles that may go wrong: a look at a record is not one instant, and somebody may come between.
+const SPARED: u32 = 2;
 const SPIN_NS: u64 = 2_000_000;
 const SLEEP: Duration = Duration::from_millis(1);
 
@@ -81,6 +83,7 @@ fn run(program: &Program) -> Result<(), String> {
     let cell = || program.cells.get(at).ok_or_else(|| format!("no cell {at}"));
     let (first_cell, first, started) = (cell()?, kernel()?, now_ns());
 
+    let mut wrong = 0;
     for _ in 0..CYCLES {
         let until = now_ns() + SPIN_NS;
         while now_ns() < until {
@@ -91,28 +94,40 @@ fn run(program: &Program) -> Result<(), String> {
         let record = record()?;
         let [delay_ns, _] = tasks.get(&index, 0).map_err(|error| error.to_string())?;
         let after = kernel()?;
-        if record.pid != tid {
-            return Err(format!(
+        let cycle = if record.pid == tid {
+            within("CPU time", record.sum_exec_ns, before.run_ns, after.run_ns)
+                .and_then(|()| within("wait", delay_ns, before.delay_ns, after.delay_ns))
+        } else {
+            Err(format!(
                 "CPU {cpu} runs thread {tid}, the program says {}",
                 record.pid
-            ));
+            ))
+        };
+        if let Err(why) = cycle {
+            wrong += 1;
+            if wrong > SPARED {
+                return Err(why);
+            }
         }
-        within("CPU time", record.sum_exec_ns, before.run_ns, after.run_ns)?;
-        within("wait", delay_ns, before.delay_ns, after.delay_ns)?;
     }
 
     let (cell, last, wall) = (cell()?, kernel()?, now_ns() - started);
-    let ran = cell.run_ns - first_cell.run_ns;
+    let ran = cell.run_ns.saturating_sub(first_cell.run_ns);
     let own = last.run_ns - first.run_ns;
     // Others of the same slot ran too; the stint under way is not booked yet.
     within(
         "booked CPU time",
         ran,
-        own - own / 100 - SPIN_NS.min(own / 10),
+        own.saturating_sub(own / 100 + SPIN_NS * 2),
         wall + wall / 100,
     )?;
     let slept = cell.voluntary.wrapping_sub(first_cell.voluntary);
-    within("voluntary switches", slept.into(), CYCLES.into(), u64::MAX)
+    within(
+        "voluntary switches",
+        slept.into(),
+        (CYCLES - SPARED).into(),
+        u64::MAX,
+    )
 }
 
 fn within(what: &str, ours: u64, least: u64, most: u64) -> Result<(), String> {

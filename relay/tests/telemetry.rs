@@ -1,0 +1,274 @@
+//! What telemetry says is what the kernel says: compared with cpuacct or `cpu.stat`, `schedstat` and
+//! `/proc/PID/status`, in ratios and counts.
+//!
+//! Needs root, the kernel's type information and the built BPF object; says so and passes without.
+
+#[path = "telemetry/bench.rs"]
+#[expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests fail and speak as tests do"
+)]
+mod bench;
+
+use bench::{Cgroup, Child, Load, telemetry};
+use resmgr_policy::ContainerId;
+use resmgr_topology::{CpuId, CpuSet};
+use std::{thread, time::Duration};
+
+fn id(name: &str) -> ContainerId {
+    ContainerId(name.into())
+}
+
+fn ratio(ours: u64, kernel: u64) -> f64 {
+    ours as f64 / kernel.max(1) as f64
+}
+
+#[test]
+fn cpu_time_of_a_spinner_is_the_kernels_on_every_cpu_and_nowhere_else() {
+    let Some((telemetry, topology)) = telemetry() else {
+        return;
+    };
+    for cpu in topology.online.iter() {
+        let cgroup = Cgroup::new("spin");
+        telemetry
+            .register(id("spin"), &cgroup.path, CpuSet::one(cpu), CpuSet::EMPTY)
+            .unwrap();
+        let spinner = Child::start(&cgroup, Load::Spin, Some(cpu.0));
+        thread::sleep(Duration::from_millis(1500));
+        let in_flight = telemetry.snapshot().containers[0].total.run_ns;
+        let kernel_in_flight = cgroup.run_ns();
+        spinner.stop();
+        let seen = telemetry.snapshot().containers.remove(0);
+        let kernel = cgroup.run_ns();
+        let close = ratio(in_flight, kernel_in_flight);
+        assert!(
+            (0.99..=1.01).contains(&close),
+            "in flight on CPU {cpu}: {close}"
+        );
+        let exact = ratio(seen.run_ns[&cpu], kernel);
+        assert!((0.99..=1.01).contains(&exact), "on CPU {cpu}: {exact}");
+        // The child was forked elsewhere and moved: what it ran there is told too.
+        let elsewhere: u64 = seen
+            .run_ns
+            .iter()
+            .filter(|(at, _)| **at != cpu)
+            .map(|(_, run)| run)
+            .sum();
+        assert_eq!(seen.outside_ns, elsewhere);
+        telemetry.unregister(&id("spin"));
+    }
+}
+
+#[test]
+fn switches_of_a_ping_pong_pair_are_those_of_proc_status() {
+    let Some((telemetry, _)) = telemetry() else {
+        return;
+    };
+    let cgroup = Cgroup::new("pingpong");
+    telemetry
+        .register(id("pair"), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
+        .unwrap();
+    let pair = Child::start(&cgroup, Load::PingPong, Some(0));
+    thread::sleep(Duration::from_secs(1));
+    pair.freeze();
+    let (voluntary, involuntary) = cgroup.switches();
+    let seen = telemetry.snapshot().containers.remove(0).total;
+    assert!(voluntary > 1000, "{voluntary}");
+    let share = ratio(seen.voluntary + seen.involuntary, voluntary + involuntary);
+    assert!(
+        (0.99..=1.01).contains(&share),
+        "{seen:?} against {voluntary} + {involuntary}"
+    );
+    let share = ratio(seen.voluntary, voluntary);
+    assert!(
+        (0.99..=1.01).contains(&share),
+        "{seen:?} against {voluntary}"
+    );
+}
+
+#[test]
+fn waits_of_queues_overloaded_three_to_one_and_balanced_are_those_of_schedstat() {
+    let Some((telemetry, topology)) = telemetry() else {
+        return;
+    };
+    let cgroup = Cgroup::new("overload");
+    telemetry
+        .register(id("many"), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
+        .unwrap();
+    let spinners: Vec<_> = (0..topology.online.len() * 3)
+        .map(|_| Child::start(&cgroup, Load::Spin, None))
+        .collect();
+    // Frozen, nobody is in the middle of a wait that one side has booked and the other has not. What
+    // the threads waited before they entered the cgroup is only in the kernel's books.
+    let look = || {
+        spinners.iter().for_each(Child::freeze);
+        let ours = telemetry.snapshot().containers.remove(0).total;
+        (ours, cgroup.wait_ns())
+    };
+    let (before, kernel_before) = look();
+    spinners.iter().for_each(Child::thaw);
+    thread::sleep(Duration::from_secs(6));
+    let (seen, kernel) = look();
+    let ours = seen.wait_ns() - before.wait_ns();
+    let kernel = kernel - kernel_before;
+    let share = ratio(ours, kernel);
+    assert!(
+        (0.995..=1.005).contains(&share),
+        "{share}: {ours} against {kernel}"
+    );
+    assert!(seen.wait_preempt_ns > seen.wait_wake_ns, "{seen:?}");
+    let counted: u64 = seen.wait_histogram.iter().sum();
+    assert!(counted > 0 && counted <= seen.voluntary + seen.involuntary + spinners.len() as u64);
+}
+
+#[test]
+fn throttling_by_a_quota_is_told_apart_from_contention() {
+    let Some((telemetry, _)) = telemetry() else {
+        return;
+    };
+    let cgroup = Cgroup::new("quota");
+    cgroup.quota(20_000, 100_000);
+    telemetry
+        .register(id("tight"), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
+        .unwrap();
+    let spinner = Child::start(&cgroup, Load::Spin, Some(0));
+    thread::sleep(Duration::from_secs(3));
+    cgroup.quota(-1, 100_000);
+    thread::sleep(Duration::from_millis(300));
+    spinner.stop();
+    let seen = telemetry.snapshot().containers.remove(0).total;
+    let kernel = cgroup.throttled_ns();
+    let share = ratio(seen.throttled_ns, kernel);
+    assert!(
+        (0.98..=1.02).contains(&share),
+        "{} against {kernel}",
+        seen.throttled_ns
+    );
+    assert!(seen.wait_throttled_ns > kernel / 2, "{seen:?}");
+}
+
+#[test]
+fn an_intruder_on_an_exclusive_cpu_is_named_with_its_time() {
+    let Some((telemetry, topology)) = telemetry() else {
+        return;
+    };
+    let cpu = topology.online.iter().last().unwrap();
+    let (owner, intruder) = (Cgroup::new("owner"), Cgroup::new("intruder"));
+    let own = CpuSet::one(cpu);
+    telemetry
+        .register(id("owner"), &owner.path, own, own)
+        .unwrap();
+    let elsewhere = CpuSet::one(CpuId(900));
+    telemetry
+        .register(id("intruder"), &intruder.path, elsewhere, CpuSet::EMPTY)
+        .unwrap();
+    let at_home = Child::start(&owner, Load::Spin, Some(cpu.0));
+    let away = Child::start(&intruder, Load::Spin, Some(cpu.0));
+    thread::sleep(Duration::from_secs(1));
+    at_home.stop();
+    away.stop();
+    let seen = telemetry.snapshot().containers;
+    let owner_seen = seen.iter().find(|one| one.id == id("owner")).unwrap();
+    let intruder_seen = seen.iter().find(|one| one.id == id("intruder")).unwrap();
+    let named: u64 = owner_seen
+        .foreign
+        .iter()
+        .filter(|foreign| foreign.who == Some(id("intruder")) && foreign.cpu == cpu)
+        .map(|foreign| foreign.run_ns)
+        .sum();
+    assert_eq!(named, intruder_seen.run_ns[&cpu]);
+    let share = ratio(intruder_seen.total.run_ns, intruder.run_ns());
+    assert!((0.99..=1.01).contains(&share), "{share}");
+    assert_eq!(intruder_seen.outside_ns, intruder_seen.total.run_ns);
+    assert!(owner_seen.total.preempted_by_others > 0);
+}
+
+#[test]
+fn every_forced_hop_between_cpus_is_one_migration() {
+    let Some((telemetry, topology)) = telemetry() else {
+        return;
+    };
+    if topology.online.len() < 2 {
+        println!("skipped: needs two CPUs");
+        return;
+    }
+    let cgroup = Cgroup::new("hops");
+    telemetry
+        .register(id("hops"), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
+        .unwrap();
+    let hopper = Child::start(&cgroup, Load::Hops(200), None);
+    hopper.wait();
+    let seen = telemetry.snapshot().containers.remove(0).total;
+    let moved: u64 = seen.migrations.iter().sum();
+    // The first hop may stay, and starting the child may move it.
+    assert!((199..=205).contains(&moved), "{:?}", seen.migrations);
+    assert!(seen.distance >= moved * 10, "{}", seen.distance);
+}
+
+#[test]
+fn threads_in_cgroups_below_the_registered_one_are_the_containers() {
+    let Some((telemetry, _)) = telemetry() else {
+        return;
+    };
+    let cgroup = Cgroup::new("nested");
+    telemetry
+        .register(id("outer"), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
+        .unwrap();
+    let inner = cgroup.child("payload");
+    let spinner = Child::start(&inner, Load::Spin, None);
+    thread::sleep(Duration::from_millis(700));
+    spinner.stop();
+    let seen = telemetry.snapshot().containers.remove(0).total;
+    let share = ratio(seen.run_ns, inner.run_ns());
+    assert!((0.99..=1.01).contains(&share), "{share}");
+}
+
+#[test]
+fn a_thousand_containers_come_and_go_without_being_mixed_up() {
+    let Some((telemetry, _)) = telemetry() else {
+        return;
+    };
+    // Far more containers than slots: each must give its slot back, and find it empty.
+    for round in 0..1000 {
+        let cgroup = Cgroup::new("churn");
+        let name = format!("churn-{round}");
+        while telemetry
+            .register(id(&name), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
+            .is_err()
+        {
+            // Freed slots rest for a few sweeps.
+            telemetry.sample();
+        }
+        if round % 20 == 0 {
+            Child::start(&cgroup, Load::Hops(2), None).wait();
+            let seen = telemetry.snapshot().containers.remove(0);
+            assert_eq!(seen.id, id(&name));
+            let share = ratio(seen.total.run_ns, cgroup.run_ns());
+            assert!((0.9..=1.1).contains(&share), "{round}: {share}");
+        } else {
+            let seen = telemetry.snapshot().containers.remove(0);
+            assert_eq!(seen.total.run_ns, 0, "{round}");
+        }
+        telemetry.unregister(&id(&name));
+    }
+    assert_eq!(telemetry.snapshot().containers.len(), 0);
+    assert_eq!(telemetry.map_entries(), 0);
+}
+
+#[test]
+fn the_program_tells_what_it_costs() {
+    let Some((telemetry, _)) = telemetry() else {
+        return;
+    };
+    let cgroup = Cgroup::new("cost");
+    let pair = Child::start(&cgroup, Load::PingPong, Some(0));
+    let cost = telemetry.cost(Duration::from_millis(500)).unwrap();
+    pair.stop();
+    assert!(
+        cost.raw_ns > 0.0 && cost.empty_ns > 0.0 && cost.switches_per_s > 100.0,
+        "{cost:?}"
+    );
+    println!("{cost:?}, net {:.0} ns", cost.net_ns());
+}

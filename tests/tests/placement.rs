@@ -1,0 +1,226 @@
+//! Where containers run under each policy, as the kernel says: on this machine, and in a guest of two
+//! sockets with cgroup v2, where the same test program runs as the guest's work.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::large_futures,
+    clippy::print_stdout,
+    reason = "a test program: helpers fail the test"
+)]
+
+use resmgr_tests::{Container, Cri, Guest, Pod, Relay, Runtime, eventually, kernel, skip};
+use std::{collections::BTreeSet, time::Duration};
+
+/// A runtime, the relay in front of it, and a kubelet's view of them.
+struct Node {
+    cri: Cri,
+    relay: Relay,
+    runtime: Runtime,
+}
+
+impl Node {
+    async fn start(arguments: &[&str]) -> Self {
+        let runtime = Runtime::start().unwrap();
+        let relay = Relay::start(&runtime, arguments).unwrap();
+        let cri = Cri::connect(&relay.socket(), runtime.cgroup_parent())
+            .await
+            .unwrap();
+        Self {
+            cri,
+            relay,
+            runtime,
+        }
+    }
+
+    /// A pod of one container.
+    async fn run(&mut self, class: &str, container: &Container) -> (Pod, String) {
+        let pod = self.cri.run_pod(&container.name, class, &[]).await;
+        let pod = pod.unwrap_or_else(|error| panic!("{error:#}\n{}", self.relay.log()));
+        let id = self.cri.run(&pod, container).await;
+        let id = id.unwrap_or_else(|error| panic!("{error:#}\n{}", self.relay.log()));
+        (pod, id)
+    }
+
+    async fn end(&mut self, pod: &Pod, id: &str) {
+        self.cri.stop(id).await.unwrap();
+        self.cri.remove(id).await.unwrap();
+        self.cri.remove_pod(pod).await.unwrap();
+    }
+
+    fn allowed(&self, id: &str) -> BTreeSet<u32> {
+        cpus(&kernel::allowed(self.runtime.cgroup_parent(), id).unwrap())
+    }
+
+    /// Waits until the processes of `id` are on exactly `wanted`.
+    async fn settles(&self, id: &str, wanted: &BTreeSet<u32>) {
+        let parent = self.runtime.cgroup_parent();
+        let settled = eventually(Duration::from_secs(20), async || {
+            kernel::allowed(parent, id).is_ok_and(|list| cpus(&list) == *wanted)
+        })
+        .await;
+        assert!(
+            settled,
+            "{id} is on {:?}, not on {wanted:?}\n{}",
+            self.allowed(id),
+            self.relay.log()
+        );
+    }
+}
+
+/// The kernel's list format.
+fn cpus(list: &str) -> BTreeSet<u32> {
+    list.split(',')
+        .filter(|part| !part.is_empty())
+        .flat_map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            first.parse::<u32>().unwrap()..=last.parse::<u32>().unwrap()
+        })
+        .collect()
+}
+
+/// Runs the test of this name in the guest; whether it is there already.
+fn in_guest(name: &str) -> bool {
+    if std::env::var_os("RESMGR_IN_GUEST").is_some() {
+        return true;
+    }
+    if let Some(why) = skip::no_relay() {
+        skip::skip(&format!("placement: {name}"), &why);
+        return false;
+    }
+    let guest = Guest::n4c16();
+    if let Some(why) = guest.unavailable() {
+        skip::skip(&format!("placement: {name}"), &why);
+        return false;
+    }
+    let own = std::env::current_exe().unwrap();
+    let script = format!(
+        "RESMGR_IN_GUEST=1 {} --exact --nocapture {name}",
+        own.display()
+    );
+    let ran = guest
+        .run(&script, |line| println!("guest: {line}"))
+        .unwrap();
+    assert_eq!(ran.status, 0, "in the guest:\n{}", ran.output);
+    false
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn null_leaves_every_container_on_all_cpus() {
+    if let Some(why) = skip::no_relay() {
+        return skip::skip("placement: null", &why);
+    }
+    let mut node = Node::start(&["--policy", "null"]).await;
+    let (_, id) = node.run("", &Container::sleeping("g").guaranteed(1)).await;
+    node.settles(&id, &cpus(&kernel::online().unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn static_gives_a_cpu_away_and_takes_it_back() {
+    if let Some(why) = skip::no_relay() {
+        return skip::skip("placement: static on this machine", &why);
+    }
+    exclusive_then_shared("static").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn static_plus_gives_a_cpu_away_and_takes_it_back() {
+    if let Some(why) = skip::no_relay() {
+        return skip::skip("placement: static-plus on this machine", &why);
+    }
+    exclusive_then_shared("static-plus").await;
+}
+
+/// The invariants that hold on any machine: an exclusive CPU is one, nobody else is on it, and it
+/// comes back.
+async fn exclusive_then_shared(policy: &str) {
+    let all = cpus(&kernel::online().unwrap());
+    if all.len() < 2 {
+        return skip::skip(&format!("placement: {policy}"), "needs two CPUs");
+    }
+    let mut node = Node::start(&["--policy", policy, "--reserved-resources", "cpu=1000m"]).await;
+    let (_, early) = node.run("besteffort", &Container::sleeping("early")).await;
+    let at_first = node.allowed(&early);
+    let (pod, mine) = node
+        .run("", &Container::sleeping("mine").guaranteed(1))
+        .await;
+    let own = node.allowed(&mine);
+    assert_eq!(own.len(), 1, "exclusive: {own:?}");
+    let rest: BTreeSet<u32> = at_first.difference(&own).copied().collect();
+    node.settles(&early, &rest).await;
+    let (_, late) = node
+        .run("burstable", &Container::sleeping("late").burstable(100))
+        .await;
+    assert!(node.allowed(&late).is_disjoint(&own), "late is on {own:?}");
+    node.end(&pod, &mine).await;
+    node.settles(&early, &at_first).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_relay_finds_every_container_where_it_left_it() {
+    if let Some(why) = skip::no_relay() {
+        return skip::skip("placement: kill -9 of the relay", &why);
+    }
+    let arguments = ["--policy", "static", "--reserved-resources", "cpu=1000m"];
+    let mut node = Node::start(&arguments).await;
+    let (_, other) = node.run("besteffort", &Container::sleeping("other")).await;
+    let (_, mine) = node
+        .run("", &Container::sleeping("mine").guaranteed(1))
+        .await;
+    let (own, rest) = (node.allowed(&mine), node.allowed(&other));
+    node.relay.kill().unwrap();
+    node.relay = Relay::start(&node.runtime, &arguments).unwrap();
+    node.cri = Cri::connect(&node.relay.socket(), node.runtime.cgroup_parent())
+        .await
+        .unwrap();
+    node.settles(&mine, &own).await;
+    node.settles(&other, &rest).await;
+    let (_, third) = node.run("besteffort", &Container::sleeping("third")).await;
+    assert!(node.allowed(&third).is_disjoint(&own));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cpuset_written_behind_our_back_is_repaired() {
+    if let Some(why) = skip::no_relay() {
+        return skip::skip("placement: repair", &why);
+    }
+    let mut node = Node::start(&["--policy", "static", "--reserved-resources", "cpu=1000m"]).await;
+    let (_, mine) = node
+        .run("", &Container::sleeping("mine").guaranteed(1))
+        .await;
+    let own = node.allowed(&mine);
+    let all = kernel::online().unwrap();
+    let cgroup = kernel::cgroup(node.runtime.cgroup_parent(), &mine).unwrap();
+    std::fs::write(cgroup.join("cpuset.cpus"), all).unwrap();
+    node.settles(&mine, &own).await;
+}
+
+#[test]
+fn in_the_guest_static_gives_whole_cores_of_one_node() {
+    if in_guest("in_the_guest_static_gives_whole_cores_of_one_node") {
+        block_on(async {
+            let mut node =
+                Node::start(&["--policy", "static", "--reserved-resources", "cpu=1000m"]).await;
+            let (_, shared) = node.run("besteffort", &Container::sleeping("shared")).await;
+            let (_, two) = node
+                .run("", &Container::sleeping("two").guaranteed(2))
+                .await;
+            let (_, four) = node
+                .run("", &Container::sleeping("four").guaranteed(4))
+                .await;
+            let (two, four) = (node.allowed(&two), node.allowed(&four));
+            let first = *two.first().unwrap();
+            assert_eq!(first % 2, 0, "not a core: {two:?}");
+            assert_eq!(two, BTreeSet::from([first, first + 1]));
+            let nodes: BTreeSet<u32> = four.iter().map(|cpu| cpu / 4).collect();
+            assert_eq!((four.len(), nodes.len()), (4, 1), "not a node: {four:?}");
+            let rest = (0..16)
+                .filter(|cpu| !two.contains(cpu) && !four.contains(cpu))
+                .collect();
+            node.settles(&shared, &rest).await;
+        });
+    }
+}
+
+fn block_on(future: impl Future<Output = ()>) {
+    tokio::runtime::Runtime::new().unwrap().block_on(future);
+}

@@ -57,7 +57,7 @@ impl Guest {
             threads: 2,
             kernel: "6.12",
             append: String::new(),
-            limit: Duration::from_secs(300),
+            limit: Duration::from_secs(600),
         }
     }
 
@@ -168,7 +168,7 @@ impl Guest {
             "-accel",
             "tcg,thread=single",
             "-cpu",
-            "max",
+            "max,vendor=GenuineIntel",
             "-machine",
             "q35",
         ]);

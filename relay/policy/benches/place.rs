@@ -4,8 +4,8 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use resmgr_policy::{
-    ContainerId, Measured, PodRef, Policy, QosClass, Request, Requirements, Reserved, State,
-    StaticConfig, StaticPlusPolicy, StaticPolicy, View,
+    Confidence, ContainerId, Measured, Observed, PodRef, Policy, QosClass, Request, Requirements,
+    Reserved, State, StaticConfig, StaticPlusPolicy, StaticPolicy, View,
 };
 use resmgr_topology::{CpuId, CpuSet, MilliCpu, Nanos, Topology};
 use std::{hint::black_box, time::Instant};
@@ -96,5 +96,50 @@ fn place(c: &mut Criterion) {
     );
 }
 
-criterion_group!(benches, place);
+/// A whole round of looking for a move: 1,000 containers that all wander, on 512 CPUs.
+fn round(c: &mut Criterion) {
+    let topology = Topology::synthetic("pack:4 numa:2 l3:8 core:4 pu:2").unwrap();
+    let config = StaticConfig {
+        reserved: Some(Reserved::Set(CpuSet::one(CpuId(0)))),
+        ..StaticConfig::default()
+    };
+    let policy = StaticPlusPolicy::new(&topology, config).unwrap();
+    let mut measured = Measured::default();
+    for cpu in &topology.cpus {
+        measured
+            .cpu_busy_milli
+            .insert(cpu.id, cpu.id.0 * 7919 % 600);
+    }
+    let mut state = State::default();
+    for index in 0..1000 {
+        let view = View {
+            topology: &topology,
+            state: &state,
+            measured: &measured,
+            now: Nanos(0),
+        };
+        let new = request(index, 100);
+        let decision = policy.place(view, &new).unwrap();
+        state.apply(&decision);
+        let seen = Observed {
+            utilisation_mcpu: 300,
+            package_migrations_milli_per_s: 1_000_000,
+            confidence: Confidence(1000),
+            ..Observed::default()
+        };
+        measured.containers.insert(new.id, seen);
+    }
+    let view = View {
+        topology: &topology,
+        state: &state,
+        measured: &measured,
+        now: Nanos(0),
+    };
+    assert!(policy.rebalance(view).is_some());
+    c.bench_function("a round of rebalancing, 512 CPUs, 1000 containers", |b| {
+        b.iter(|| policy.rebalance(black_box(view)));
+    });
+}
+
+criterion_group!(benches, place, round);
 criterion_main!(benches);

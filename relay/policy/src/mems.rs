@@ -59,4 +59,13 @@ mod tests {
         assert_eq!(mems(&topology, &cpus, Some((1 << 30) + 1)), nodes(&[0, 1]));
         assert_eq!(mems(&topology, &cpus, Some(u64::MAX)), nodes(&[0, 1, 2, 3]));
     }
+    #[test]
+    fn memory_only_nodes_go_with_the_nearest_cpus() {
+        let topology = Topology::synthetic("pack:2 numa:1(memory=1GiB) core:2").unwrap();
+        let topology = topology
+            .with_memory_node(NodeId(7), 4 << 30, NodeId(1), 17)
+            .unwrap();
+        assert_eq!(mems(&topology, &"0".parse().unwrap(), None), nodes(&[0]));
+        assert_eq!(mems(&topology, &"2".parse().unwrap(), None), nodes(&[1, 7]));
+    }
 }

@@ -40,27 +40,17 @@ impl<F: Flavour> Movable for Slices<F> {
             let need = u64::from(seen.utilisation_mcpu).max(asked);
             // What it uses of each CPU now goes with it.
             let width = u64::try_from(placed.cpus.len().max(1)).unwrap_or(1);
-            let own = |cpu| {
-                if placed.cpus.contains(cpu) {
-                    u64::from(seen.utilisation_mcpu) / width
-                } else {
-                    0
-                }
-            };
-            let used = |span: &CpuSet| -> u64 {
-                span.iter()
-                    .map(|cpu| span_busy(view, cpu).saturating_sub(own(cpu)))
-                    .sum()
-            };
+            let own = u64::from(seen.utilisation_mcpu) / width;
             let best = spans
                 .iter()
                 .filter(|span| {
                     Some(span.cpus) != placed.confined && !placed.cpus.is_subset(&span.cpus)
                 })
                 .filter_map(|span| {
-                    let inside = span.cpus.intersection(&pool);
-                    let room = u64::try_from(inside.len()).unwrap_or(0) * 1000 * FILL_PERCENT / 100;
-                    let left = room.checked_sub(used(&inside).saturating_add(need))?;
+                    let both = span.inside.intersection(&placed.cpus).len();
+                    let mine = own.saturating_mul(u64::try_from(both).unwrap_or(0));
+                    let used = span.busy_milli.saturating_sub(mine);
+                    let left = span.room_milli.checked_sub(used.saturating_add(need))?;
                     Some((span, left))
                 })
                 .min_by_key(|(span, left)| (span.level, core::cmp::Reverse(*left), span.id));
@@ -117,28 +107,33 @@ struct Span {
     level: u8,
     id: u32,
     cpus: CpuSet,
+    /// Its part of the pool, and how much of that is used and may be.
+    inside: CpuSet,
+    busy_milli: u64,
+    room_milli: u64,
     name: String,
 }
 
 /// Nodes, then packages, that have a part of the pool and not all of it.
 fn spans(view: View<'_>, pool: &CpuSet) -> Vec<Span> {
-    let nodes = view.topology.nodes.iter().map(|node| Span {
-        level: 0,
-        id: node.id.0,
-        cpus: node.cpus,
-        name: format!("node {}", node.id),
-    });
-    let packages = view.topology.packages.iter().map(|package| Span {
-        level: 1,
-        id: package.id.0,
-        cpus: package.cpus,
-        name: format!("package {}", package.id),
-    });
+    let span = |level, id, cpus: &CpuSet, name| {
+        let inside = cpus.intersection(pool);
+        let busy = |cpu| view.measured.cpu_busy_milli.get(&cpu).copied().unwrap_or(0);
+        Span {
+            level,
+            id,
+            cpus: *cpus,
+            inside,
+            busy_milli: inside.iter().map(|cpu| u64::from(busy(cpu))).sum(),
+            room_milli: u64::try_from(inside.len()).unwrap_or(0) * 10 * FILL_PERCENT,
+            name,
+        }
+    };
+    let nodes = view.topology.nodes.iter();
+    let nodes = nodes.map(|node| span(0, node.id.0, &node.cpus, format!("node {}", node.id)));
+    let packages = view.topology.packages.iter();
+    let packages = packages.map(|one| span(1, one.id.0, &one.cpus, format!("package {}", one.id)));
     let all = nodes.chain(packages);
-    all.filter(|span| !span.cpus.is_disjoint(pool) && !pool.is_subset(&span.cpus))
+    all.filter(|span| !span.inside.is_empty() && span.inside != *pool)
         .collect()
-}
-
-fn span_busy(view: View<'_>, cpu: resmgr_topology::CpuId) -> u64 {
-    u64::from(view.measured.cpu_busy_milli.get(&cpu).copied().unwrap_or(0))
 }

@@ -27,7 +27,16 @@ impl Relay {
     /// # Errors
     /// When it is not built, or does not come up; its log is in the message.
     pub fn start(runtime: &Runtime, arguments: &[&str]) -> Result<Self> {
-        let folder = runtime.folder().join("relay");
+        Self::start_in(runtime, "relay", arguments)
+    }
+
+    /// As [`Relay::start`], with everything it makes in folder `name`: one of several in front of the
+    /// same runtime.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_in(runtime: &Runtime, name: &str, arguments: &[&str]) -> Result<Self> {
+        let folder = runtime.folder().join(name);
         std::fs::create_dir_all(&folder)?;
         let program = crate::built("cri-resmgr").context("cri-resmgr is not built")?;
         let log = File::options()

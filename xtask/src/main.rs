@@ -9,6 +9,7 @@
 )]
 
 mod apiserver;
+mod bench_relay;
 mod build_ebpf;
 mod demo;
 mod setup;
@@ -30,6 +31,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Measure what the product costs.
+    #[command(subcommand)]
+    Bench(bench_relay::Bench),
     /// Build the BPF object that `cri-resmgr` embeds.
     BuildEbpf,
     /// Show pods under `null` and under a policy, in front of a private containerd.
@@ -46,6 +50,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
+        Task::Bench(bench) => bench_relay::run_task(&bench),
         Task::BuildEbpf => build_ebpf::run(),
         Task::Demo(arguments) => demo::run_task(&arguments),
         Task::Setup(arguments) => setup::run_task(&arguments),

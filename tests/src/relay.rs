@@ -64,6 +64,27 @@ impl Relay {
         Ok(relay)
     }
 
+    /// What a command of cri-resmgr prints about this relay: `state`, `explain NAME`, `top --once`.
+    ///
+    /// # Errors
+    /// When the command fails; what it said is in the message.
+    pub fn ask(&self, command: &[&str]) -> Result<String> {
+        let output = Command::new(crate::built("cri-resmgr").context("cri-resmgr is not built")?)
+            .arg("--relay-socket")
+            .arg(self.socket())
+            .args(command)
+            .output()
+            .context("cannot start cri-resmgr")?;
+        if !output.status.success() {
+            bail!(
+                "cri-resmgr {}: {}",
+                command.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// The socket it serves.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

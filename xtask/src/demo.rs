@@ -15,10 +15,10 @@ pub(crate) struct Arguments {
     #[arg(long, short)]
     yes: bool,
     /// The policy to show beside `null`.
-    #[arg(long, default_value = "static", value_parser = ["none", "static", "static-plus"])]
+    #[arg(long, default_value = "static", value_parser = ["none", "static", "static-plus", "stp"])]
     policy: String,
     /// How long the pods run under each policy, in seconds.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 8)]
     seconds: u32,
 }
 

@@ -9,7 +9,7 @@ use crate::{
     inspect::top::{Look, Named, TopView},
     ledger::Stage,
     manager::{ManagerHandle, Runtime, RuntimeView},
-    telemetry::{Telemetry, TelemetryOptions, Totals},
+    telemetry::{Cost, Telemetry, TelemetryOptions, Totals},
 };
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuSet, Topology};
@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How often the telemetry is looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How often its own cost is measured, in looks, and for how long.
-const COST_EVERY: u64 = 60;
+/// How often its own cost is measured, when first, and for how long.
+const COST_EVERY: Duration = Duration::from_secs(60);
+const COST_AFTER: Duration = Duration::from_secs(10);
 const COST_DURING: Duration = Duration::from_secs(1);
 
 /// The running telemetry.
@@ -33,6 +34,8 @@ pub struct Measure {
     telemetry: OnceLock<Arc<Telemetry>>,
     topology: Arc<Topology>,
     look: RwLock<Arc<Look>>,
+    names: RwLock<BTreeMap<ContainerId, Named>>,
+    cost: Mutex<Option<Cost>>,
     told: Mutex<HashMap<String, Totals>>,
 }
 
@@ -75,9 +78,12 @@ impl Source {
                     .collect()
             }
             Self::Runtime(view, known) => {
-                // An unreachable runtime is the relay's to report; what ran is followed on.
-                let Ok(listing) = view.list().await else {
-                    return known.clone();
+                let listing = match view.list().await {
+                    Ok(listing) => listing,
+                    Err(error) => {
+                        tracing::debug!(target: "telemetry", "following what ran before: {error}");
+                        return known.clone();
+                    }
                 };
                 let running = listing
                     .containers
@@ -88,14 +94,21 @@ impl Source {
                     let id = ContainerId(Arc::clone(&container.id));
                     if let Some(followed) = known.get(&id) {
                         now.insert(id, followed.clone());
-                    } else if let Ok(ask) = view.learn(container).await {
-                        let followed = Followed {
-                            parent: ask.cgroup_parent,
-                            named: named(&ask.request),
-                            cpus: CpuSet::EMPTY,
-                            exclusive: CpuSet::EMPTY,
-                        };
-                        now.insert(id, followed);
+                        continue;
+                    }
+                    match view.learn(container).await {
+                        Ok(ask) => {
+                            let followed = Followed {
+                                parent: ask.cgroup_parent,
+                                named: named(&ask.request),
+                                cpus: CpuSet::EMPTY,
+                                exclusive: CpuSet::EMPTY,
+                            };
+                            now.insert(id, followed);
+                        }
+                        Err(error) => {
+                            tracing::debug!(target: "telemetry", "not followed yet: {error}");
+                        }
                     }
                 }
                 known.clone_from(&now);
@@ -121,6 +134,8 @@ impl Measure {
             telemetry: OnceLock::new(),
             topology: Arc::clone(topology),
             look: RwLock::default(),
+            names: RwLock::default(),
+            cost: Mutex::default(),
             told: Mutex::default(),
         })
     }
@@ -164,6 +179,8 @@ impl Measure {
         let measure = Arc::clone(self);
         let telemetry = Arc::clone(telemetry);
         let stop = tasks.stop().clone();
+        let weigh = Arc::clone(self).weigh(Arc::clone(&telemetry), stop.clone());
+        tasks.spawn("telemetry cost", weigh);
         tasks.spawn(
             "telemetry",
             measure.follow(telemetry, source, cgroups, manager, stop),
@@ -182,8 +199,6 @@ impl Measure {
         let mut followed = Running::new();
         let mut ticks = tokio::time::interval(INTERVAL);
         let mut snapshots = manager.as_ref().map(ManagerHandle::snapshots);
-        let mut cost = None;
-        let mut looks = 0u64;
         loop {
             let tick = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -193,34 +208,51 @@ impl Measure {
             };
             let running = source.running().await;
             reconcile(&telemetry, &cgroups, &mut followed, &running);
-            if !tick {
-                continue;
-            }
-            looks += 1;
-            let sampled = {
-                let telemetry = Arc::clone(&telemetry);
-                tokio::task::spawn_blocking(move || {
-                    let snapshot = telemetry.sample();
-                    let cost = (looks % COST_EVERY == 1)
-                        .then(|| telemetry.cost(COST_DURING))
-                        .flatten();
-                    (snapshot, telemetry.measured(), cost)
-                })
-            };
-            let (snapshot, measured, fresh) = sampled.await?;
-            cost = fresh.or(cost);
-            if let Some(manager) = &manager {
-                manager.set_measured(Arc::new(measured)).await;
-            }
-            let names = followed
+            *self.names.write().unwrap_or_else(PoisonError::into_inner) = followed
                 .iter()
                 .map(|(id, one)| (id.clone(), one.named.clone()))
                 .collect();
+            if !tick {
+                continue;
+            }
+            let sampled = {
+                let telemetry = Arc::clone(&telemetry);
+                tokio::task::spawn_blocking(move || (telemetry.sample(), telemetry.measured()))
+            };
+            let (snapshot, measured) = sampled.await?;
+            if let Some(manager) = &manager {
+                manager.set_measured(Arc::new(measured)).await;
+            }
+            let names = self
+                .names
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            let cost = *self.cost.lock().unwrap_or_else(PoisonError::into_inner);
             *self.look.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Look {
                 snapshot,
                 names,
                 cost,
             });
+        }
+    }
+
+    /// Measures now and then what the measuring costs, beside the looks: it takes a second each time.
+    async fn weigh(
+        self: Arc<Self>,
+        telemetry: Arc<Telemetry>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut ticks =
+            tokio::time::interval_at(tokio::time::Instant::now() + COST_AFTER, COST_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _tick = ticks.tick() => {}
+            }
+            let asked = Arc::clone(&telemetry);
+            let cost = tokio::task::spawn_blocking(move || asked.cost(COST_DURING)).await?;
+            *self.cost.lock().unwrap_or_else(PoisonError::into_inner) = cost;
         }
     }
 
@@ -241,9 +273,13 @@ impl Measure {
     pub fn top(&self) -> Option<TopView> {
         let telemetry = self.telemetry.get()?;
         let reason = telemetry.status().reason.as_ref().map(ToString::to_string);
-        let look = self.look();
+        let names = self
+            .names
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let name = |id: &str| {
-            look.names
+            names
                 .get(&ContainerId(id.into()))
                 .cloned()
                 .unwrap_or_else(|| Named {
@@ -303,8 +339,12 @@ fn register(telemetry: &Telemetry, cgroups: &Cgroups, id: &ContainerId, now: &Fo
         parent: &now.parent,
     };
     // Without a cgroup yet (or any more) there is nothing to follow; the next look tries again.
-    let Ok(found) = cgroups.locate(&place) else {
-        return false;
+    let found = match cgroups.locate(&place) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::debug!(target: "telemetry", "not followed yet: {error}");
+            return false;
+        }
     };
     let within = |directory: &Path, root: &Path| {
         directory

@@ -86,7 +86,12 @@ fn state(snapshot: &Snapshot) -> StateView {
         };
         if let Some(pool) = &placement.pool {
             let (cpus, members) = pools.entry(pool.to_string()).or_default();
-            *cpus = cpus.union(&placement.cpus.difference(&placement.exclusive));
+            // An stp pool's exclusive lists are the pool's; elsewhere a pool is what is shared.
+            let own = match placement.lists.is_empty() {
+                true => placement.exclusive,
+                false => CpuSet::EMPTY,
+            };
+            *cpus = cpus.union(&placement.cpus.difference(&own));
             *members += 1;
         }
     }

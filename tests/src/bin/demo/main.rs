@@ -21,6 +21,27 @@ struct Row {
     books: Books,
 }
 
+/// What one phase showed.
+struct Phase {
+    rows: Vec<Row>,
+    /// `cri-resmgr state`.
+    state: String,
+    /// `cri-resmgr top --once`.
+    top: String,
+}
+
+/// A pool for one container of its own and one for the rest, of the machine's first two CPUs.
+const POOLS: &str = "pools:
+  exclusive: {exclusive: true, cpuLists: [{Socket: 0, Cpuset: \"1\"}]}
+  shared: {cpuLists: [{Socket: 0, Cpuset: \"0\"}]}
+";
+
+/// What makes a pod ask for a list of the exclusive pool: the webhook's annotation, and the pool's name.
+const EXCLUSIVE: (&str, &str) = (
+    "intel.com/resources",
+    r#"{"initContainers":{},"containers":{"latency":{"requests":{"cmk.intel.com/exclusive-cores":"1"},"limits":{"cmk.intel.com/exclusive-cores":"1"}}}}"#,
+);
+
 /// The mix: who, its QoS class's folder, its script, its CPU resources.
 fn mix() -> Vec<(&'static str, &'static str, Container)> {
     let spin = "while :; do :; done";
@@ -49,6 +70,11 @@ async fn main() -> Result<()> {
         .next()
         .map_or(Ok(5), |text| text.parse())
         .context("the second argument is a number of seconds")?;
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let needed = if policy == "static-plus" { 3 } else { 2 };
+    if cpus < needed {
+        bail!("--policy {policy} needs {needed} CPUs to show anything; this machine has {cpus}");
+    }
     if let Some(why) = skip::no_relay() {
         bail!("the demo cannot run: {why}");
     }
@@ -68,12 +94,14 @@ async fn demo(policy: &str, length: Duration) -> Result<()> {
     let after = phase(&runtime, policy, length).await?;
     show::step("taking everything away again");
     drop(runtime);
-    show::table(policy, &before, &after);
+    show::table(policy, &before.rows, &after.rows);
+    show::picture("null", &before);
+    show::picture(policy, &after);
     Ok(())
 }
 
 /// Runs the mix under one policy.
-async fn phase(runtime: &Runtime, policy: &str, length: Duration) -> Result<Vec<Row>> {
+async fn phase(runtime: &Runtime, policy: &str, length: Duration) -> Result<Phase> {
     show::step(&format!("cri-resmgr --policy {policy}, in front of it"));
     let dump = runtime.folder().join(format!("dump-{policy}"));
     let file = dump.display().to_string();
@@ -85,7 +113,14 @@ async fn phase(runtime: &Runtime, policy: &str, length: Duration) -> Result<Vec<
         "--dump-file",
         &file,
     ];
-    if policy.starts_with("static") && policy != "static-pools" {
+    arguments.push("--ebpf-telemetry");
+    let pools = runtime.folder().join("pools.yaml");
+    let pools_file = pools.display().to_string();
+    let stp = policy == "stp";
+    if stp {
+        std::fs::write(&pools, POOLS)?;
+        arguments.extend(["--static-pools-conf-file", &pools_file]);
+    } else if policy.starts_with("static") {
         arguments.extend(["--reserved-resources", "cpu=1000m"]);
     }
     let mut relay = Relay::start(runtime, &arguments)?;
@@ -94,8 +129,13 @@ async fn phase(runtime: &Runtime, policy: &str, length: Duration) -> Result<Vec<
     let mut cri = Cri::connect(&relay.socket(), parent).await?;
 
     let mut running = Vec::new();
-    for (name, class, container) in mix() {
-        let pod = cri.run_pod(name, class, &[]).await?;
+    for (name, class, mut container) in mix() {
+        let asks = stp && name == "latency";
+        if asks {
+            container.envs.push(("STP_POOL".into(), "exclusive".into()));
+        }
+        let annotations: &[_] = if asks { &[EXCLUSIVE] } else { &[] };
+        let pod = cri.run_pod(name, class, annotations).await?;
         let id = cri.run(&pod, &container).await?;
         running.push((name, pod, id));
     }
@@ -110,6 +150,8 @@ async fn phase(runtime: &Runtime, policy: &str, length: Duration) -> Result<Vec<
             books: Books::of(parent, id)?,
         });
     }
+    let state = relay.ask(&["state"])?;
+    let top = relay.ask(&["top", "--once"])?;
     for (_, pod, id) in &running {
         cri.stop(id).await?;
         cri.remove(id).await?;
@@ -118,5 +160,5 @@ async fn phase(runtime: &Runtime, policy: &str, length: Duration) -> Result<Vec<
     if !relay.stop()?.success() {
         bail!("cri-resmgr did not end well:\n{}", relay.log());
     }
-    Ok(rows)
+    Ok(Phase { rows, state, top })
 }

@@ -1,6 +1,6 @@
 //! What the demo prints: steps, the dump as it grows, the table at the end.
 
-use crate::Row;
+use crate::{Phase, Row};
 use std::{
     fs::File,
     io::{BufRead as _, BufReader, IsTerminal as _},
@@ -116,6 +116,15 @@ pub(crate) fn table(policy: &str, before: &[Row], after: &[Row]) {
             let sgr = if name == policy { "32" } else { "0" };
             println!("    {}", paint(sgr, &line));
         }
+    }
+    println!();
+}
+
+/// What cri-resmgr itself shows: where it wants everybody, and what the scheduler did.
+pub(crate) fn picture(policy: &str, phase: &Phase) {
+    step(&format!("cri-resmgr state and top, under {policy}"));
+    for line in phase.state.lines().chain([""]).chain(phase.top.lines()) {
+        println!("    {line}");
     }
     println!();
 }

@@ -5,6 +5,7 @@
 //! was started.
 
 pub mod commands;
+pub mod configure;
 pub mod measure;
 pub mod placement;
 pub mod settle;

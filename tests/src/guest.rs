@@ -88,7 +88,12 @@ impl Guest {
             .prefix("guest-")
             .tempdir_in(beside)?;
         let init = folder.path().join("init");
-        std::fs::write(&init, init_script(script))?;
+        // Wherever the programs were built: the whole build folder, so that its absolute paths hold.
+        let built = beside
+            .ancestors()
+            .find(|folder| folder.ends_with("target"))
+            .unwrap_or(beside);
+        std::fs::write(&init, init_script(script, built))?;
         std::fs::set_permissions(&init, std::fs::Permissions::from_mode(0o755))?;
         let sockets = tempfile::Builder::new().prefix("guest-").tempdir()?;
         let socket = sockets.path().join("fs.sock");
@@ -247,7 +252,10 @@ fn serve_files(socket: &Path) -> Result<Child> {
     Ok(child)
 }
 
-fn init_script(script: &str) -> String {
+/// The guest's first process. The host's files are its root, read-only; a checkout below one of the
+/// folders that are made empty is shown there again.
+fn init_script(script: &str, built: &Path) -> String {
+    let built = built.display();
     format!(
         "#!/bin/sh\n\
          export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp\n\
@@ -258,8 +266,10 @@ fn init_script(script: &str) -> String {
          mount -t devpts devpts /dev/pts\n\
          mount -t tmpfs tmpfs /dev/shm\n\
          mount -t tmpfs tmpfs /run\n\
+         mkdir /run/host && mount --bind / /run/host\n\
          mount -t tmpfs tmpfs /tmp\n\
          mount -t tmpfs tmpfs /var/lib\n\
+         [ -d '{built}' ] || {{ mkdir -p '{built}' && mount --bind '/run/host{built}' '{built}'; }}\n\
          mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
          mount -t bpf bpf /sys/fs/bpf 2>/dev/null\n\
          ip link set lo up 2>/dev/null\n\

@@ -7,6 +7,7 @@
 
 use super::{
     Failed, commands,
+    configure::{self, Changeable},
     measure::Measure,
     placement::{self, Placement},
     settle::settle,
@@ -50,7 +51,7 @@ const DUMP_LIMIT: Duration = Duration::from_secs(5);
 /// A mistake in the configuration, or what failed.
 pub fn run(raw: &Raw) -> Result<(), Failed> {
     let (config, topology) = settle(raw)?;
-    let _log = log::install(config.log.clone()).context("cannot log")?;
+    let log = log::install(config.log.clone()).context("cannot log")?;
     for note in &config.notes {
         tracing::warn!(target: "resource-manager", "{note}");
     }
@@ -59,10 +60,10 @@ pub fn run(raw: &Raw) -> Result<(), Failed> {
         .thread_name("cri-resmgr")
         .build()
         .context("cannot start the async runtime")?;
-    runtime.block_on(serve(config, topology))
+    runtime.block_on(serve(config, topology, log))
 }
 
-async fn serve(config: Config, topology: Topology) -> Result<(), Failed> {
+async fn serve(config: Config, topology: Topology, log: log::Control) -> Result<(), Failed> {
     let stop = CancellationToken::new();
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let tasks = Tasks::new(stop.clone());
@@ -111,6 +112,18 @@ async fn serve(config: Config, topology: Topology) -> Result<(), Failed> {
         async move { Ok(serve_views(views, answers, stop).await?) }
     });
 
+    configure::start(
+        Changeable {
+            start: config.clone(),
+            topology: Arc::clone(&topology),
+            manager: placement
+                .as_ref()
+                .map(|placement| placement.manager.clone()),
+            dumper: Arc::clone(&dumper),
+            log,
+        },
+        &tasks,
+    )?;
     let interceptor = placement.as_ref().map(Placement::interceptor);
     let upstreams = Upstreams {
         runtime: config.relay.runtime_socket.clone(),

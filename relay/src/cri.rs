@@ -12,6 +12,7 @@ pub mod hpack;
 pub mod intercept;
 pub mod listen;
 pub mod observe;
+mod outage;
 pub mod overlay;
 mod pump;
 pub mod server;

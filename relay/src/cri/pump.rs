@@ -173,9 +173,15 @@ impl Pump {
             Ok(upstream) => {
                 self.upstream = Some(upstream);
                 self.session.connected();
+                if let Some(outage) = self.shared.outages.ended(route) {
+                    tracing::info!(path = %path.display(), ?outage, "the {} is back", route.name());
+                }
             }
             Err(error) => {
-                tracing::debug!(path = %path.display(), %error, "the runtime is away");
+                if self.shared.outages.began(route) {
+                    let path = path.display();
+                    tracing::info!(%path, %error, "the {} is away, calls wait for it", route.name());
+                }
                 self.away = unreachable(route, &path, &error);
                 self.retry_at = Instant::now() + self.retry_after;
                 self.retry_after = (self.retry_after * 2).min(Duration::from_secs(1));

@@ -3,6 +3,7 @@
 use crate::cri::{
     intercept::Interceptor,
     observe::Observer,
+    outage::Outages,
     pump::Pump,
     session::{Session, Shared},
 };
@@ -138,6 +139,7 @@ impl Relay {
                 interceptor,
                 observers,
                 seq,
+                outages: Outages::default(),
             }),
         }
     }

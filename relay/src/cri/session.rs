@@ -20,6 +20,7 @@ use crate::cri::{
     hpack::{self, Decoder, Header},
     intercept::{After, Before, Call, Interceptor, Outcome, Status},
     observe::Observer,
+    outage::Outages,
     server::{Options, Route, Upstreams},
     status,
     tee::Tee,
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     pub(super) interceptor: Option<Arc<dyn Interceptor>>,
     pub(super) observers: Vec<Arc<dyn Observer>>,
     pub(super) seq: AtomicU64,
+    pub(super) outages: Outages,
 }
 
 /// The connection cannot go on: an HTTP/2 error code and why.

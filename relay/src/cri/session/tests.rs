@@ -12,6 +12,7 @@ fn session() -> Session {
         interceptor: None,
         observers: Vec::new(),
         seq: AtomicU64::new(1),
+        outages: Outages::default(),
     }));
     assert_eq!(session.route(), Some(Route::Runtime));
     session

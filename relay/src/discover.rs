@@ -9,8 +9,9 @@ pub mod hotplug;
 mod hwloc;
 pub mod sysfs;
 
-use resmgr_topology::{SyntheticError, Topology, TopologyError};
+use resmgr_topology::{CpuSet, Parts, SyntheticError, Topology, TopologyError};
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
@@ -155,12 +156,38 @@ fn machine(host_root: &Path) -> Result<Topology, DiscoverError> {
     })
 }
 
-fn finish(parts: resmgr_topology::Parts) -> Result<Topology, DiscoverError> {
+fn finish(mut parts: Parts) -> Result<Topology, DiscoverError> {
     let from = parts.origin.clone();
+    let mended = mend_caches(&mut parts);
+    if !mended.is_empty() {
+        tracing::warn!(
+            target: "sysfs",
+            "{from}: threads of one core are said to have different caches, as virtual machines do; \
+             CPUs {mended} are taken to share those of their core's first thread"
+        );
+    }
     Topology::from_parts(parts).map_err(|source| DiscoverError::Inconsistent {
         from,
         source: Box::new(source),
     })
+}
+
+/// Makes caches follow cores: the threads of a core share its caches, whatever a virtual machine's CPUID
+/// says, and what shares a level-2 cache shares the last level. Gives the CPUs that were mended.
+fn mend_caches(parts: &mut Parts) -> CpuSet {
+    parts.cpus.sort_by_key(|cpu| cpu.id);
+    let mut mended = CpuSet::EMPTY;
+    let mut of_core = BTreeMap::new();
+    let mut of_l2 = BTreeMap::new();
+    for cpu in &mut parts.cpus {
+        let (l2, llc) = *of_core.entry(cpu.core).or_insert((cpu.l2, cpu.llc));
+        let llc = *of_l2.entry(l2).or_insert(llc);
+        if (cpu.l2, cpu.llc) != (l2, llc) {
+            (cpu.l2, cpu.llc) = (l2, llc);
+            mended.insert(cpu.id);
+        }
+    }
+    mended
 }
 
 #[cfg(test)]

@@ -173,7 +173,7 @@ impl Guest {
             "-accel",
             "tcg,thread=single",
             "-cpu",
-            "max,vendor=GenuineIntel",
+            "max",
             "-machine",
             "q35",
         ]);

@@ -134,3 +134,18 @@ async fn a_cpu_that_comes_online_is_noticed() {
     let now = watch.changed().await.unwrap();
     assert_eq!(now.online.to_string(), "0,2-4");
 }
+
+#[test]
+fn threads_of_a_core_share_its_caches_whatever_the_machine_says() {
+    let mut parts = Topology::synthetic("pack:1 core:2 pu:2")
+        .unwrap()
+        .into_parts();
+    for cpu in &mut parts.cpus {
+        cpu.l2 = resmgr_topology::L2Id(cpu.id.0);
+        cpu.llc = resmgr_topology::LlcId(cpu.id.0);
+    }
+    assert!(Topology::from_parts(parts.clone()).is_err());
+    assert_eq!(mend_caches(&mut parts).to_string(), "1,3");
+    let topology = finish(parts).unwrap();
+    assert_eq!((topology.l2s.len(), topology.llcs.len()), (2, 2));
+}

@@ -1,14 +1,14 @@
 //! What the daemon measures of real containers, and what it shows of it.
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
-use resmgr_tests::{Container, Cri, Relay, Runtime, eventually, skip};
+use resmgr_tests::{Container, Cri, Guest, Relay, Runtime, eventually, skip};
 use serde_json::Value;
 use std::time::Duration;
 
 /// `cri-resmgr top --once --json`, as soon as `ready` likes what it says.
 async fn top(relay: &Relay, ready: impl Fn(&Value) -> bool) -> Value {
     let mut view = Value::Null;
-    let fine = eventually(Duration::from_secs(30), async || {
+    let fine = eventually(Duration::from_secs(90), async || {
         // The relay listens before the program is loaded; the views come last.
         let Ok(text) = relay.ask(&["top", "--once", "--json"]) else {
             return false;
@@ -129,4 +129,79 @@ async fn a_pinned_container_never_ran_outside_its_cpus() {
     );
     let explained = relay.ask(&["explain", "mine"]).unwrap();
     assert!(explained.contains("because"), "{explained}");
+}
+
+/// Two sockets, cgroup v2, another kernel: the same object, the same truths.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_guest_of_two_sockets_the_same_holds_and_stp_ends_the_crossing() {
+    const NAME: &str = "in_a_guest_of_two_sockets_the_same_holds_and_stp_ends_the_crossing";
+    if std::env::var_os("RESMGR_IN_GUEST").is_none() {
+        let guest = Guest::n4c16();
+        if let Some(why) = skip::no_relay().or_else(|| guest.unavailable()) {
+            return skip::skip("telemetry: guest", &why);
+        }
+        let own = std::env::current_exe().unwrap();
+        let script = format!(
+            "RESMGR_IN_GUEST=1 {} --exact --nocapture {NAME}",
+            own.display()
+        );
+        let ran = guest.run(&script, |_line| {}).unwrap();
+        assert_eq!(ran.status, 0, "in the guest:\n{}", ran.output);
+        return;
+    }
+    let crossed = |view: &Value, name: &str| {
+        container(view, name).map_or(0, |one| one["migrations"][4].as_u64().unwrap())
+    };
+    // Pairs that wake each other: the scheduler moves them about.
+    let chat = "yes | cat >/dev/null & yes | cat >/dev/null & yes | cat >/dev/null & wait";
+    let runtime = Runtime::start().unwrap();
+    {
+        let relay = Relay::start(&runtime, &["--policy", "null", "--ebpf-telemetry"]).unwrap();
+        assert!(
+            exact("telemetry: guest", &top(&relay, |_| true).await),
+            "{}",
+            relay.log()
+        );
+        let mut cri = Cri::connect(&relay.socket(), runtime.cgroup_parent())
+            .await
+            .unwrap();
+        let pod = cri.run_pod("loose", "besteffort", &[]).await.unwrap();
+        let id = cri
+            .run(&pod, &Container::script("loose", chat))
+            .await
+            .unwrap();
+        top(&relay, |view| crossed(view, "loose") > 0).await;
+        cri.stop(&id).await.unwrap();
+        cri.remove(&id).await.unwrap();
+        cri.remove_pod(&pod).await.unwrap();
+    }
+    let pools = runtime.folder().join("pools.yaml");
+    let text = "pools:\n  exclusive: {exclusive: true, cpuLists: [{Socket: 1, Cpuset: \"8-11\"}]}\n  \
+                shared: {cpuLists: [{Socket: 0, Cpuset: \"0-3\"}]}\n";
+    std::fs::write(&pools, text).unwrap();
+    let pools = pools.display().to_string();
+    let arguments = [
+        "--policy",
+        "stp",
+        "--static-pools-conf-file",
+        &pools,
+        "--ebpf-telemetry",
+    ];
+    let relay = Relay::start(&runtime, &arguments).unwrap();
+    let mut cri = Cri::connect(&relay.socket(), runtime.cgroup_parent())
+        .await
+        .unwrap();
+    let wish = (
+        "intel.com/resources",
+        r#"{"initContainers":{},"containers":{"held":{"requests":{"cmk.intel.com/exclusive-cores":"1"}}}}"#,
+    );
+    let mut held = Container::script("held", chat);
+    held.envs.push(("STP_POOL".into(), "exclusive".into()));
+    let pod = cri.run_pod("held", "besteffort", &[wish]).await.unwrap();
+    cri.run(&pod, &held).await.unwrap();
+    let view = top(&relay, |view| ran(view, "held") > 1_000_000_000).await;
+    let one = container(&view, "held").unwrap();
+    assert_eq!(one["exclusive"], "8-11", "{view:#}");
+    assert_eq!(crossed(&view, "held"), 0, "{view:#}");
+    assert_eq!(one["outside_ns"], 0, "{view:#}");
 }

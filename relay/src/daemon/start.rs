@@ -55,6 +55,21 @@ pub fn run(raw: &Raw) -> Result<(), Failed> {
     for note in &config.notes {
         tracing::warn!(target: "resource-manager", "{note}");
     }
+    for (asked, option) in [
+        (config.telemetry.record.is_some(), "record"),
+        (
+            config.policy.pools.label_node,
+            "static-pools-create-cmk-node-label",
+        ),
+        (
+            config.policy.pools.taint_node,
+            "static-pools-create-cmk-node-taint",
+        ),
+    ] {
+        if asked {
+            tracing::warn!(target: "resource-manager", "{option} has no effect in this version");
+        }
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("cri-resmgr")

@@ -56,6 +56,14 @@ pub struct Cell {
 }
 const _: () = assert!(size_of::<Cell>() == 192);
 
+impl Cell {
+    /// The word that holds both counts of switches: it changes whenever somebody of the slot leaves.
+    pub const SWITCHES_WORD: usize = core::mem::offset_of!(Self, voluntary) / 8;
+}
+const _: () = assert!(core::mem::offset_of!(Cell, voluntary) % 8 == 0);
+const _: () =
+    assert!(core::mem::offset_of!(Cell, involuntary) == core::mem::offset_of!(Cell, voluntary) + 4);
+
 /// What a CPU runs now. Written by that CPU only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,27 +84,31 @@ pub struct Record {
     pub calibrated_clock: u64,
     /// `CLOCK_MONOTONIC` at the last calibration; 0 before the first.
     pub calibrated_ns: u64,
-    /// Look-ups that had to walk up the cgroup tree.
-    pub css_misses: u64,
+    /// Look-ups that had to walk up the cgroup tree, wrapping.
+    pub css_misses: u32,
+    /// Switches that were not seen, as the next one showed, wrapping.
+    pub unseen: u32,
     /// Switches to or from the idle task.
     pub idle_switches: u64,
 }
 const _: () = assert!(size_of::<Record>() == 64);
 
-/// Memory of a thread between two stints.
+/// Memory of a thread since its last switch.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Task {
-    /// The kernel's total wait when the thread left its CPU, nanoseconds.
+    /// The kernel's total wait at the switch, the wait that ended with it included, nanoseconds.
     pub run_delay_ns: u64,
+    /// The kernel's total CPU time at the switch, nanoseconds.
+    pub sum_exec_ns: u64,
     /// Thread this entry is about: the index holds only its low bits.
     pub pid: u32,
-    /// CPU it left.
+    /// CPU it ran on.
     pub cpu: u16,
-    /// [`TASK_PREEMPTED`].
+    /// [`TASK_PREEMPTED`]; 0 while it runs.
     pub flags: u16,
 }
-const _: () = assert!(size_of::<Task>() == 16);
+const _: () = assert!(size_of::<Task>() == 24);
 
 /// Slot of a cgroup, by its css id.
 #[repr(C)]

@@ -7,6 +7,7 @@
 
 mod arithmetic;
 mod layout;
+mod stint;
 
 pub use arithmetic::{
     BUCKETS, Distance, Place, bucket, bucket_ceiling_ns, distance_class, split_wait,
@@ -15,3 +16,4 @@ pub use layout::{
     CSS_ENTRIES, CSS_NESTED, Cell, Css, Record, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED,
     TASK_ENTRIES, TASK_PREEMPTED, Task,
 };
+pub use stint::{Stint, Totals, entered, left};

@@ -57,6 +57,12 @@ globals! {
     HAS_PREV_STATE: u32 = 0;
     /// 1: quota throttling is told apart from contention.
     SPLIT_THROTTLE: u32 = 0;
+    /// 0: no wait histogram. Only measurements of what it costs switch it off.
+    HISTOGRAM: u32 = 1;
+    /// 0: migrations are not booked. As above.
+    MIGRATIONS: u32 = 1;
+    /// 1: a time stamp of its own in place of the run queue's clock. As above.
+    OWN_CLOCK: u32 = 0;
     /// Slots in a row of the cell matrix.
     SLOTS: u32 = 0;
     /// NUMA nodes: side of the distance matrix.

@@ -25,6 +25,15 @@ pub struct Owner {
     pub missed: bool,
 }
 
+impl Owner {
+    /// Of the idle task: a column that no matrix has.
+    pub const NOBODY: Self = Self {
+        slot: u32::MAX,
+        nested: false,
+        missed: false,
+    };
+}
+
 /// Owner of a task that is not the idle task.
 #[inline(always)]
 pub fn owner(task: *const u8, flags: Flags) -> Owner {

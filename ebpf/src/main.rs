@@ -4,6 +4,7 @@
 //! written all that is needed, and each CPU writes only its own cells.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![allow(
     unsafe_code,
     reason = "reads kernel memory and map memory through raw pointers"

@@ -15,6 +15,9 @@ pub static CELLS: Array<Cell> = Array::with_max_entries(1, MMAPABLE);
 /// What each CPU runs now.
 #[map]
 pub static RECORDS: Array<Record> = Array::with_max_entries(1, MMAPABLE);
+/// Preemptions by others: row per slot that was preempted, column per slot that ran instead.
+#[map]
+pub static PREEMPTIONS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 /// Slot by css id.
 #[map]
 pub static CSS: Array<Css> = Array::with_max_entries(CSS_ENTRIES, MMAPABLE);

@@ -4,14 +4,20 @@
 //! all for the placement of a fork.
 
 use crate::{
-    globals::NODES,
+    globals::{MIGRATIONS, NODES},
     maps::{DISTANCES, PLACES},
 };
 use resmgr_common::{Cell, distance_class};
 
-/// Books the arrival on `to` of a task that ran on `from` before.
+/// Books the arrival on `to` of a task that ran on `from` before, if it did.
 #[inline(always)]
-pub fn book(cell: *mut Cell, from: u32, to: u32) {
+pub fn book(cell: *mut Cell, from: Option<u16>, to: u32) {
+    if MIGRATIONS.load() == 0 {
+        return;
+    }
+    let Some(from) = from.map(u32::from).filter(|from| *from != to) else {
+        return;
+    };
     let (Some(from), Some(to)) = (PLACES.get(from), PLACES.get(to)) else {
         return;
     };

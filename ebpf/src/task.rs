@@ -1,6 +1,7 @@
 //! What is read of a `task_struct`.
 
 use crate::{globals::*, kernel::load};
+use resmgr_common::Totals;
 
 const PF_IDLE: u32 = 0x2;
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -33,6 +34,15 @@ impl Flags {
 #[inline(always)]
 pub fn pid(task: *const u8) -> u32 {
     load(task, &OFF_TASK_PID)
+}
+
+/// The scheduler's totals of the thread.
+#[inline(always)]
+pub fn totals(task: *const u8) -> Totals {
+    Totals {
+        sum_exec_ns: sum_exec(task),
+        run_delay_ns: run_delay(task),
+    }
 }
 
 /// CPU time so far, nanoseconds; up to date at the tracepoint.

@@ -3,22 +3,19 @@
 use crate::{globals::*, kernel::load, task};
 use resmgr_common::{Cell, TASK_PREEMPTED, Task, bucket, split_wait};
 
-/// The wait that ends now.
-///
-/// Load balancing of a queued task folds the wait so far into `run_delay` and starts `last_queued`
-/// anew, so both terms are needed. A stale memory of another thread is told by its id.
+/// How long it was on the queue it is taken from.
 #[inline(always)]
-pub fn ended(next: *const u8, memory: Option<&Task>, clock: u64) -> u64 {
-    let queued = task::last_queued(next);
-    let mut wait = if queued != 0 {
-        clock.saturating_sub(queued)
-    } else {
-        0
-    };
-    if let Some(memory) = memory {
-        wait += task::run_delay(next).saturating_sub(memory.run_delay_ns);
+pub fn queued_ns(next: *const u8, clock: u64) -> u64 {
+    match task::last_queued(next) {
+        0 => 0,
+        queued => clock.saturating_sub(queued),
     }
-    wait
+}
+
+/// Whether the wait began with a preemption.
+#[inline(always)]
+pub fn preempted(memory: Option<&Task>) -> bool {
+    memory.is_some_and(|memory| memory.flags & TASK_PREEMPTED != 0)
 }
 
 /// Notices throttling of the container's run queue on this CPU since the last look.
@@ -41,9 +38,9 @@ pub fn notice_throttling(cell: *mut Cell, cfs_rq: *const u8, clock: u64) {
     }
 }
 
-/// Books a wait.
+/// Books a wait that ended at `clock`.
 #[inline(always)]
-pub fn book(cell: *mut Cell, wait: u64, clock: u64, memory: Option<&Task>, nested: bool) {
+pub fn book(cell: *mut Cell, wait: u64, clock: u64, preempted: bool, nested: bool) {
     if wait == 0 {
         return;
     }
@@ -55,12 +52,12 @@ pub fn book(cell: *mut Cell, wait: u64, clock: u64, memory: Option<&Task>, neste
             (wait, 0)
         };
         (*cell).wait_throttled_ns += throttled;
-        if memory.is_some_and(|memory| memory.flags & TASK_PREEMPTED != 0) {
+        if preempted {
             (*cell).wait_preempt_ns += contention;
         } else {
             (*cell).wait_wake_ns += contention;
         }
-        if contention != 0 {
+        if contention != 0 && HISTOGRAM.load() != 0 {
             let bucket = bucket(contention);
             if let Some(count) = (*cell).histogram.get_mut(bucket) {
                 *count = count.wrapping_add(1);

@@ -77,8 +77,15 @@ impl std::error::Error for UsageError {}
 /// Unknown options, left-over words, missing values, unreadable option files. Values themselves are
 /// judged later, by [`crate::config::resolve`].
 pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
-    let argv = argv.into_iter().skip(1);
-    let words = compat::canonical(argv, &|path| std::fs::read_to_string(path))?;
+    parse_with(argv, &|path| std::fs::read_to_string(path))
+}
+
+/// As [`parse`], with option files from `read`.
+pub(crate) fn parse_with(
+    argv: impl IntoIterator<Item = OsString>,
+    read: compat::Read<'_>,
+) -> Result<Invocation, UsageError> {
+    let words = compat::canonical(argv.into_iter().skip(1), read)?;
     let Some(words) = words else {
         return Ok(Invocation {
             command: Command::Say(help::text()),
@@ -196,7 +203,7 @@ fn one_line(error: &clap::Error) -> UsageError {
                 names.join(", ")
             )
         }
-        ErrorKind::MissingRequiredArgument => format!("{what} is missing"),
+        ErrorKind::MissingRequiredArgument => missing(&what),
         _ => error
             .to_string()
             .lines()
@@ -205,6 +212,19 @@ fn one_line(error: &clap::Error) -> UsageError {
             .trim_start_matches("error: ")
             .to_owned(),
     })
+}
+
+/// Says which command lacks what, and what that is.
+fn missing(what: &str) -> String {
+    let commands = options::command();
+    let found = commands.get_subcommands().find_map(|command| {
+        let argument = command
+            .get_positionals()
+            .find(|argument| argument.to_string() == what)?;
+        let help = argument.get_help().map(ToString::to_string)?;
+        Some(format!("{} needs {what}: {help}", command.get_name()))
+    });
+    found.unwrap_or_else(|| format!("{what} is missing"))
 }
 
 /// Whether an option takes no value when it stands alone.

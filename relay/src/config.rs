@@ -61,6 +61,8 @@ pub struct RelayConfig {
     pub agent_socket: Option<PathBuf>,
     /// Where the node agent pushes configuration.
     pub config_socket: Option<PathBuf>,
+    /// Forget at start what was pushed there last.
+    pub reset_config: bool,
     /// How long to wait for the runtime at start; zero: for ever.
     pub runtime_wait: Duration,
     /// Deadline of our own calls to the runtime.
@@ -145,6 +147,8 @@ pub struct TelemetryConfig {
     pub ebpf: bool,
     /// Room for so many containers.
     pub max_containers: u32,
+    /// Half-life of the smoothed measurements.
+    pub half_life: Duration,
     /// Replay file.
     pub record: Option<PathBuf>,
     /// Prometheus metrics and status page.

@@ -9,6 +9,7 @@
 //! changes nothing; the last good one stays in force.
 
 pub mod agent_client;
+pub mod check;
 mod server;
 mod socket;
 

@@ -8,6 +8,8 @@ pub use k8s_cri::v1 as message;
 pub mod client;
 pub mod decode;
 mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod hpack;
 pub mod intercept;
 pub mod listen;

@@ -6,8 +6,15 @@
 
 pub mod commands;
 pub mod configure;
+pub mod cut;
+#[cfg(all(feature = "faults", debug_assertions))]
+mod faults;
+pub mod last_good;
 pub mod measure;
+mod moves;
+pub mod node;
 pub mod placement;
+pub mod recording;
 pub mod settle;
 pub mod signals;
 pub mod start;

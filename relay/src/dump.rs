@@ -16,5 +16,6 @@ pub mod text;
 
 mod record;
 mod writer;
+mod yaml;
 
 pub use sink::{Dumper, Measurements};

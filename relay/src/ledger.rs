@@ -1,24 +1,36 @@
-//! The wanted state on disk. The only module that writes the state file.
+//! The wanted state on disk. The only module that writes the state files.
 //!
-//! One file, replaced whole: written beside, fsynced, renamed, directory fsynced; the one before is kept.
-//! It holds who sits where, what the runtime itself last asked for (so that everything can be given
-//! back), and why. No environment, no command, no annotation that does not concern placement.
+//! Each is replaced whole: written beside, fsynced, renamed, directory fsynced; the one before is kept.
+//! The ledger holds who sits where, what the runtime itself last asked for (so that everything can be given
+//! back), and why. No environment and no annotation that does not concern placement; of a command line only
+//! the options of `cmk isolate`.
 //!
 //! A torn, foreign or newer file is a warning and a fresh start: the runtime and the kernel know the rest.
 
 mod file;
+mod kept;
 mod writer;
 
-pub use file::{Ledger, LedgerError, Loaded};
+pub use file::{LedgerError, Loaded, Record, StateFile};
+pub use kept::{LastGood, Marks};
 pub use writer::{Durable, Health, Writer};
 
 use crate::enforce::Wanted;
-use resmgr_policy::{ContainerId, Explanation, Placement, Request};
+use resmgr_policy::{ContainerId, Explanation, Placement, RebalanceMemory, Request};
+use resmgr_topology::Nanos;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// How many explanations are kept of one container.
-pub const MAX_HISTORY: usize = 8;
+/// How many explanations are kept of one container: the first, which placed it, and the last ones.
+pub const MAX_HISTORY: usize = 16;
+
+/// The file of a [`Book`].
+pub type Ledger = StateFile<Book>;
+
+impl Record for Book {
+    const NAME: &'static str = "ledger";
+    const MAGIC: &'static str = "cri-resmgr-ledger";
+}
 
 /// All that is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +41,12 @@ pub struct Book {
     pub next_arrival: u64,
     /// By container.
     pub entries: BTreeMap<ContainerId, Arc<Entry>>,
+    /// What rebalancing has to remember.
+    #[serde(default)]
+    pub rebalance: RebalanceMemory,
+    /// When this was handed over (`CLOCK_MONOTONIC`): a clock behind it was set to zero by a reboot.
+    #[serde(default)]
+    pub saved_at: Nanos,
 }
 
 /// How far a container has come.
@@ -82,11 +100,11 @@ pub struct Note {
 }
 
 impl Entry {
-    /// Adds a decision, forgetting the oldest beyond [`MAX_HISTORY`].
+    /// Adds a decision; beyond [`MAX_HISTORY`] the oldest but the first is forgotten.
     pub fn note(&mut self, note: Note) {
         self.history.push(note);
         let extra = self.history.len().saturating_sub(MAX_HISTORY);
-        self.history.drain(..extra);
+        self.history.drain(1..=extra);
     }
 }
 

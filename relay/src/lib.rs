@@ -10,6 +10,8 @@ pub mod daemon;
 pub mod discover;
 pub mod dump;
 pub mod enforce;
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(test)]
 mod golden;
 pub mod inspect;
@@ -17,4 +19,5 @@ pub mod ledger;
 pub mod log;
 pub mod manager;
 pub mod metrics;
+pub mod record;
 pub mod telemetry;

@@ -2,8 +2,10 @@
 
 pub mod source;
 
+mod bulk;
 mod layer;
 
+pub use bulk::Bulk;
 pub use layer::{Control, install};
 
 use source::Switches;

@@ -5,7 +5,7 @@
 //!    │                                │ hands the book to the ledger's writer
 //!    ├── waits until the ledger is on disk, then the runtime sees the request
 //!    └── commit / abort / unknown ──▶ Owner: grow others │ take back │ ask the runtime
-//!  poller ──list──▶ Owner: adopt, release      inotify, tick ──▶ Owner: reconcile
+//!  poller ──list, endings──▶ Owner: adopt, release      inotify, tick ──▶ Owner: reconcile
 //! ```
 //!
 //! Decisions are serialised; calls of the runtime never happen in the owner. Wiring:
@@ -15,7 +15,10 @@ mod decide;
 mod event;
 mod export;
 mod hooks;
+mod mark;
+mod moves;
 mod owner;
+mod poll;
 mod restore;
 mod runtime;
 mod snapshot;
@@ -26,10 +29,11 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Ask, Denied, Reserved};
+pub use event::{Ask, Denied, Move, NotTaken, Outlook, Reserved};
 pub use hooks::Hooks;
-pub use restore::{Report, restore};
-pub use runtime::{Listed, Listing, Runtime, RuntimeError, Stage};
+pub use moves::{MoveCounts, MoveSum};
+pub use restore::{Report, learn, restore};
+pub use runtime::{Listed, Listing, NoEndings, Runtime, RuntimeError, Stage};
 pub use snapshot::{Counts, Snapshot};
 pub use sync::RuntimeView;
 pub use ticket::Ticket;
@@ -40,12 +44,16 @@ use crate::{
     enforce::Cgroups,
     ledger::{Durable, Ledger, Loaded, Note, Writer},
 };
-use event::Event;
+use event::{Event, Round};
 use export::Exports;
 use owner::Owner;
 use resmgr_policy::{ContainerId, Measured, Policy};
 use resmgr_topology::Topology;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -84,7 +92,7 @@ pub struct Manager {
     owner: Owner,
     events: mpsc::Receiver<Event>,
     writer: Writer,
-    poller: runtime::Poller,
+    poller: poll::Poller,
 }
 
 /// Talks to a running manager. Cheap to clone.
@@ -95,7 +103,7 @@ pub struct ManagerHandle {
     durable: Durable,
     poll: Arc<tokio::sync::Notify>,
     runtime: Arc<dyn Runtime>,
-    fail: Arc<FailPolicies>,
+    fail: Arc<RwLock<Arc<FailPolicies>>>,
     stop: CancellationToken,
 }
 
@@ -125,10 +133,11 @@ impl Manager {
             durable: durable.clone(),
             poll: Arc::clone(&poll),
             runtime: Arc::clone(&config.runtime),
-            fail: Arc::new(config.fail.clone()),
+            fail: Arc::new(RwLock::new(Arc::new(config.fail.clone()))),
             stop,
         };
-        let poller = runtime::Poller {
+        let (vanishing, vanished) = mpsc::channel(config.mailbox.max(2));
+        let poller = poll::Poller {
             runtime: config.runtime,
             interval: if config.reconcile_interval.is_zero() {
                 Duration::from_secs(1)
@@ -136,6 +145,7 @@ impl Manager {
                 config.reconcile_interval
             },
             poll,
+            vanished,
             handle: handle.clone(),
         };
         let export = config
@@ -152,6 +162,7 @@ impl Manager {
                 durable,
                 snapshots: snapshot_out,
                 poll: Arc::clone(&handle.poll),
+                vanishing,
                 export: export.clone(),
             },
             book.unwrap_or_default(),
@@ -165,6 +176,14 @@ impl Manager {
             poller,
         };
         (manager, handle, hooks)
+    }
+
+    /// What another policy would change for what an earlier run left in the ledger; nothing is written.
+    ///
+    /// # Errors
+    /// Why it would not be taken over.
+    pub async fn outlook(&mut self, policy: Arc<dyn Policy>) -> Result<Outlook, NotTaken> {
+        self.owner.reconfigure(policy, true).await
     }
 
     /// Builds a manager and runs it on the current Tokio runtime.
@@ -234,14 +253,35 @@ impl ManagerHandle {
             .map_err(|_closed| Ended)
     }
 
-    /// Replaces the policy (or its configuration) and re-places all, or changes nothing.
+    /// Replaces the policy (or its configuration) and re-places all, or changes nothing. Containers that
+    /// run unplaced already do not stand in the way.
     ///
     /// # Errors
-    /// Why not, for people.
-    pub async fn reconfigure(&self, policy: Arc<dyn Policy>) -> Result<(), String> {
-        self.ask(|reply| Event::Reconfigure { policy, reply })
+    /// Why not: every container without a place, and the reason.
+    pub async fn reconfigure(&self, policy: Arc<dyn Policy>) -> Result<Outlook, NotTaken> {
+        self.switch(policy, false).await
+    }
+
+    /// What [`ManagerHandle::reconfigure`] would do now; nothing changes.
+    ///
+    /// # Errors
+    /// Why it would not be taken over.
+    pub async fn outlook(&self, policy: Arc<dyn Policy>) -> Result<Outlook, NotTaken> {
+        self.switch(policy, true).await
+    }
+
+    async fn switch(&self, policy: Arc<dyn Policy>, dry: bool) -> Result<Outlook, NotTaken> {
+        self.ask(|reply| Event::Reconfigure { policy, dry, reply })
             .await
-            .map_err(|ended| ended.to_string())?
+            .map_err(|Ended| NotTaken::Ended)?
+    }
+
+    /// From now on: what happens to a container the policy does not place, and how long the policy may
+    /// think.
+    pub async fn set_limits(&self, fail: FailPolicies, timeout: Duration) {
+        let shared = Arc::new(fail.clone());
+        *self.fail.write().unwrap_or_else(PoisonError::into_inner) = shared;
+        self.tell(Event::Limits { fail, timeout }).await;
     }
 
     /// CPUs came or went: re-places what is no longer legal.
@@ -286,16 +326,16 @@ impl ManagerHandle {
             .await
             .map_err(|_closed| Denied::ended())?;
         let mut ticket = Ticket::new(ask.request.id.clone(), permit);
-        let choice = self
-            .fail
-            .choose(&ask.request.pod.namespace, ask.request.qos);
-        let reserved = self
-            .ask(|reply| Event::Reserve {
-                ask: Box::new(ask),
-                reply,
-            })
-            .await
-            .map_err(|_ended| Denied::ended())??;
+        let fail = Arc::clone(&self.fail.read().unwrap_or_else(PoisonError::into_inner));
+        let choice = fail.choose(&ask.request.pod.namespace, ask.request.qos);
+        let mut reserved = self.try_reserve(&ask, Round::First).await?;
+        if reserved.is_none() {
+            // What the policy counts may have ended a moment ago: a kubelet creates the next container as
+            // soon as it has seen the one before exit, and does not always ask us for a list in between.
+            self.look().await;
+            reserved = self.try_reserve(&ask, Round::Last).await?;
+        }
+        let reserved = reserved.ok_or_else(Denied::ended)?;
         let generation = reserved.generation;
         ticket.hold(reserved);
         match self.durable.wait(generation).await {
@@ -311,6 +351,27 @@ impl ManagerHandle {
                 ticket.abort();
                 Err(Denied::unsaved(&problem))
             }
+        }
+    }
+
+    async fn try_reserve(&self, ask: &Ask, round: Round) -> Result<Option<Reserved>, Denied> {
+        self.ask(|reply| Event::Reserve {
+            ask: Box::new(ask.clone()),
+            round,
+            reply,
+        })
+        .await
+        .map_err(|_ended| Denied::ended())?
+    }
+
+    /// Has the runtime say what runs, and the owner release what does not.
+    async fn look(&self) {
+        match self.runtime.list().await {
+            Ok(listing) => {
+                let unknown = Vec::new();
+                self.tell(Event::Listed { listing, unknown }).await;
+            }
+            Err(error) => tracing::debug!(%error, "refused on what is known"),
         }
     }
 

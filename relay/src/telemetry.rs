@@ -19,6 +19,7 @@ mod load;
 #[cfg(feature = "ebpf")]
 mod mapped;
 mod polled;
+mod resident;
 #[cfg(feature = "ebpf")]
 mod selfcheck;
 #[cfg(feature = "ebpf")]
@@ -26,15 +27,18 @@ mod slots;
 mod smooth;
 mod snapshot;
 mod status;
+#[cfg(feature = "ebpf")]
+pub mod trial;
 
 pub use btf::{Btf, BtfError};
-pub use snapshot::{ContainerTelemetry, Foreign, Snapshot, Totals};
+pub use snapshot::{ContainerTelemetry, Culprit, Foreign, Harm, Snapshot, Totals};
 pub use status::{Quality, Reason, Status};
 
 use hierarchy::Hierarchy;
 use polled::Polled;
-use resmgr_policy::{ContainerId, Measured};
-use resmgr_topology::{CpuSet, Topology};
+use resident::Resident;
+use resmgr_policy::{ContainerId, HALF_LIFE, Measured};
+use resmgr_topology::{CpuSet, Nanos, Topology};
 use smooth::Smooth;
 use std::{
     io,
@@ -51,6 +55,8 @@ pub struct TelemetryOptions {
     pub enabled: bool,
     /// Containers told apart at once: 192 bytes of kernel memory for each on each possible CPU.
     pub max_containers: u32,
+    /// After this long without change a smoothed number has come half the way to the present rate.
+    pub half_life: Nanos,
 }
 
 impl Default for TelemetryOptions {
@@ -58,6 +64,7 @@ impl Default for TelemetryOptions {
         Self {
             enabled: true,
             max_containers: 250,
+            half_life: HALF_LIFE,
         }
     }
 }
@@ -125,6 +132,7 @@ enum Source {
 struct Inner {
     source: Source,
     smooth: Smooth,
+    resident: Resident,
 }
 
 /// Scheduler telemetry. Cheap to ask; every method may be called from any thread.
@@ -166,7 +174,8 @@ impl Telemetry {
         Self {
             inner: Mutex::new(Inner {
                 source,
-                smooth: Smooth::default(),
+                smooth: Smooth::new(options.half_life),
+                resident: Resident::default(),
             }),
             status,
         }
@@ -190,12 +199,15 @@ impl Telemetry {
         cpus: CpuSet,
         exclusive: CpuSet,
     ) -> Result<(), RegisterError> {
-        match &mut self.lock().source {
-            Source::Off => Ok(()),
-            Source::Polled(polled) => polled.register(id, cgroup, cpus, exclusive),
+        let mut inner = self.lock();
+        match &mut inner.source {
+            Source::Off => return Ok(()),
+            Source::Polled(polled) => polled.register(id.clone(), cgroup, cpus, exclusive)?,
             #[cfg(feature = "ebpf")]
-            Source::Exact(exact) => exact.register(id, cgroup, cpus, exclusive),
+            Source::Exact(exact) => exact.register(id.clone(), cgroup, cpus, exclusive)?,
         }
+        inner.resident.follow(id, cgroup);
+        Ok(())
     }
 
     /// The container has other CPUs from now on; what it did until now is booked under the old ones.
@@ -212,6 +224,7 @@ impl Telemetry {
     pub fn unregister(&self, id: &ContainerId) {
         let mut inner = self.lock();
         inner.smooth.forget(id);
+        inner.resident.forget(id);
         match &mut inner.source {
             Source::Off => {}
             Source::Polled(polled) => polled.unregister(id),
@@ -231,6 +244,7 @@ impl Telemetry {
     /// One look for the smoothed measurements; to be called about once a second.
     pub fn sample(&self) -> Snapshot {
         let mut inner = self.lock();
+        inner.resident.look();
         let snapshot = inner.snapshot(false);
         inner.smooth.feed(&snapshot);
         snapshot
@@ -268,6 +282,16 @@ impl Telemetry {
         }
     }
 
+    /// Cgroups whose owner the program remembers: fewer than there were when the kernel reuses ids.
+    #[must_use]
+    pub fn remembered_cgroups(&self) -> usize {
+        match &self.lock().source {
+            Source::Off | Source::Polled(_) => 0,
+            #[cfg(feature = "ebpf")]
+            Source::Exact(exact) => exact.remembered(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nobody leaves the books half-written: a panic elsewhere does not spoil them.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -281,7 +305,7 @@ impl Inner {
     )]
     fn snapshot(&mut self, all: bool) -> Snapshot {
         let at_ns = now_ns();
-        match &mut self.source {
+        let mut snapshot = match &mut self.source {
             Source::Off => Snapshot {
                 at_ns,
                 ..Snapshot::default()
@@ -289,7 +313,11 @@ impl Inner {
             Source::Polled(polled) => polled.snapshot(at_ns),
             #[cfg(feature = "ebpf")]
             Source::Exact(exact) => exact.snapshot(at_ns, all),
+        };
+        for container in &mut snapshot.containers {
+            container.resident = self.resident.of(&container.id);
         }
+        snapshot
     }
 }
 
@@ -337,7 +365,7 @@ fn exact(
     hierarchy: &Hierarchy,
     options: &TelemetryOptions,
 ) -> Result<(Source, Status), Reason> {
-    let program = load::Program::load(topology, hierarchy, options)?;
+    let program = load::Program::load(topology, hierarchy, options, &[])?;
     selfcheck::seed(&topology.online.difference(&topology.isolated));
     selfcheck::check(&program)?;
     let status = Status {

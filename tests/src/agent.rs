@@ -125,6 +125,13 @@ impl Config for Service {
         }))
     }
 
+    async fn check_config(
+        &self,
+        _request: Request<SetConfigRequest>,
+    ) -> Result<Response<SetConfigReply>, Status> {
+        Err(Status::unimplemented("nobody asks this here"))
+    }
+
     async fn get_status(
         &self,
         _request: Request<GetStatusRequest>,
@@ -150,6 +157,14 @@ impl Agent {
     /// # Errors
     /// When it cannot be started.
     pub fn start(api: &ApiServer) -> Result<Self> {
+        Self::start_with(api, &[])
+    }
+
+    /// As [`Agent::start`], with more options.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_with(api: &ApiServer, arguments: &[&str]) -> Result<Self> {
         let folder = api.folder().to_owned();
         let health_port = free_port()?;
         let process = Process::start(
@@ -161,6 +176,7 @@ impl Agent {
                 .arg("-cri-resmgr-socket")
                 .arg(folder.join("config.sock"))
                 .arg(format!("-health-address=127.0.0.1:{health_port}"))
+                .args(arguments)
                 .env("NODE_NAME", "n1"),
             &folder.join("agent.log"),
         )?;
@@ -169,6 +185,14 @@ impl Agent {
             folder,
             health_port,
         })
+    }
+
+    /// Sends it a signal, such as those that stop it and let it go on.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// Whether it runs.

@@ -63,6 +63,16 @@ impl Process {
         Ok(Self(child))
     }
 
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id())?);
+        nix::sys::signal::kill(pid, signal)?;
+        Ok(())
+    }
+
     /// Whether it has not ended.
     pub fn running(&mut self) -> bool {
         matches!(self.0.try_wait(), Ok(None))
@@ -223,6 +233,38 @@ impl ApiServer {
         self.server = None;
     }
 
+    /// Makes etcd forget all that happened until now: who asks for it is told that it is gone.
+    ///
+    /// # Errors
+    /// When etcd does not do it.
+    pub fn compact(&self) -> Result<()> {
+        let read = self.etcd("range", r#"{"key":"AA=="}"#)?;
+        let revision = read
+            .split_once(r#""revision":""#)
+            .and_then(|(_, rest)| rest.split_once('"'))
+            .map(|(revision, _)| revision)
+            .with_context(|| format!("etcd tells no revision: {read}"))?;
+        let wish = format!(r#"{{"revision":"{revision}","physical":true}}"#);
+        self.etcd("compaction", &wish).map(drop)
+    }
+
+    /// A call of etcd's gateway for JSON.
+    fn etcd(&self, call: &str, body: &str) -> Result<String> {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.etcd_port))?;
+        let length = body.len();
+        write!(
+            stream,
+            "POST /v3/kv/{call} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        if !answer.starts_with("HTTP/1.1 200") {
+            bail!("etcd {call}: {answer}");
+        }
+        Ok(answer)
+    }
+
     /// The folder for files of the test.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -257,6 +299,31 @@ impl ApiServer {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a command line as a user would type it: in a shell, as administrator, in `folder`.
+    ///
+    /// # Errors
+    /// When it fails; what it said is in the message.
+    pub fn type_in(&self, folder: &Path, line: &str) -> Result<String> {
+        let output = Command::new("sh")
+            .args(["-c", line])
+            .env("KUBECONFIG", self.kubeconfig("admin"))
+            .current_dir(folder)
+            .output()?;
+        if !output.status.success() {
+            bail!("{line}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// An object as JSON.
+    ///
+    /// # Errors
+    /// As [`ApiServer::kubectl`].
+    pub fn get(&self, arguments: &[&str]) -> Result<serde_json::Value> {
+        let all = [&["get", "-o", "json"], arguments].concat();
+        Ok(serde_json::from_str(&self.kubectl(&all)?)?)
     }
 
     /// Applies a manifest given as text.

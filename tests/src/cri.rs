@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -36,10 +36,14 @@ pub struct Pod {
 pub struct Container {
     /// Its name in the pod.
     pub name: String,
-    /// Command and arguments.
+    /// Command, in place of the image's entry point.
     pub command: Vec<String>,
+    /// Arguments, in place of the image's.
+    pub args: Vec<String>,
     /// Environment.
     pub envs: Vec<(String, String)>,
+    /// Folders of the host shown inside: host path, container path.
+    pub mounts: Vec<(String, String)>,
     /// CPU shares, quota and the like.
     pub resources: v1::LinuxContainerResources,
 }
@@ -61,6 +65,27 @@ impl Container {
         Self {
             name: name.into(),
             command: ["/bin/sh", "-c", script].map(str::to_owned).into(),
+            ..Self::default()
+        }
+    }
+
+    /// A container that runs a program of the host, with the host's libraries.
+    #[must_use]
+    pub fn program(name: &str, program: &Path, arguments: &[&str]) -> Self {
+        let mut command = vec![program.display().to_string()];
+        command.extend(arguments.iter().map(|one| (*one).to_owned()));
+        let libraries = ["/usr", "/lib", "/lib64"].map(PathBuf::from);
+        let folder = program.parent().map(Path::to_path_buf);
+        Self {
+            name: name.into(),
+            command,
+            mounts: libraries
+                .into_iter()
+                .filter(|folder| folder.is_dir())
+                .chain(folder)
+                .map(|folder| folder.display().to_string())
+                .map(|path| (path.clone(), path))
+                .collect(),
             ..Self::default()
         }
     }
@@ -119,6 +144,20 @@ impl Cri {
         class: &str,
         annotations: &[(&str, &str)],
     ) -> Result<Pod> {
+        self.run_pod_in("default", name, class, annotations).await
+    }
+
+    /// As [`Cri::run_pod`], in a namespace.
+    ///
+    /// # Errors
+    /// The runtime's, or the relay's.
+    pub async fn run_pod_in(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        class: &str,
+        annotations: &[(&str, &str)],
+    ) -> Result<Pod> {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let uid = format!("{name}-{number}");
         let class = if class.is_empty() {
@@ -134,13 +173,13 @@ impl Cri {
             metadata: Some(v1::PodSandboxMetadata {
                 name: name.into(),
                 uid: uid.clone(),
-                namespace: "default".into(),
+                namespace: namespace.into(),
                 attempt: 0,
             }),
             annotations: owned(annotations),
             labels: owned(&[
                 ("io.kubernetes.pod.name", name),
-                ("io.kubernetes.pod.namespace", "default"),
+                ("io.kubernetes.pod.namespace", namespace),
                 ("io.kubernetes.pod.uid", &uid),
             ]),
             linux: Some(v1::LinuxPodSandboxConfig {
@@ -176,6 +215,11 @@ impl Cri {
             key: key.clone(),
             value: value.clone(),
         });
+        let mounts = container.mounts.iter().map(|(host, inside)| v1::Mount {
+            host_path: host.clone(),
+            container_path: inside.clone(),
+            ..v1::Mount::default()
+        });
         let config = v1::ContainerConfig {
             metadata: Some(v1::ContainerMetadata {
                 name: container.name.clone(),
@@ -186,6 +230,8 @@ impl Cri {
                 ..v1::ImageSpec::default()
             }),
             command: container.command.clone(),
+            args: container.args.clone(),
+            mounts: mounts.collect(),
             envs: envs.collect(),
             labels: owned(&[("io.kubernetes.container.name", &container.name)]),
             linux: Some(v1::LinuxContainerConfig {
@@ -225,6 +271,52 @@ impl Cri {
         let id = self.create(pod, container).await?;
         self.start(&id).await?;
         Ok(id)
+    }
+
+    /// Asks for other resources of a container, as the kubelet does for a resize.
+    ///
+    /// # Errors
+    /// The runtime's, or the relay's.
+    pub async fn update(&mut self, id: &str, linux: v1::LinuxContainerResources) -> Result<()> {
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(linux),
+            ..v1::UpdateContainerResourcesRequest::default()
+        };
+        self.client.update_container_resources(request).await?;
+        Ok(())
+    }
+
+    /// Whether a container has exited.
+    ///
+    /// # Errors
+    /// The runtime's, or the relay's.
+    pub async fn exited(&mut self, id: &str) -> Result<bool> {
+        let request = v1::ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: false,
+        };
+        let reply = self.client.container_status(request).await?.into_inner();
+        let state = reply.status.unwrap_or_default().state();
+        Ok(state == v1::ContainerState::ContainerExited)
+    }
+
+    /// Ids of the containers that are created or run, and whether they run.
+    ///
+    /// # Errors
+    /// The runtime's, or the relay's.
+    pub async fn live(&mut self) -> Result<BTreeMap<String, bool>> {
+        let request = v1::ListContainersRequest::default();
+        let reply = self.client.list_containers(request).await?.into_inner();
+        let live = reply.containers.into_iter().filter_map(|one| {
+            let runs = match one.state() {
+                v1::ContainerState::ContainerCreated => false,
+                v1::ContainerState::ContainerRunning => true,
+                _ => return None,
+            };
+            Some((one.id, runs))
+        });
+        Ok(live.collect())
     }
 
     /// Stops a container at once.

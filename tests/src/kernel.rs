@@ -55,6 +55,47 @@ pub fn cpuset_mems(parent: &str, id: &str) -> Result<String> {
     read(&cgroup(parent, id)?.join("cpuset.mems"))
 }
 
+/// The CPUs that the kernel lets a container's processes have, whatever was asked for.
+///
+/// # Errors
+/// When the cgroup or the file is not there.
+pub fn effective(parent: &str, id: &str) -> Result<String> {
+    let file = if unified() {
+        "cpuset.cpus.effective"
+    } else {
+        "cpuset.effective_cpus"
+    };
+    read(&cgroup(parent, id)?.join(file))
+}
+
+/// The processes of a container.
+///
+/// # Errors
+/// When there is no cgroup.
+pub fn processes(parent: &str, id: &str) -> Result<Vec<i32>> {
+    let procs = read(&cgroup(parent, id)?.join("cgroup.procs"))?;
+    procs.lines().map(|pid| Ok(pid.parse::<i32>()?)).collect()
+}
+
+/// A file of the first process of a container that consists of texts, each ended by a zero octet:
+/// `environ` or `cmdline`.
+///
+/// # Errors
+/// When there is no process.
+pub fn texts(parent: &str, id: &str, file: &str) -> Result<Vec<String>> {
+    let processes = processes(parent, id)?;
+    let pid = processes
+        .first()
+        .with_context(|| format!("container {id} has no process"))?;
+    let bytes = std::fs::read(format!("/proc/{pid}/{file}"))?;
+    let texts = bytes
+        .split(|byte| *byte == 0)
+        .filter(|text| !text.is_empty());
+    Ok(texts
+        .map(|text| String::from_utf8_lossy(text).into_owned())
+        .collect())
+}
+
 /// `Cpus_allowed_list` of every process of a container; they must agree.
 ///
 /// # Errors

@@ -5,7 +5,11 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod cluster;
 pub mod cri;
+#[cfg(target_arch = "x86_64")]
+pub mod cut;
+pub mod feedback;
 pub mod guest;
 pub mod kernel;
 pub mod relay;
@@ -13,6 +17,7 @@ pub mod runtime;
 pub mod skip;
 pub mod wire;
 
+pub use cluster::Cluster;
 pub use cri::{Container, Cri, Pod};
 pub use guest::Guest;
 pub use relay::Relay;

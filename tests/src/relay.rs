@@ -8,7 +8,10 @@ use nix::{
 };
 use std::{
     fs::File,
-    os::unix::net::UnixStream,
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -19,6 +22,7 @@ use std::{
 pub struct Relay {
     child: Child,
     folder: PathBuf,
+    socket: PathBuf,
 }
 
 impl Relay {
@@ -36,32 +40,106 @@ impl Relay {
     /// # Errors
     /// As [`Relay::start`].
     pub fn start_in(runtime: &Runtime, name: &str, arguments: &[&str]) -> Result<Self> {
+        Self::start_with(runtime, name, arguments, &[])
+    }
+
+    /// As [`Relay::start_in`], with variables in its environment.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_with(
+        runtime: &Runtime,
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
+        let program = crate::built("cri-resmgr").context("cri-resmgr is not built")?;
+        let mut command = Command::new(program);
+        command.envs(environment.iter().copied());
+        Self::spawn(runtime, name, command, arguments)
+    }
+
+    /// As [`Relay::start_in`], as a supervisor with socket activation does: with a listening socket of
+    /// ours, and told where to report to (`NOTIFY_SOCKET`). Does not wait until it listens.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn activate(
+        runtime: &Runtime,
+        name: &str,
+        listener: &UnixListener,
+        notify: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let program = crate::built("cri-resmgr").context("cri-resmgr is not built")?;
+        let mut shell = Command::new("/bin/sh");
+        // The variables name the process itself, which only the shell knows before it becomes it.
+        let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#;
+        shell.args(["-c", script]).arg(program);
+        shell.env("NOTIFY_SOCKET", notify);
+        shell.stdin(Stdio::from(OwnedFd::from(listener.try_clone()?)));
+        let socket = runtime.folder().join(name).join("relay.sock");
+        Self::launch(runtime, name, &socket, shell, arguments)
+    }
+
+    /// As [`Relay::start_in`], serving `socket`, with `notify` to report to. Does not wait until it
+    /// listens.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn launch_at(runtime: &Runtime, name: &str, socket: &Path, notify: &Path) -> Result<Self> {
+        let program = crate::built("cri-resmgr").context("cri-resmgr is not built")?;
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null()).env("NOTIFY_SOCKET", notify);
+        Self::launch(runtime, name, socket, command, &[])
+    }
+
+    fn spawn(
+        runtime: &Runtime,
+        name: &str,
+        mut command: Command,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        command.stdin(Stdio::null());
+        let socket = runtime.folder().join(name).join("relay.sock");
+        let mut relay = Self::launch(runtime, name, &socket, command, arguments)?;
+        relay.wait()?;
+        Ok(relay)
+    }
+
+    fn launch(
+        runtime: &Runtime,
+        name: &str,
+        socket: &Path,
+        mut command: Command,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let folder = runtime.folder().join(name);
         std::fs::create_dir_all(&folder)?;
-        let program = crate::built("cri-resmgr").context("cri-resmgr is not built")?;
         let log = File::options()
             .create(true)
             .append(true)
             .open(folder.join("log"))?;
-        let child = Command::new(program)
+        let child = command
             .arg("--runtime-socket")
             .arg(runtime.socket())
             .arg("--relay-socket")
-            .arg(folder.join("relay.sock"))
+            .arg(socket)
             .arg("--relay-dir")
             .arg(folder.join("state"))
             .arg("--config-socket")
             .arg(folder.join("config.sock"))
             .args(["--agent-socket", "disabled"])
             .args(arguments)
-            .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("cannot start cri-resmgr")?;
-        let mut relay = Self { child, folder };
-        relay.wait()?;
-        Ok(relay)
+        Ok(Self {
+            child,
+            folder,
+            socket: socket.to_owned(),
+        })
     }
 
     /// What a command of cri-resmgr prints about this relay: `state`, `explain NAME`, `top --once`.
@@ -88,7 +166,7 @@ impl Relay {
     /// The socket it serves.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.folder.join("relay.sock")
+        self.socket.clone()
     }
 
     /// Where it keeps its state.
@@ -134,6 +212,14 @@ impl Relay {
             Pid::from_raw(i32::try_from(self.child.id())?),
             Signal::SIGTERM,
         )?;
+        self.ended()
+    }
+
+    /// Waits until it has ended by itself, for half a minute.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn ended(&mut self) -> Result<ExitStatus> {
         let end = Instant::now() + Duration::from_secs(30);
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait()? {

@@ -4,6 +4,7 @@ mod clean;
 mod image;
 
 use anyhow::{Context, Result, bail};
+use nix::{sys::signal::Signal, unistd::Pid};
 use std::{
     fs::File,
     os::unix::net::UnixStream,
@@ -96,6 +97,27 @@ impl Runtime {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Makes containerd hang (SIGSTOP), until [`Runtime::resume`].
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets a containerd that hangs go on.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        Ok(nix::sys::signal::kill(pid, signal)?)
     }
 
     /// Starts containerd again, on the same root and sockets.

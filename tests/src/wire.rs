@@ -24,6 +24,57 @@ impl Answer {
         let value = self.fields.get("grpc-status")?.first()?;
         std::str::from_utf8(value).ok()?.parse().ok()
     }
+
+    /// `grpc-message` as it is on the wire.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let value = self.fields.get("grpc-message").and_then(|v| v.first());
+        value.map_or_else(String::new, |v| String::from_utf8_lossy(v).into_owned())
+    }
+}
+
+/// A call whose answer comes in parts. Dropped before its end, it is cancelled.
+#[derive(Debug)]
+pub struct Open {
+    reply: Option<h2::client::ResponseFuture>,
+    stream: Option<h2::RecvStream>,
+}
+
+impl Open {
+    /// Waits for the next part of the answer's data; `None` when there is no more.
+    ///
+    /// # Errors
+    /// When the connection or the stream breaks.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        if let Some(reply) = &mut self.reply {
+            self.stream = Some(reply.await?.into_body());
+            self.reply = None;
+        }
+        let stream = self.stream.as_mut().context("the call has ended")?;
+        let Some(chunk) = stream.data().await else {
+            return Ok(None);
+        };
+        let chunk = chunk?;
+        stream.flow_control().release_capacity(chunk.len())?;
+        Ok(Some(chunk))
+    }
+
+    /// Takes in the rest; `grpc-status` and `grpc-message`.
+    ///
+    /// # Errors
+    /// When the connection or the stream breaks.
+    pub async fn end(mut self) -> Result<(String, String)> {
+        while self.next().await?.is_some() {}
+        let mut stream = self.stream.context("the call has ended")?;
+        let trailers = stream.trailers().await?.unwrap_or_default();
+        let text = |name| {
+            let value = trailers
+                .get(name)
+                .map(|v| String::from_utf8_lossy(v.as_bytes()));
+            value.map_or_else(String::new, std::borrow::Cow::into_owned)
+        };
+        Ok((text("grpc-status"), text("grpc-message")))
+    }
 }
 
 /// One HTTP/2 connection.
@@ -103,6 +154,23 @@ impl Wire {
             http: parts.status.as_u16(),
             data: data.freeze(),
             fields,
+        })
+    }
+
+    /// Sends one message; the answer is to be read as it comes.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn open(&self, path: &str, message: &[u8]) -> Result<Open> {
+        let request = Request::post(format!("http://localhost{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        let mut sender = self.sender.clone().ready().await?;
+        let (reply, mut body) = sender.send_request(request.body(())?, false)?;
+        body.send_data(frame(message)?, true)?;
+        Ok(Open {
+            reply: Some(reply),
+            stream: None,
         })
     }
 

@@ -1,6 +1,11 @@
 //! The webhook and the shipped manifests against a real kube-apiserver.
 
-use std::{process::Command, time::Duration};
+use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use resmgr_tests::{
     apiserver::{self, ApiServer, Process, free_port, repository},
@@ -42,21 +47,187 @@ fn annotation(api: &ApiServer, namespace: &str, name: &str) -> String {
 
 const ANNOTATED: &str = r#"{"initContainers":{},"containers":{"c0":{"limits":{"cpu":"2","memory":"100M"},"requests":{"cpu":"2","memory":"100M"}}}}"#;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pods_are_annotated_while_the_webhook_is_up_and_created_while_it_is_down() {
-    let Some(api) = start("the webhook annotates pods") else {
-        return;
-    };
-    // The shipped manifest, called at an address instead of a service: nothing routes those here.
-    let port = free_port().unwrap();
-    let shipped = std::fs::read_to_string(repository().join("deploy/webhook.yaml")).unwrap();
+/// The shipped registration, called at an address instead of a service: nothing routes those here.
+fn registration(port: u16) -> String {
+    let shipped = std::fs::read_to_string(repository().join("deploy/webhook.yaml"))
+        .expect("the manifest is there");
     let service = "    service:\n      namespace: cri-resmgr\n      name: cri-resmgr-webhook\n      path: /\n";
     assert!(
         shipped.contains(service),
         "the manifest's clientConfig has changed"
     );
     let address = format!("    url: https://127.0.0.1:{port}/\n");
-    api.apply(&shipped.replace(service, &address)).unwrap();
+    shipped.replace(service, &address)
+}
+
+/// Makes a certificate for 127.0.0.1, its own authority, as `cert.pem` and `key.pem`; PEM in base64.
+fn certify(folder: &Path, name: &str) -> String {
+    let at = |file: &str| folder.join(file).display().to_string();
+    let made = Command::new("openssl")
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+        ])
+        .args([
+            "-subj",
+            &format!("/CN={name}"),
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ])
+        .args(["-keyout", &at("key.new"), "-out", &at("cert.new")])
+        .output()
+        .expect("openssl runs");
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    for file in ["key", "cert"] {
+        std::fs::rename(at(&format!("{file}.new")), at(&format!("{file}.pem"))).expect("renamed");
+    }
+    let encoded = Command::new("openssl")
+        .args(["base64", "-A", "-in", &at("cert.pem")])
+        .output()
+        .expect("openssl runs");
+    String::from_utf8_lossy(&encoded.stdout).into_owned()
+}
+
+/// What the webhook answers to a GET, and the certificate that it showed.
+fn get(port: u16, path: &str) -> String {
+    let mut client = Command::new("openssl")
+        .args([
+            "s_client",
+            "-ign_eof",
+            "-connect",
+            &format!("127.0.0.1:{port}"),
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl runs");
+    let mut words = client.stdin.take().expect("it is piped");
+    write!(
+        words,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .expect("it listens");
+    drop(words);
+    let output = client.wait_with_output().expect("it ends");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_read_again_both_versions_served_and_pods_never_logged() {
+    let Some(api) = start("the webhook's certificates") else {
+        return;
+    };
+    let port = free_port().unwrap();
+    let folder = api.folder().join("webhook-certs");
+    std::fs::create_dir(&folder).unwrap();
+    let mut bundle = certify(&folder, "first");
+    api.apply(&registration(port)).unwrap();
+    let log = api.folder().join("webhook.log");
+    let _webhook = Process::start(
+        Command::new(built("cri-resmgr-webhook").unwrap())
+            .arg(format!("-port={port}"))
+            .arg("-cert-file")
+            .arg(folder.join("cert.pem"))
+            .arg("-key-file")
+            .arg(folder.join("key.pem"))
+            .arg("-log=trace"),
+        &log,
+    )
+    .unwrap();
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
+    let register = |bundle: &str, versions: &[&str]| {
+        let change = serde_json::json!([
+            { "op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle },
+            { "op": "replace", "path": "/webhooks/0/admissionReviewVersions", "value": versions },
+        ]);
+        let patch = [
+            "patch",
+            "mutatingwebhookconfiguration",
+            "cri-resmgr",
+            "--type=json",
+            "-p",
+        ];
+        api.kubectl(&[&patch[..], &[&change.to_string()]].concat())
+            .unwrap();
+    };
+    let mut count = 0;
+    let mut annotated = async || {
+        count += 1;
+        let name = format!("p{count}");
+        let secret = serde_json::json!([{ "name": "TOKEN", "value": "hunter2" }]);
+        let mut pod: serde_json::Value = serde_json::from_str(&pod("default", &name)).unwrap();
+        pod["spec"]["containers"][0]["env"] = secret;
+        api.apply(&pod.to_string()).unwrap();
+        annotation(&api, "default", &name) == ANNOTATED
+    };
+
+    for versions in [&["v1"][..], &["v1beta1"]] {
+        register(&bundle, versions);
+        let mut fresh = async || annotated().await;
+        assert!(
+            eventually(SOON, &mut fresh).await,
+            "{versions:?}\n{}",
+            said()
+        );
+    }
+    // A key that does not fit: the old pair stays. Then a new pair: in use, and trusted.
+    let key = folder.join("key.pem");
+    let good = std::fs::read(&key).unwrap();
+    std::fs::write(&key, "no key").unwrap();
+    let stays = async || get(port, "/metrics").contains("certificate_reload_failures_total 1");
+    assert!(eventually(SOON, stays).await, "{}", said());
+    assert!(
+        get(port, "/healthz").contains("CN = first") || get(port, "/healthz").contains("CN=first")
+    );
+    std::fs::write(&key, good).unwrap();
+    bundle = certify(&folder, "second");
+    let shown = async || {
+        let page = get(port, "/healthz");
+        page.contains("CN = second") || page.contains("CN=second")
+    };
+    assert!(eventually(SOON, shown).await, "{}", said());
+    register(&bundle, &["v1", "v1beta1"]);
+    assert!(eventually(SOON, &mut annotated).await, "{}", said());
+
+    // What a user wrote is replaced; what kubelet made is left alone; both are counted.
+    let mut own: serde_json::Value = serde_json::from_str(&pod("default", "own")).unwrap();
+    own["metadata"]["annotations"] = serde_json::json!({ "intel.com/resources": "{}" });
+    api.apply(&own.to_string()).unwrap();
+    assert_eq!(annotation(&api, "default", "own"), ANNOTATED);
+    let mut mirror: serde_json::Value = serde_json::from_str(&pod("default", "mirror")).unwrap();
+    mirror["metadata"]["annotations"] = serde_json::json!({ "kubernetes.io/config.mirror": "x", "kubernetes.io/config.source": "file" });
+    mirror["spec"]["nodeName"] = "n1".into();
+    api.apply(&mirror.to_string()).unwrap();
+    assert_eq!(annotation(&api, "default", "mirror"), "");
+    let label = ["label", "pod", "-n", "default", "own", "a=b"];
+    api.kubectl(&label).unwrap();
+    let page = get(port, "/metrics");
+    for outcome in ["annotated", "unchanged", "left"] {
+        let counted = page.lines().any(|line| {
+            line.starts_with("cri_resmgr_webhook_reviews_total")
+                && line.contains(outcome)
+                && !line.ends_with(" 0")
+        });
+        assert!(counted, "{outcome}\n{page}");
+    }
+    let said = said();
+    for word in ["hunter2", "TOKEN", "100M", "p1"] {
+        assert!(!said.contains(&format!("\"{word}")), "{said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_are_annotated_while_the_webhook_is_up_and_created_while_it_is_down() {
+    let Some(api) = start("the webhook annotates pods") else {
+        return;
+    };
+    let port = free_port().unwrap();
+    api.apply(&registration(port)).unwrap();
 
     let log = api.folder().join("webhook.log");
     let webhook = Process::start(
@@ -102,34 +273,4 @@ async fn pods_are_annotated_while_the_webhook_is_up_and_created_while_it_is_down
     drop(webhook);
     api.apply(&pod("default", "without")).unwrap();
     assert_eq!(annotation(&api, "default", "without"), "");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_shipped_manifest_passes_a_server_side_dry_run() {
-    let Some(api) = start("dry runs of the manifests") else {
-        return;
-    };
-    api.kubectl(&["create", "namespace", "cri-resmgr"]).unwrap();
-    let mut files = Vec::new();
-    for folder in ["deploy", "deploy/config"] {
-        for entry in std::fs::read_dir(repository().join(folder)).unwrap() {
-            let path = entry.unwrap().path();
-            let manifest = std::fs::read_to_string(&path).unwrap_or_default();
-            if manifest.lines().any(|line| line.starts_with("apiVersion:")) {
-                files.push(path);
-            }
-        }
-    }
-    assert!(files.len() >= 6, "{files:?}");
-    for file in files {
-        let path = file.display().to_string();
-        api.kubectl(&[
-            "apply",
-            "--dry-run=server",
-            "--validate=strict",
-            "-f",
-            &path,
-        ])
-        .unwrap_or_else(|error| panic!("{path}: {error:#}"));
-    }
 }

@@ -4,10 +4,19 @@
 use hyper_util::rt::TokioIo;
 use resmgr_proto::v1::{SetConfigReply, SetConfigRequest, config_client::ConfigClient};
 use resmgr_tests::{Container, Cri, Relay, Runtime, eventually, kernel, skip};
-use std::{path::PathBuf, time::Duration};
+use std::{
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 use tonic::transport::{Channel, Endpoint};
 
-async fn push(socket: PathBuf, key: &str, text: &str) -> SetConfigReply {
+const SOON: Duration = Duration::from_secs(30);
+const STATIC: [&str; 4] = ["--policy", "static", "--reserved-resources", "cpu=1000m"];
+
+fn client(socket: &Path) -> ConfigClient<Channel> {
+    let socket = socket.to_owned();
     let channel: Channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(
         tower::service_fn(move |_uri| {
             let socket = socket.clone();
@@ -18,15 +27,19 @@ async fn push(socket: PathBuf, key: &str, text: &str) -> SetConfigReply {
             }
         }),
     );
+    ConfigClient::new(channel)
+}
+
+async fn push(socket: PathBuf, key: &str, text: &str) -> SetConfigReply {
     let request = SetConfigRequest {
         node_name: "node".into(),
         config: [(key.to_owned(), text.to_owned())].into(),
         ..SetConfigRequest::default()
     };
-    let mut client = ConfigClient::new(channel);
+    let mut client = client(&socket);
     // The relay listens before the configuration socket is served.
     let mut reply = None;
-    let answered = eventually(Duration::from_secs(10), async || {
+    let answered = eventually(SOON, async || {
         reply = client.set_config(request.clone()).await.ok();
         reply.is_some()
     })
@@ -35,48 +48,390 @@ async fn push(socket: PathBuf, key: &str, text: &str) -> SetConfigReply {
     reply.unwrap().into_inner()
 }
 
+/// A runtime, cri-resmgr with the policy static, and a kubelet.
+struct Node {
+    relay: Relay,
+    cri: Cri,
+    runtime: Runtime,
+    count: usize,
+}
+
+impl Node {
+    async fn start(what: &str) -> Option<Self> {
+        let why = skip::no_relay()
+            .or_else(|| (kernel::online().unwrap() == "0").then(|| "needs two CPUs".to_owned()));
+        if let Some(why) = why {
+            skip::skip(what, &why);
+            return None;
+        }
+        let runtime = Runtime::start().unwrap();
+        let relay = Relay::start(&runtime, &STATIC).unwrap();
+        let cri = Cri::connect(&relay.socket(), runtime.cgroup_parent())
+            .await
+            .unwrap();
+        Some(Self {
+            relay,
+            cri,
+            runtime,
+            count: 0,
+        })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.relay.folder().join("config.sock")
+    }
+
+    /// Pushes what must be taken over.
+    async fn takes(&self, key: &str, text: &str) -> Vec<String> {
+        let reply = push(self.socket(), key, text).await;
+        assert_eq!(reply.error, "", "{key}: {text}");
+        reply.notes
+    }
+
+    async fn run(&mut self, class: &str, container: Container) -> anyhow::Result<String> {
+        self.count += 1;
+        let pod = self
+            .cri
+            .run_pod(&format!("pod{}", self.count), class, &[])
+            .await?;
+        self.cri.run(&pod, &container).await
+    }
+
+    async fn shared(&mut self) -> String {
+        Box::pin(self.run("besteffort", Container::sleeping("shared")))
+            .await
+            .unwrap()
+    }
+
+    /// A container that wants a CPU of its own.
+    async fn guaranteed(&mut self) -> anyhow::Result<String> {
+        Box::pin(self.run("", Container::sleeping("mine").guaranteed(1))).await
+    }
+
+    async fn gone(&mut self, id: &str) {
+        self.cri.stop(id).await.unwrap();
+        self.cri.remove(id).await.unwrap();
+    }
+
+    async fn runs_on(&self, id: &str, cpus: &str) -> bool {
+        let parent = self.runtime.cgroup_parent();
+        let there = async || kernel::allowed(parent, id).is_ok_and(|found| found == cpus);
+        eventually(SOON, there).await
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::from_str(&self.relay.ask(&["state", "--json"]).unwrap()).unwrap()
+    }
+
+    /// A field of a container's view.
+    fn field(&self, id: &str, field: &str) -> String {
+        let state = self.state();
+        let mut all = state["containers"].as_array().unwrap().iter();
+        let own = all.find(|one| one["id"] == id).unwrap();
+        own[field].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// `check-config` of a document, while cri-resmgr runs or not: its exit code, and what it says.
+    fn check(&self, text: &str) -> (Option<i32>, String) {
+        let file = self.relay.folder().join("document.yaml");
+        std::fs::write(&file, text).unwrap();
+        let output = Command::new(resmgr_tests::built("cri-resmgr").unwrap())
+            .args(STATIC)
+            .arg("--config-socket")
+            .arg(self.socket())
+            .arg("--relay-dir")
+            .arg(self.relay.state())
+            .arg("check-config")
+            .arg(file)
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_document_moves_what_runs_and_a_bad_one_changes_nothing() {
-    if let Some(why) = skip::no_relay() {
-        return skip::skip("configure", &why);
-    }
-    let online = kernel::online().unwrap();
-    if online == "0" {
-        return skip::skip("configure", "needs two CPUs");
-    }
-    let runtime = Runtime::start().unwrap();
-    let arguments = ["--policy", "static", "--reserved-resources", "cpu=1000m"];
-    let relay = Relay::start(&runtime, &arguments).unwrap();
-    let parent = runtime.cgroup_parent();
-    let mut cri = Cri::connect(&relay.socket(), parent).await.unwrap();
-    let pod = cri.run_pod("shared", "besteffort", &[]).await.unwrap();
-    let shared = cri.run(&pod, &Container::sleeping("shared")).await.unwrap();
-    let pod = cri.run_pod("mine", "", &[]).await.unwrap();
-    cri.run(&pod, &Container::sleeping("mine").guaranteed(1))
-        .await
-        .unwrap();
-    let settles = async |wanted: &dyn Fn(&str) -> bool| {
-        eventually(Duration::from_secs(10), async || {
-            kernel::allowed(parent, &shared).is_ok_and(|cpus| wanted(&cpus))
-        })
-        .await
+    let Some(mut node) = Node::start("configure").await else {
+        return;
     };
+    let online = kernel::online().unwrap();
+    let shared = node.shared().await;
+    let mine = node.guaranteed().await.unwrap();
+    let mine_on = kernel::allowed(node.runtime.cgroup_parent(), &mine).unwrap();
+    let rest = || kernel::allowed(node.runtime.cgroup_parent(), &shared).unwrap();
     assert!(
-        settles(&|cpus| cpus != online).await,
+        eventually(SOON, async || rest() != online).await,
         "an exclusive CPU was given away"
     );
 
-    let socket = relay.folder().join("config.sock");
-    let refused = push(socket.clone(), "policy", "Activ: none").await;
+    let refused = push(node.socket(), "policy", "Activ: none").await;
     assert!(
         refused.error.contains("Active"),
         "the nearest right key is named: {refused:?}"
     );
-    assert!(settles(&|cpus| cpus != online).await);
-    assert!(relay.ask(&["state"]).unwrap().starts_with("policy static,"));
+    assert_ne!(rest(), online);
+    assert_eq!(node.state()["policy"], "static");
 
-    let accepted = push(socket, "policy", "Active: none").await;
-    assert_eq!(accepted.error, "", "{}", relay.log());
-    assert!(relay.ask(&["state"]).unwrap().starts_with("policy none,"));
-    assert!(settles(&|cpus| cpus == online).await, "{}", relay.log());
+    let notes = node.takes("policy", "Active: none").await;
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.contains("pod1/shared: from CPUs")),
+        "{notes:?}"
+    );
+    assert_eq!(node.state()["policy"], "none");
+    assert!(node.runs_on(&shared, &online).await, "{}", node.relay.log());
+    assert!(
+        node.runs_on(&mine, &online).await || mine_on == online,
+        "{}",
+        node.relay.log()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_key_takes_effect_while_all_runs() {
+    let Some(mut node) = Node::start("keys at run time").await else {
+        return;
+    };
+    let shared = node.shared().await;
+    let on = |cpu: u32| {
+        format!(
+            "AvailableResources: {{CPU: \"cpuset:{cpu}\"}}\nReservedResources: {{CPU: \"cpuset:{cpu}\"}}"
+        )
+    };
+
+    // AvailableResources: the CPU in use is taken away, and comes back.
+    for cpu in [0, 1] {
+        node.takes("policy", &on(cpu)).await;
+        assert!(
+            node.runs_on(&shared, &cpu.to_string()).await,
+            "{}",
+            node.relay.log()
+        );
+    }
+    // ReservedResources: never given to one container alone.
+    for (reserved, mine) in [(0, "1"), (1, "0")] {
+        let text = format!("ReservedResources: {{CPU: \"cpuset:{reserved}\"}}");
+        node.takes("policy", &text).await;
+        let id = node.guaranteed().await.unwrap();
+        assert!(node.runs_on(&id, mine).await, "{}", node.relay.log());
+        assert!(
+            node.runs_on(&shared, &reserved.to_string()).await,
+            "{}",
+            node.relay.log()
+        );
+        node.gone(&id).await;
+    }
+    // PinMemory.
+    for (pin, mems) in [("false", ""), ("true", "0")] {
+        node.takes("policy", &format!("PinMemory: {pin}")).await;
+        let id = node.guaranteed().await.unwrap();
+        assert_eq!(node.field(&id, "mems"), mems);
+        node.gone(&id).await;
+    }
+    // FailPolicy: two CPUs, one reserved, so that the second container finds none.
+    let first = node.guaranteed().await.unwrap();
+    node.takes("policy", "FailPolicy: refuse").await;
+    let refused = match node.guaranteed().await {
+        Err(refused) => refused,
+        Ok(id) => panic!("{id} has a place: {:#}", node.state()),
+    };
+    assert!(
+        format!("{refused:#}").contains("was not placed by policy static"),
+        "{refused:#}"
+    );
+    node.takes("policy", "FailPolicy: pass").await;
+    let second = node.guaranteed().await.unwrap();
+    node.gone(&second).await;
+    node.gone(&first).await;
+    // Active, and BurstableExclusive of static-plus.
+    node.takes("policy", "Active: static-plus").await;
+    assert_eq!(node.state()["policy"], "static-plus");
+    for (exclusive, alone) in [("true", true), ("false", false)] {
+        let text = format!(
+            "policy: 'Active: static-plus'\npolicy.static-plus: 'BurstableExclusive: {exclusive}'"
+        );
+        let (code, said) = node.check(&text);
+        assert_eq!(code, Some(0), "{said}");
+        let keys = [
+            ("policy", "Active: static-plus".to_owned()),
+            (
+                "policy.static-plus",
+                format!("BurstableExclusive: {exclusive}"),
+            ),
+        ];
+        let request = SetConfigRequest {
+            node_name: "node".into(),
+            config: keys.map(|(key, text)| (key.to_owned(), text)).into(),
+            ..SetConfigRequest::default()
+        };
+        let reply = client(&node.socket()).set_config(request).await.unwrap();
+        assert_eq!(reply.into_inner().error, "");
+        let mut container = Container::sleeping("burstable");
+        container.resources.cpu_shares = 1024;
+        match Box::pin(node.run("burstable", container)).await {
+            Ok(id) => {
+                assert_eq!(
+                    !node.field(&id, "exclusive").is_empty(),
+                    alone,
+                    "{exclusive}"
+                );
+                node.gone(&id).await;
+            }
+            // A small machine has none to give.
+            Err(refused) => {
+                let why = format!("{refused:#}");
+                assert!(alone && why.contains("exclusive CPUs requested"), "{why}");
+            }
+        }
+    }
+
+    // What is logged and what is dumped.
+    node.takes("dump", "Config: 'reset,full:Version'").await;
+    let mark = node.relay.log().len();
+    let since = |mark: usize| node.relay.log().split_off(mark);
+    let version = k8s_cri::v1::VersionRequest::default();
+    node.cri
+        .client
+        .clone()
+        .version(version.clone())
+        .await
+        .unwrap();
+    let dumped = async || since(mark).contains("REPLY Version");
+    assert!(eventually(SOON, dumped).await, "{}", since(mark));
+    node.takes("dump", "Disabled: true").await;
+    let mark = node.relay.log().len();
+    node.cri
+        .client
+        .clone()
+        .version(version.clone())
+        .await
+        .unwrap();
+    node.takes("logger", "Debug: '*'").await;
+    node.cri.client.clone().version(version).await.unwrap();
+    let debug = async || since(mark).lines().any(|line| line.starts_with("D:"));
+    assert!(eventually(SOON, debug).await, "{}", since(mark));
+    assert!(!since(mark).contains("Version"), "{}", since(mark));
+    for quiet in ["Level: error", "LogSource: none"] {
+        node.takes("logger", quiet).await;
+        let mark = node.relay.log().len();
+        node.takes("rebalance", "shadow").await; // back to what the options say of the log
+        node.takes("logger", quiet).await;
+        assert!(!since(mark).contains("configuration 0"), "{}", since(mark));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_document_would_do_is_told_before_it_is_done() {
+    let Some(mut node) = Node::start("check-config").await else {
+        return;
+    };
+    let online = kernel::online().unwrap();
+    let shared = node.shared().await;
+    let mine = node.guaranteed().await.unwrap();
+    assert!(node.runs_on(&mine, "1").await || node.runs_on(&mine, "0").await);
+    let before = node.state();
+
+    let moving = "policy: 'Active: none'";
+    let full = "policy: |\n  AvailableResources: {CPU: \"cpuset:0\"}\n  ReservedResources: {CPU: \"cpuset:0\"}\n";
+    for running in [true, false] {
+        if !running {
+            node.relay.kill().unwrap();
+        }
+        let (code, said) = node.check(moving);
+        assert_eq!(code, Some(0), "{said}");
+        for word in [
+            "with policy none",
+            "2 of 2 containers move",
+            "default/pod1/shared: from CPUs",
+            "default/pod2/mine: from CPUs",
+        ] {
+            assert!(said.contains(word), "{running}: {said}");
+        }
+        assert_eq!(said.contains("no cri-resmgr runs"), !running, "{said}");
+        // Who has no place is named.
+        let (code, said) = node.check(full);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("default/pod2/mine"), "{running}: {said}");
+        let (code, said) = node.check("polcy: 'Active: none'");
+        assert!(code == Some(2) && said.contains("policy"), "{said}");
+        if running {
+            assert_eq!(node.state(), before, "nothing has changed");
+        }
+    }
+    assert!(!node.runs_on_now(&shared, &online));
+}
+
+impl Node {
+    fn runs_on_now(&self, id: &str, cpus: &str) -> bool {
+        kernel::allowed(self.runtime.cgroup_parent(), id).unwrap() == cpus
+    }
+}
+
+/// Set for the child that is another user, with the socket to push to.
+const CHILD: &str = "RESMGR_TEST_PUSH_TO";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_cannot_push_even_past_the_files_mode() {
+    if let Some(socket) = std::env::var_os(CHILD) {
+        return push_as_a_child(Path::new(&socket)).await;
+    }
+    let Some(node) = Node::start("a push by another user").await else {
+        return;
+    };
+    let socket = node.socket();
+    assert!(eventually(SOON, async || socket.exists()).await);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&socket), 0o600);
+    // Open to all, so that only who connects counts.
+    let open = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(&socket, 0o666);
+    for folder in [node.relay.folder(), node.runtime.folder()] {
+        open(folder, 0o755);
+    }
+    let program = node.runtime.folder().join("child");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    open(&program, 0o755);
+    let push_as = |uid: u32| {
+        let mut command = Command::new(&program);
+        command
+            .args([
+                "--exact",
+                "another_user_cannot_push_even_past_the_files_mode",
+                "--nocapture",
+            ])
+            .env(CHILD, &socket)
+            .current_dir("/")
+            .uid(uid)
+            .gid(uid);
+        let output = command.output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
+    let (taken, said) = push_as(65534);
+    assert!(!taken && said.contains("1 failed"), "{said}");
+    assert_eq!(node.state()["policy"], "static");
+    let heard = async || node.relay.log().contains("from user 65534");
+    assert!(eventually(SOON, heard).await, "{}", node.relay.log());
+    // The same child as root is heard: the tester can push.
+    let (taken, said) = push_as(0);
+    assert!(taken, "{said}");
+    assert_eq!(node.state()["policy"], "none");
+}
+
+async fn push_as_a_child(socket: &Path) {
+    let request = SetConfigRequest {
+        config: [("policy".to_owned(), "Active: none".to_owned())].into(),
+        ..SetConfigRequest::default()
+    };
+    let reply = client(socket).set_config(request).await.unwrap();
+    assert_eq!(reply.into_inner().error, "");
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench relay`: what the relay costs, measured in front of a real containerd.
 
 use crate::{
+    bench_feedback, bench_repin,
     setup::{self, Stage},
     shell::{cargo, root, run, step},
 };
@@ -12,6 +13,12 @@ use std::{os::unix::process::CommandExt as _, process::Command};
 pub(crate) enum Bench {
     /// Latency, calls a second and memory: direct, through a byte copier, through the relay.
     Relay(Arguments),
+    /// Migrations between sockets, waiting and moves under each policy, with feedback off, shadowed and on.
+    Feedback(bench_feedback::Arguments),
+    /// Pinning 500 containers anew: by their cgroups as the relay does, and by asking the runtime for each.
+    Repin(bench_repin::Arguments),
+    /// Nanoseconds a switch, throughput lost, and the time of a sweep: our program beside runqlat and cpudist.
+    Telemetry(crate::bench_telemetry::Arguments),
 }
 
 /// How much of it.
@@ -33,7 +40,12 @@ pub(crate) struct Arguments {
 /// # Errors
 /// When something is missing or does not build.
 pub(crate) fn run_task(bench: &Bench) -> Result<()> {
-    let Bench::Relay(arguments) = bench;
+    let arguments = match bench {
+        Bench::Relay(arguments) => arguments,
+        Bench::Feedback(arguments) => return bench_feedback::run_task(arguments),
+        Bench::Repin(arguments) => return bench_repin::run_task(arguments),
+        Bench::Telemetry(arguments) => return crate::bench_telemetry::run_task(arguments),
+    };
     setup::ensure(Stage::Run, arguments.yes)?;
     step("building cri-resmgr for release (some minutes the first time)");
     run(cargo()
@@ -42,19 +54,25 @@ pub(crate) fn run_task(bench: &Bench) -> Result<()> {
     run(cargo()
         .args(["build", "--release", "-p", "resmgr-tests", "--bin"])
         .arg("bench-relay"))?;
-    let program = root().join("target/release/bench-relay");
+    let mut words = vec![arguments.calls.to_string()];
+    if arguments.million {
+        words.push("million".to_owned());
+    }
+    become_root("bench-relay", "a container runtime is started", &words)
+}
+
+/// Becomes a built program, as root; `why` says what for.
+pub(crate) fn become_root(program: &str, why: &str, words: &[String]) -> Result<()> {
+    let program = root().join("target/release").join(program);
     let mut command = if setup::is_root() {
         Command::new(program)
     } else {
-        step("a container runtime is started, which needs root");
+        step(&format!("{why}, which needs root"));
         let mut sudo = Command::new("sudo");
         sudo.arg(program);
         sudo
     };
-    command.arg(arguments.calls.to_string());
-    if arguments.million {
-        command.arg("million");
-    }
+    command.args(words);
     // Becoming it, rather than waiting for it: ^C then goes to the one that cleans up.
     let error = command.exec();
     bail!("cannot start the measurement: {error}")

@@ -8,10 +8,14 @@
     reason = "a command line tool talks on its standard streams"
 )]
 
-mod apiserver;
+mod bench_feedback;
 mod bench_relay;
+mod bench_repin;
+mod bench_telemetry;
 mod build_ebpf;
 mod demo;
+mod fuzz;
+mod go;
 mod setup;
 mod shell;
 mod simulate;
@@ -38,6 +42,8 @@ enum Task {
     BuildEbpf,
     /// Show pods under `null` and under a policy, in front of a private containerd.
     Demo(demo::Arguments),
+    /// Give every reader of foreign input what libFuzzer makes up.
+    Fuzz(fuzz::Arguments),
     /// Install what building, running and testing need, asking first.
     Setup(setup::Arguments),
     /// Try policies on a model of the kernel's scheduler.
@@ -53,6 +59,7 @@ fn main() -> ExitCode {
         Task::Bench(bench) => bench_relay::run_task(&bench),
         Task::BuildEbpf => build_ebpf::run(),
         Task::Demo(arguments) => demo::run_task(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Setup(arguments) => setup::run_task(&arguments),
         Task::Simulate(arguments) => simulate::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),

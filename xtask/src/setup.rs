@@ -74,16 +74,19 @@ pub(crate) fn ensure(stage: Stage, yes: bool) -> Result<()> {
             paint("33", &format!("{error:#}: tests that boot it are skipped"))
         );
     }
-    if stage >= Stage::Test
-        && let Err(error) = crate::apiserver::ensure_apiserver()
-    {
-        eprintln!(
-            "{}",
-            paint(
-                "33",
-                &format!("no kube-apiserver, its tests are skipped: {error:#}")
-            )
-        );
+    if stage >= Stage::Test {
+        // A build fetches what this platform needs; the licences are those of every platform.
+        let mut fetch = shell::cargo();
+        if let Err(error) = run(fetch.args(["fetch", "--locked", "--quiet"])) {
+            let said = format!("{error:#}: licences cannot be checked");
+            eprintln!("{}", paint("33", &said));
+        }
+        for (name, what) in crate::go::MODULES {
+            if let Err(error) = crate::go::ensure(name) {
+                let said = format!("no {name}, {what} is skipped: {error:#}");
+                eprintln!("{}", paint("33", &said));
+            }
+        }
     }
     Ok(())
 }

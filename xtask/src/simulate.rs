@@ -2,8 +2,10 @@
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use resmgr_policy::{RebalanceMode, Reserved, Settings, by_name};
-use resmgr_sim::{Setup, simulate, trace, workload::standard_mix};
+use resmgr_policy::{
+    CpuListConfig, PoolConfig, PoolsConfig, RebalanceMode, Reserved, Settings, by_name,
+};
+use resmgr_sim::{Setup, replay, simulate, trace, workload::standard_mix};
 use resmgr_topology::{CpuSet, MilliCpu, Topology};
 use std::{fs, path::PathBuf};
 
@@ -16,6 +18,15 @@ enum Feedback {
     Shadow,
     /// It may.
     On,
+}
+
+/// Whose measurements the policies see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Measurements {
+    /// What the threads do in the model.
+    Model,
+    /// What the daemon saw then: what it decided, it decides again.
+    Trace,
 }
 
 /// Options of `simulate`.
@@ -33,9 +44,19 @@ pub(crate) struct Arguments {
     /// A trace, one JSON object a line; without it a mix of chatty, latency-bound, batch and bursty containers.
     #[arg(long)]
     trace: Option<PathBuf>,
+    /// Whose measurements the policies see: the model's own, or those that the trace was recorded with.
+    #[arg(long, default_value = "model")]
+    measurements: Measurements,
     /// Reserved CPUs, a list; without it one CPU of the policy's choice.
     #[arg(long)]
     reserved: Option<CpuSet>,
+    /// A CPU list of the pool `shared` of static-pools (stp), for each time it is given; without any, one for
+    /// each NUMA node.
+    #[arg(long)]
+    shared: Vec<CpuSet>,
+    /// A CPU list of its pool `exclusive`, for each time it is given.
+    #[arg(long)]
+    exclusive: Vec<CpuSet>,
     /// Equal seeds give equal runs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -72,6 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let mut settings = Settings::default();
     settings.slices.reserved = Some(reserved);
+    settings.pools = pools(arguments, &topology)?;
     // The run says whether it is asked.
     settings.rebalance = RebalanceMode::On;
     for name in &arguments.policy {
@@ -83,7 +105,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             }
         };
         for feedback in &arguments.feedback {
-            let report = simulate(&Setup {
+            let setup = Setup {
                 topology: &topology,
                 policy: &*policy,
                 trace: &lines,
@@ -95,7 +117,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
                     Feedback::Shadow => resmgr_sim::Feedback::Shadow,
                     Feedback::On => resmgr_sim::Feedback::On,
                 },
-            });
+            };
+            let report = match arguments.measurements {
+                Measurements::Model => simulate(&setup),
+                Measurements::Trace => replay(&setup),
+            };
             if arguments.json {
                 println!("{}", serde_json::to_string(&report)?);
             } else {
@@ -104,7 +130,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             if let Some(dir) = &arguments.svg {
                 fs::create_dir_all(dir)
                     .with_context(|| format!("cannot make {}", dir.display()))?;
-                let title = format!("{name}, feedback {feedback:?}, seed {}", arguments.seed);
+                let title = format!(
+                    "{name}, feedback {}\n{} migrations between packages\nrun-queue wait p50 {} µs, p99 {} µs\n\
+                     {} moves, {} undone\nseed {}",
+                    format!("{feedback:?}").to_lowercase(),
+                    report.cross_package(),
+                    report.wait_p50_ns / 1_000,
+                    report.wait_p99_ns / 1_000,
+                    report.moves,
+                    report.undone,
+                    arguments.seed
+                );
                 let path = dir.join(format!("{name}-{feedback:?}.svg").to_lowercase());
                 fs::write(&path, report.timeline.svg(&title))
                     .with_context(|| format!("cannot write {}", path.display()))?;
@@ -112,6 +148,40 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The pools of static-pools: lists that were asked for, else one shared list for each NUMA node.
+fn pools(arguments: &Arguments, topology: &Topology) -> anyhow::Result<PoolsConfig> {
+    let nodes = topology.nodes.iter().map(|node| node.cpus);
+    let nodes: Vec<CpuSet> = nodes.filter(|cpus| !cpus.is_empty()).collect();
+    let shared = if arguments.shared.is_empty() {
+        &nodes
+    } else {
+        &arguments.shared
+    };
+    let list = |cpus: &CpuSet| {
+        let first = cpus.iter().next().and_then(|cpu| topology.cpu(cpu));
+        let first = first.with_context(|| format!("CPUs {cpus} are not on this machine"))?;
+        Ok(CpuListConfig {
+            socket: first.package.0,
+            cpuset: cpus.to_string(),
+        })
+    };
+    let mut config = PoolsConfig::default();
+    for (name, exclusive, lists) in [
+        ("shared", false, shared),
+        ("exclusive", true, &arguments.exclusive),
+    ] {
+        let cpu_lists: anyhow::Result<Vec<_>> = lists.iter().map(list).collect();
+        let pool = PoolConfig {
+            exclusive,
+            cpu_lists: cpu_lists?,
+        };
+        if !pool.cpu_lists.is_empty() {
+            config.pools.insert(name.to_owned(), pool);
+        }
+    }
+    Ok(config)
 }
 
 /// What was asked for, else the machine of the trace, else a two-socket one.

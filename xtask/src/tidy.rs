@@ -20,7 +20,7 @@ struct Rule {
 const OUTSIDE: [&str; 8] = [
     "tests/",
     "xtask/",
-    "fuzz/",
+    "relay/fuzz/",
     "relay/benches/",
     "relay/tests/",
     "relay/agent/tests/",
@@ -168,7 +168,7 @@ fn names(code: &str, word: &str) -> bool {
 
 fn manifest(path: &str, text: &str, found: &mut Vec<String>) {
     let package = text.lines().any(|line| line.trim() == "[package]");
-    let own_workspace = ["ebpf/", "fuzz/"].iter().any(|f| path.starts_with(f));
+    let own_workspace = ["ebpf/", "relay/fuzz/"].iter().any(|f| path.starts_with(f));
     if package && !own_workspace && !text.contains("[lints]\nworkspace = true") {
         found.push(format!("{path}: lacks [lints] workspace = true"));
     }

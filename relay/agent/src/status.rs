@@ -1,18 +1,24 @@
-//! Tells the cluster what became of the configuration: an annotation of the Node, and Events.
+//! Tells the cluster what became of the configuration: an annotation and a condition of the Node, and
+//! Events.
 //!
-//! The annotation [`ANNOTATION`] holds JSON: `configMap`, `resourceVersion`, `generation`,
-//! `state` (`accepted`, `refused`, `unreachable`, `empty`, `none`) and `error`. A refusal also
-//! becomes a warning Event of the Node, once.
+//! The annotation [`ANNOTATION`] holds JSON: `state` (`accepted`, `refused`, `unreachable`, `empty`,
+//! `none`), `error`, `configMap`, `resourceVersion` and `generation`. The condition [`CONDITION`] says
+//! the same for people. A refusal also becomes a warning Event of the Node, once.
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use k8s_openapi::{
+    api::core::v1::{Node, ObjectReference},
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::Timestamp,
+};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::sync::watch::Receiver;
 use tracing::{info, warn};
 
@@ -20,6 +26,8 @@ use crate::push::{Outcome, Verdict};
 
 /// Annotation of the Node that tells which configuration is in force.
 pub(crate) const ANNOTATION: &str = "cri-resource-manager.intel.com/config-status";
+/// Condition of the Node: `True` when the chosen configuration is in force, or there is none to push.
+pub(crate) const CONDITION: &str = "CriResmgrConfigured";
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 /// Longest note of an Event, in bytes (Kubernetes API, Event v1).
@@ -27,17 +35,12 @@ const MAX_NOTE_BYTES: usize = 1024;
 
 /// Writes each outcome until it is written; only the newest matters.
 pub(crate) async fn run(client: Client, node_name: &str, mut outcomes: Receiver<Outcome>) {
-    let nodes = Api::<Node>::all(client.clone());
-    let reporter = Reporter {
-        controller: "cri-resmgr-agent".to_owned(),
-        instance: Some(node_name.to_owned()),
-    };
-    let recorder = Recorder::new(client, reporter);
-    let (mut failing, mut told) = (false, None);
+    let mut teller = Teller::new(client, node_name);
+    let mut failing = false;
     loop {
         let outcome = outcomes.borrow_and_update().clone();
         if outcome.verdict != Verdict::Waiting {
-            match tell(&nodes, &recorder, node_name, &outcome, &mut told).await {
+            match teller.tell(&outcome).await {
                 Ok(()) => {
                     if failing {
                         info!("the Node's annotation can be written again");
@@ -63,59 +66,151 @@ pub(crate) async fn run(client: Client, node_name: &str, mut outcomes: Receiver<
     }
 }
 
-async fn tell(
-    nodes: &Api<Node>,
-    recorder: &Recorder,
-    node_name: &str,
-    outcome: &Outcome,
-    told: &mut Option<Outcome>,
-) -> Result<(), kube::Error> {
-    // A merge patch also creates a missing map of annotations.
-    let patch = json!({ "metadata": { "annotations": { ANNOTATION: annotation(outcome) } } });
-    nodes
-        .patch_metadata(node_name, &PatchParams::default(), &Patch::Merge(patch))
-        .await?;
-    if told.as_ref() != Some(outcome)
-        && let Verdict::Refused(reason) = &outcome.verdict
-    {
+struct Teller {
+    client: Client,
+    nodes: Api<Node>,
+    /// Of the last refusal, and its words: a recorder counts Events together whatever they say.
+    recorder: Option<(String, Recorder)>,
+    node_name: String,
+    told: Option<Outcome>,
+    /// The condition's status, and since when.
+    since: Option<(&'static str, Timestamp)>,
+}
+
+impl Teller {
+    fn new(client: Client, node_name: &str) -> Self {
+        Self {
+            nodes: Api::all(client.clone()),
+            client,
+            recorder: None,
+            node_name: node_name.to_owned(),
+            told: None,
+            since: None,
+        }
+    }
+
+    async fn tell(&mut self, outcome: &Outcome) -> Result<(), kube::Error> {
+        // A merge patch also creates a missing map of annotations.
+        let patch = json!({ "metadata": { "annotations": { ANNOTATION: annotation(outcome) } } });
+        let (name, params) = (&self.node_name, PatchParams::default());
+        self.nodes
+            .patch_metadata(name, &params, &Patch::Merge(patch))
+            .await?;
+        let status = condition_status(&outcome.verdict);
+        let (_, since) = *self.since.insert(match self.since {
+            Some((before, since)) if before == status => (status, since),
+            _ => (status, Timestamp::now()),
+        });
+        // Merged by type: the conditions of others stay.
+        let patch = json!({ "status": { "conditions": [condition(outcome, since)] } });
+        self.nodes
+            .patch_status(name, &params, &Patch::Strategic(patch))
+            .await?;
+        if self.told.as_ref() != Some(outcome)
+            && let Verdict::Refused(reason) = &outcome.verdict
+        {
+            self.complain(&outcome.origin, reason).await?;
+        }
+        self.told = Some(outcome.clone());
+        Ok(())
+    }
+
+    async fn complain(&mut self, origin: &str, reason: &str) -> Result<(), kube::Error> {
+        let note = cut(&format!("{origin}: {reason}")).to_owned();
+        let (_, recorder) = match self.recorder.take() {
+            Some((said, recorder)) if said == note => self.recorder.insert((said, recorder)),
+            _ => {
+                let reporter = Reporter {
+                    controller: "cri-resmgr-agent".to_owned(),
+                    instance: Some(self.node_name.clone()),
+                };
+                let recorder = Recorder::new(self.client.clone(), reporter);
+                self.recorder.insert((note.clone(), recorder))
+            }
+        };
         let about = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Node".to_owned()),
-            name: Some(node_name.to_owned()),
+            name: Some(self.node_name.clone()),
             // As kubelet does: every kubectl finds the events of a Node by this.
-            uid: Some(node_name.to_owned()),
+            uid: Some(self.node_name.clone()),
             ..ObjectReference::default()
         };
         let event = Event {
             type_: EventType::Warning,
             reason: "ConfigurationRefused".to_owned(),
-            note: Some(cut(&format!("{}: {reason}", outcome.origin)).to_owned()),
+            note: Some(note),
             action: "SetConfig".to_owned(),
             secondary: None,
         };
-        recorder.publish(&event, &about).await?;
+        let published = recorder.publish(&event, &about).await;
+        if let Err(kube::Error::Api(status)) = &published
+            && status.code == 404
+        {
+            // The Event it would have counted up is gone: the next attempt makes one.
+            self.recorder = None;
+        }
+        published
     }
-    *told = Some(outcome.clone());
-    Ok(())
 }
 
-/// The value of [`ANNOTATION`].
+/// The value of [`ANNOTATION`]. What matters most comes first: kubectl shows no more than its beginning.
 fn annotation(outcome: &Outcome) -> String {
-    let state = match outcome.verdict {
-        Verdict::Waiting | Verdict::Nothing => "none",
-        Verdict::Empty => "empty",
-        Verdict::Accepted => "accepted",
-        Verdict::Refused(_) => "refused",
-        Verdict::Unreachable(_) => "unreachable",
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shown<'a> {
+        state: &'a str,
+        generation: u64,
+        config_map: &'a str,
+        resource_version: &'a str,
+        error: String,
+    }
+    let shown = Shown {
+        state: match outcome.verdict {
+            Verdict::Waiting | Verdict::Nothing => "none",
+            Verdict::Empty => "empty",
+            Verdict::Accepted => "accepted",
+            Verdict::Refused(_) => "refused",
+            Verdict::Unreachable(_) => "unreachable",
+        },
+        generation: outcome.generation,
+        config_map: &outcome.origin,
+        resource_version: &outcome.resource_version,
+        error: outcome.problem().unwrap_or_default(),
+    };
+    // Texts and numbers always become JSON.
+    serde_json::to_string(&shown).unwrap_or_default()
+}
+
+fn condition_status(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Accepted | Verdict::Nothing => "True",
+        Verdict::Refused(_) | Verdict::Empty => "False",
+        Verdict::Waiting | Verdict::Unreachable(_) => "Unknown",
+    }
+}
+
+/// The condition [`CONDITION`].
+fn condition(outcome: &Outcome, since: Timestamp) -> Value {
+    let (reason, message) = match &outcome.verdict {
+        Verdict::Waiting => ("Waiting", String::new()),
+        Verdict::Nothing => ("NoConfigMap", "no ConfigMap for this node".to_owned()),
+        Verdict::Empty => ("ConfigMapEmpty", String::new()),
+        Verdict::Accepted => (
+            "ConfigurationInForce",
+            format!("{}, generation {}", outcome.origin, outcome.generation),
+        ),
+        Verdict::Refused(_) => ("ConfigurationRefused", String::new()),
+        Verdict::Unreachable(_) => ("CriResmgrUnreachable", String::new()),
     };
     json!({
-        "state": state,
-        "configMap": outcome.origin,
-        "resourceVersion": outcome.resource_version,
-        "generation": outcome.generation,
-        "error": outcome.problem().unwrap_or_default(),
+        "type": CONDITION,
+        "status": condition_status(&outcome.verdict),
+        "reason": reason,
+        "message": outcome.problem().unwrap_or(message),
+        "lastHeartbeatTime": Time(Timestamp::now()),
+        "lastTransitionTime": Time(since),
     })
-    .to_string()
 }
 
 /// The first bytes of a note, never half a character.
@@ -144,6 +239,11 @@ mod tests {
                 "generation": 3, "error": "kube-system/x.default was refused: policy: unknown key",
             })
         );
+        assert!(annotation(&outcome).starts_with(r#"{"state":"refused","#));
+        let condition = condition(&outcome, Timestamp::UNIX_EPOCH);
+        assert_eq!(condition["status"], "False");
+        assert_eq!(condition["message"], value["error"]);
+        assert_eq!(condition["lastTransitionTime"], "1970-01-01T00:00:00Z");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Watches the Node and the ConfigMaps that could be in force for it.
 //!
 //! Each object is watched by its own name, so that a Role may be narrowed to names. A watch that
-//! the API server closes is re-created silently; one that fails is retried for ever and logged
-//! once when it breaks and once when it works again. A failing watch never empties what is known.
+//! the API server closes, or lets expire, is re-created silently; one that fails is retried for ever
+//! and logged once when it breaks and once when it works again. A failing watch never empties what is
+//! known.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use kube::{
     },
 };
 use tokio::sync::watch::Sender;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     args::Args,
@@ -190,6 +191,11 @@ impl Health {
                     info!(what, "watching again");
                 }
                 Some(found)
+            }
+            // 410 Gone: what happened since is no longer kept. The watcher lists anew, nothing is lost.
+            Err(watcher::Error::WatchError(status)) if status.code == 410 => {
+                debug!(what, "the watch has expired; listing again");
+                None
             }
             Err(error) => {
                 if self.broken.insert(what) {

@@ -4,10 +4,11 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use resmgr_policy::{
-    Confidence, ContainerId, Measured, Observed, PodRef, Policy, QosClass, Request, Requirements,
-    Reserved, State, StaticConfig, StaticPlusPolicy, StaticPolicy, View,
+    Confidence, ContainerId, CpuListConfig, Measured, Observed, PodRef, Policy, PoolConfig,
+    PoolsConfig, QosClass, Request, Requirements, Reserved, State, StaticConfig, StaticPlusPolicy,
+    StaticPolicy, StaticPools, View, check, remember,
 };
-use resmgr_topology::{CpuId, CpuSet, MilliCpu, Nanos, Topology};
+use resmgr_topology::{CpuId, CpuSet, MilliCpu, Nanos, NodeId, Topology};
 use std::{hint::black_box, time::Instant};
 
 fn request(index: u32, milli: u32) -> Request {
@@ -96,14 +97,43 @@ fn place(c: &mut Criterion) {
     );
 }
 
-/// A whole round of looking for a move: 1,000 containers that all wander, on 512 CPUs.
+/// A whole round: 1,000 containers on 512 CPUs, each with a reason of every kind to be moved, until the
+/// decision has been taken over and checked.
 fn round(c: &mut Criterion) {
     let topology = Topology::synthetic("pack:4 numa:2 l3:8 core:4 pu:2").unwrap();
     let config = StaticConfig {
         reserved: Some(Reserved::Set(CpuSet::one(CpuId(0)))),
+        pin_memory: true,
         ..StaticConfig::default()
     };
-    let policy = StaticPlusPolicy::new(&topology, config).unwrap();
+    let plus = StaticPlusPolicy::new(&topology, config).unwrap();
+    let list = |index: u32| CpuListConfig {
+        socket: index * 8 / 128,
+        cpuset: format!("{}-{}", index * 8, index * 8 + 7),
+    };
+    let shared = PoolConfig {
+        exclusive: false,
+        cpu_lists: (0..64).map(list).collect(),
+    };
+    let pools = PoolsConfig {
+        pools: [("shared".to_string(), shared)].into(),
+    };
+    let pools = StaticPools::new(&topology, &pools).unwrap();
+    one_round(
+        c,
+        "a round of static-plus, 512 CPUs, 1000 containers",
+        &topology,
+        &plus,
+    );
+    one_round(
+        c,
+        "a round of static-pools, 512 CPUs, 1000 containers",
+        &topology,
+        &pools,
+    );
+}
+
+fn one_round(c: &mut Criterion, name: &str, topology: &Topology, policy: &dyn Policy) {
     let mut measured = Measured::default();
     for cpu in &topology.cpus {
         measured
@@ -111,33 +141,50 @@ fn round(c: &mut Criterion) {
             .insert(cpu.id, cpu.id.0 * 7919 % 600);
     }
     let mut state = State::default();
+    let mut before: Option<ContainerId> = None;
     for index in 0..1000 {
         let view = View {
-            topology: &topology,
+            topology,
             state: &state,
             measured: &measured,
             now: Nanos(0),
         };
-        let new = request(index, 100);
+        let new = request(index, if index % 10 == 0 { 2000 } else { 100 });
         let decision = policy.place(view, &new).unwrap();
         state.apply(&decision);
         let seen = Observed {
             utilisation_mcpu: 300,
+            wait_ns_per_s: 500_000_000 + u64::from(index),
+            llc_migrations_milli_per_s: 2_000_000,
+            node_migrations_milli_per_s: 1_000_000,
             package_migrations_milli_per_s: 1_000_000,
+            foreign_ns_per_s: 1_000_000,
+            preempted_by: before.take().map(|by| (by, 100_000)).into_iter().collect(),
+            resident_bytes: 1 << 28,
+            resident_by_node: [(NodeId(index % 8), 1 << 28)].into(),
             confidence: Confidence(1000),
             ..Observed::default()
         };
+        before = Some(new.id.clone());
         measured.containers.insert(new.id, seen);
     }
     let view = View {
-        topology: &topology,
+        topology,
         state: &state,
         measured: &measured,
         now: Nanos(0),
     };
-    assert!(policy.rebalance(view).is_some());
-    c.bench_function("a round of rebalancing, 512 CPUs, 1000 containers", |b| {
-        b.iter(|| policy.rebalance(black_box(view)));
+    let whole = || {
+        let decision = policy.rebalance(black_box(view)).unwrap();
+        let mut after = state.clone();
+        after.apply(&decision);
+        assert!(check(topology, &after, &policy.rules(topology)).is_empty());
+        after
+    };
+    assert!(whole().rebalance.trial().is_some());
+    c.bench_function(name, |b| b.iter(whole));
+    c.bench_function(&format!("{name}: what workloads did"), |b| {
+        b.iter(|| remember(black_box(view)));
     });
 }
 

@@ -52,3 +52,11 @@ pub(crate) fn prefer_isolated(request: &Request) -> Option<bool> {
 pub fn wants_rebalance(request: &Request) -> Option<bool> {
     boolean(request, "rebalance").map(|value| value.unwrap_or(false))
 }
+
+/// Whether a pod lets its exclusive CPUs be exchanged for others while it runs. Only a plain yes counts,
+/// and `rebalance: "false"` beats it.
+#[must_use]
+pub fn wants_exclusive_moved(request: &Request) -> bool {
+    boolean(request, "rebalance-exclusive") == Some(Some(true))
+        && wants_rebalance(request) != Some(false)
+}

@@ -59,6 +59,8 @@ pub struct Decision {
     pub changes: Vec<Change>,
     /// What rebalancing remembers from now on; `None`: as before.
     pub memory: Option<RebalanceMemory>,
+    /// What else is to be told of containers whose placement stays.
+    pub notes: Vec<(ContainerId, Explanation)>,
 }
 
 /// The policy says no: nothing has changed. Says what was asked, what there was, what to change.
@@ -100,6 +102,11 @@ pub trait Policy: fmt::Debug + Send + Sync {
     /// What every placement of this policy obeys, for [`check`](crate::check()).
     fn rules(&self, _topology: &Topology) -> Rules {
         Rules::default()
+    }
+
+    /// Whether [`rebalance`](Self::rebalance) is worth asking at all.
+    fn rebalances(&self) -> bool {
+        false
     }
 
     /// A better placement of what already runs, if it is worth its cost.

@@ -8,6 +8,7 @@ extern crate alloc;
 
 mod annotation;
 mod check;
+mod condition;
 mod config;
 mod contention;
 mod decision;
@@ -23,17 +24,19 @@ mod state;
 mod static_plus;
 mod static_policy;
 mod stp;
+mod workload;
 
-pub use annotation::{concerns_placement, effective, wants_rebalance};
+pub use annotation::{concerns_placement, effective, wants_exclusive_moved, wants_rebalance};
 pub use check::{Rules, Violation, check};
+pub use condition::{Condition, STALE_NS};
 pub use config::{ConfigProblem, Reserved, StaticConfig};
-pub use contention::STALE_NS;
 pub use decision::{Change, Decision, Explanation, Policy, Refusal, View};
-pub use measured::{Confidence, Measured, Observed};
+pub use measured::{Confidence, Fidelity, HALF_LIFE, Measured, Observed};
 pub use none::Unplaced;
 pub use quantity::{Quantity, QuantityError};
 pub use rebalance::{
-    BUDGET_PER_MINUTE, Moved, Outcome, REST_NS, REST_UNDONE_NS, RebalanceMemory, VERIFY_NS,
+    BUDGET_PER_MINUTE, Judged, Moved, Outcome, Part, REST_NS, REST_UNDONE_NS, RebalanceMemory,
+    VERIFY_FROM_NS, VERIFY_NS, What,
 };
 pub use registry::{POLICIES, PolicyInfo, RebalanceMode, Settings, by_name, find};
 pub use request::{
@@ -52,3 +55,4 @@ pub use stp::{
     CpuListConfig, EXCLUSIVE_CORES, Isolate, PoolConfig, PoolsConfig, StaticPools, parse_isolate,
     pools_from_directory,
 };
+pub use workload::{Known, MAX_WORKLOADS, Workloads, remember, workload};

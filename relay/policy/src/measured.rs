@@ -2,7 +2,7 @@
 
 use crate::request::ContainerId;
 use alloc::collections::BTreeMap;
-use resmgr_topology::{CpuId, Nanos};
+use resmgr_topology::{CpuId, Nanos, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// How much was observed of a container: 0 (nothing, or stale) to 1000 (several half-lives).
@@ -33,10 +33,28 @@ pub struct Observed {
     pub package_migrations_milli_per_s: u64,
     /// Time per second others ran on its exclusive CPUs, nanoseconds.
     pub foreign_ns_per_s: u64,
+    /// Who took CPUs away from it while it wanted to run on: preemptions per second by other containers,
+    /// thousandths. Only those that matter need be listed.
+    #[serde(default)]
+    pub preempted_by: BTreeMap<ContainerId, u64>,
     /// Resident memory in bytes.
     pub resident_bytes: u64,
+    /// The same by NUMA node; empty when it is not known where the memory is.
+    #[serde(default)]
+    pub resident_by_node: BTreeMap<NodeId, u64>,
     /// How much was observed.
     pub confidence: Confidence,
+}
+
+/// How the numbers were got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fidelity {
+    /// Every switch was counted.
+    #[default]
+    Exact,
+    /// Polled from the kernel's books: no migrations, no quantiles. Nothing is decided by these.
+    Polled,
 }
 
 /// What the scheduler really did, smoothed; empty when telemetry is off.
@@ -48,4 +66,41 @@ pub struct Measured {
     pub cpu_busy_milli: BTreeMap<CpuId, u32>,
     /// When these were taken (`CLOCK_MONOTONIC`).
     pub at: Nanos,
+    /// How they were got.
+    #[serde(default)]
+    pub fidelity: Fidelity,
+    /// After this long without change an average has come half the way to the present rate; 0:
+    /// [`HALF_LIFE`].
+    #[serde(default)]
+    pub half_life: Nanos,
+}
+
+/// The half-life of the averages when nobody says otherwise, 10 s.
+pub const HALF_LIFE: Nanos = Nanos(10_000_000_000);
+
+impl Measured {
+    /// A time that was chosen for averages of the standard half-life, for the averages there are.
+    #[must_use]
+    pub fn paced(&self, ns: u64) -> u64 {
+        match self.half_life {
+            Nanos(0) => ns,
+            Nanos(half) => (ns / (HALF_LIFE.0 / 1_000_000)).saturating_mul(half / 1_000_000),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_follow_the_half_life() {
+        let with = |half_life| Measured {
+            half_life: Nanos(half_life),
+            ..Measured::default()
+        };
+        assert_eq!(with(0).paced(20_000_000_000), 20_000_000_000);
+        assert_eq!(with(2_000_000_000).paced(20_000_000_000), 4_000_000_000);
+        assert_eq!(with(60_000_000_000).paced(u64::MAX), u64::MAX);
+    }
 }

@@ -32,14 +32,13 @@ impl Policy for Unplaced {
             candidates: Vec::new(),
         };
         Ok(Decision {
-            released: Vec::new(),
-            memory: None,
             changes: vec![Change {
                 id: request.id.clone(),
                 request: Some(request.clone()),
                 placement: Placement::default(),
                 explanation: Some(explanation),
             }],
+            ..Decision::default()
         })
     }
 
@@ -47,8 +46,7 @@ impl Policy for Unplaced {
         let known = view.state.containers.contains_key(gone);
         Decision {
             released: known.then(|| gone.clone()).into_iter().collect(),
-            memory: None,
-            changes: Vec::new(),
+            ..Decision::default()
         }
     }
 
@@ -62,9 +60,8 @@ impl Policy for Unplaced {
             explanation: None,
         });
         Ok(Decision {
-            released: Vec::new(),
-            memory: None,
             changes: changes.collect(),
+            ..Decision::default()
         })
     }
 }

@@ -29,27 +29,27 @@ pub const POLICIES: &[PolicyInfo] = &[
     PolicyInfo {
         name: "null",
         aliases: &[],
-        description: "Watch only: requests pass as they are.",
+        description: "relays every call without a look; places nothing",
     },
     PolicyInfo {
         name: "none",
         aliases: &[],
-        description: "Keep track of containers, place none.",
+        description: "follows the containers, but places nothing",
     },
     PolicyInfo {
         name: "static",
         aliases: &[],
-        description: "Exclusive CPUs for Guaranteed containers that request whole CPUs.",
+        description: "gives whole CPUs exclusively to guaranteed containers, like the kubelet's static CPU manager",
     },
     PolicyInfo {
         name: "static-plus",
         aliases: &[],
-        description: "Whole CPUs of a request exclusive, the rest from a shared pool.",
+        description: "gives each container the whole CPUs of its request exclusively and the rest from a shared pool",
     },
     PolicyInfo {
         name: "static-pools",
         aliases: &["stp"],
-        description: "CPU lists from configured pools, in the place of CMK.",
+        description: "runs containers in configured pools, like the CPU Manager for Kubernetes (alias: stp)",
     },
 ];
 
@@ -120,6 +120,9 @@ impl Policy for Gated {
     }
     fn rules(&self, topology: &Topology) -> Rules {
         self.policy.rules(topology)
+    }
+    fn rebalances(&self) -> bool {
+        self.mode != RebalanceMode::Off && self.policy.rebalances()
     }
     fn rebalance(&self, view: View<'_>) -> Option<Decision> {
         match self.mode {

@@ -4,6 +4,7 @@ pub(crate) mod annotation;
 pub(crate) mod estimate;
 pub(crate) mod qos;
 
+use crate::stp::isolate_words;
 use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 use core::fmt;
 use resmgr_topology::MilliCpu;
@@ -97,10 +98,74 @@ pub struct Request {
     pub annotations: BTreeMap<String, String>,
     /// Environment entries named `STP_*` or `CMK_*`, in order (no others are kept).
     pub env: Vec<(String, String)>,
-    /// Entry point as requested; needed to recognise `cmk isolate`. Not persisted.
-    #[serde(skip)]
+    /// Entry point as requested; needed to recognise `cmk isolate`. Of it only that is persisted: the rest
+    /// may be secret.
+    #[serde(default, serialize_with = "isolate_alone")]
     pub command: Vec<String>,
     /// Arguments as requested. Not persisted.
     #[serde(skip)]
     pub args: Vec<String>,
+}
+
+impl Request {
+    /// The request without what is not needed to place the container again: of its command line only a
+    /// `cmk isolate` with its options remains.
+    #[must_use]
+    pub fn remembered(&self) -> Self {
+        Self {
+            command: isolate_words(&self.command, &self.args),
+            args: Vec::new(),
+            ..self.clone()
+        }
+    }
+}
+
+fn isolate_alone<S: serde::Serializer>(command: &[String], to: S) -> Result<S::Ok, S::Error> {
+    isolate_words(command, &[]).serialize(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_command_line_only_cmk_isolate_is_remembered_and_written_down() {
+        let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
+        for (command, args, kept) in [
+            (
+                "/opt/bin/cmk isolate --conf-dir=/etc/cmk --pool=exclusive --socket-id 0x1",
+                "--no-affinity -- db --password=hunter2",
+                "cmk isolate --pool=exclusive --socket-id=1 --no-affinity",
+            ),
+            ("cmk", "isolate db --password=hunter2", "cmk isolate"),
+        ] {
+            let request = Request {
+                id: ContainerId("c".into()),
+                pod: PodRef {
+                    sandbox: "s".into(),
+                    uid: "u".into(),
+                    name: "p".into(),
+                    namespace: "n".into(),
+                },
+                name: "db".into(),
+                qos: QosClass::Guaranteed,
+                requirements: Requirements::default(),
+                init: false,
+                annotations: BTreeMap::new(),
+                env: Vec::new(),
+                command: words(command),
+                args: words(args),
+            };
+            let remembered = request.remembered();
+            assert_eq!(remembered.command.join(" "), kept);
+            assert!(remembered.args.is_empty());
+            let text = serde_json::to_string(&remembered).unwrap();
+            assert!(!text.contains("hunter2"), "{text}");
+            let read: Request = serde_json::from_str(&text).unwrap();
+            assert_eq!(read, remembered);
+            // Even what was never shortened is not written down.
+            let text = serde_json::to_string(&request).unwrap();
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
 }

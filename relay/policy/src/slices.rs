@@ -8,17 +8,22 @@ mod confine;
 mod explain;
 mod settle;
 
+pub(crate) use confine::{HURT_NS_PER_S, PAIR_MILLI_PER_S, due_to};
+
 use crate::{
+    annotation::wants_rebalance,
     check::Rules,
     config::{ConfigProblem, Reserved, StaticConfig},
     contention::Contention,
     decision::{Decision, Refusal, View},
+    rebalance::RebalanceMemory,
     request::{ContainerId, QosClass, Request},
     state::Placement,
+    workload::known as known_of,
 };
 use alloc::{format, vec, vec::Vec};
 use core::{cmp::Reverse, fmt};
-use resmgr_topology::{CpuSet, MilliCpu, Preference, Topology, allocate, keep};
+use resmgr_topology::{CpuId, CpuSet, MilliCpu, Preference, Topology, allocate, keep};
 
 /// The CPUs of a policy on the machine as it is now, before anything is sliced off.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +34,31 @@ pub(crate) struct Sets {
     pub(crate) isolated: CpuSet,
     /// What shared containers run on.
     pub(crate) pool: CpuSet,
+    /// CPUs one pool lends to the other for the time being.
+    pub(crate) lent: Lent,
+}
+
+/// What pools borrow of each other; empty unless a rebalancing decided it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lent {
+    /// Reserved CPUs that shared containers may use too.
+    pub(crate) shared: CpuSet,
+    /// CPUs of the shared pool that containers of reserved namespaces may use too.
+    pub(crate) reserved: CpuSet,
+}
+
+impl Sets {
+    /// Takes over what pools borrow, as far as the lender still has it.
+    pub(crate) fn borrow<F: Flavour>(&mut self, memory: &RebalanceMemory) {
+        let of = |name: &str, lender: &CpuSet| {
+            let lent = memory.lent.get(name).filter(|_| F::SPILLS);
+            lent.map_or(CpuSet::EMPTY, |lent| lent.intersection(lender))
+        };
+        self.lent = Lent {
+            shared: of("shared", &self.reserved),
+            reserved: of("reserved", &self.pool),
+        };
+    }
 }
 
 /// What a request is made of.
@@ -113,6 +143,13 @@ impl<F: Flavour> Slices<F> {
         F::sets(&self.config, &online, topology)
     }
 
+    /// The same with what pools borrow of each other now.
+    fn sets_now(&self, view: View<'_>) -> Sets {
+        let mut sets = self.sets(view.topology);
+        sets.borrow::<F>(&view.state.rebalance);
+        sets
+    }
+
     pub(crate) fn rules(&self, topology: &Topology) -> Rules {
         let sets = self.sets(topology);
         let usable = sets.pool.union(&sets.reserved).union(&sets.isolated);
@@ -125,13 +162,19 @@ impl<F: Flavour> Slices<F> {
     }
 
     pub(crate) fn place(&self, view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
-        let sets = self.sets(view.topology);
+        let sets = self.sets_now(view);
         let mut items = items(view, Some(&request.id));
         let known = view.state.containers.get(&request.id);
         let held = known.map_or(CpuSet::EMPTY, |one| one.placement.exclusive);
         let taken = taken(&items);
         let contention = Contention::of(view);
         let chosen = self.choose(view, &sets, request, &held, &taken, &contention)?;
+        // It begins where its predecessors were better off, if it fits in there.
+        let known_of = known_of(view, request);
+        let came_before = known_of
+            .as_ref()
+            .filter(|_| wants_rebalance(request) != Some(false))
+            .and_then(|one| one.confined);
         let at = items.partition_point(|item| *item.id < request.id);
         let item = Item {
             id: &request.id,
@@ -139,7 +182,7 @@ impl<F: Flavour> Slices<F> {
             arrival: known.map_or(view.state.next_arrival, |one| one.arrival),
             old: None,
             exclusive: chosen.cpus,
-            confined: known.and_then(|one| one.placement.confined),
+            confined: known.and_then(|one| one.placement.confined).or(came_before),
         };
         items.insert(at, item);
         let mut changes = self.settle(view.topology, &sets, &items);
@@ -153,12 +196,12 @@ impl<F: Flavour> Slices<F> {
                 &taken,
                 &chosen,
                 &contention,
+                known_of.as_ref(),
             ));
         }
         Ok(Decision {
-            released: Vec::new(),
-            memory: None,
             changes,
+            ..Decision::default()
         })
     }
 
@@ -166,16 +209,16 @@ impl<F: Flavour> Slices<F> {
         if !view.state.containers.contains_key(gone) {
             return Decision::default();
         }
-        let sets = self.sets(view.topology);
+        let sets = self.sets_now(view);
         Decision {
             released: vec![gone.clone()],
-            memory: None,
             changes: self.settle(view.topology, &sets, &items(view, Some(gone))),
+            ..Decision::default()
         }
     }
 
     pub(crate) fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
-        let sets = self.sets(view.topology);
+        let sets = self.sets_now(view);
         let mut items = items(view, None);
         // Guaranteed first, then by size: also who keeps what, should two claim the same CPU.
         let mut order: Vec<usize> = (0..items.len()).collect();
@@ -196,9 +239,8 @@ impl<F: Flavour> Slices<F> {
             item.exclusive = exclusive;
         }
         Ok(Decision {
-            released: Vec::new(),
-            memory: None,
             changes: self.settle(view.topology, &sets, &items),
+            ..Decision::default()
         })
     }
 
@@ -421,6 +463,11 @@ fn reserve<F: Flavour>(
         }
         Some(Reserved::Quantity(quantity)) if quantity.0 > 0 => {
             let count = usize::try_from(quantity.0.div_ceil(1000)).unwrap_or(usize::MAX);
+            // The kernel's own work is mostly on the first CPU: where one will do, it is that.
+            let first = CpuId(0);
+            if count == 1 && usable.contains(first) {
+                return Ok(CpuSet::from_iter([first]));
+            }
             allocate(topology, &usable, count, &Preference::default()).ok_or_else(|| {
                 let have = usable.len();
                 ConfigProblem::new(KEY, format!("{count} CPUs asked for, {have} available"))

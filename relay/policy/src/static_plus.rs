@@ -8,7 +8,7 @@ use crate::{
     decision::{Decision, Policy, Refusal, View},
     rebalance::rebalance,
     request::{ContainerId, QosClass, Request},
-    slices::{Flavour, From, Sets, Slices, Split},
+    slices::{Flavour, From, Lent, Sets, Slices, Split},
 };
 use alloc::{vec, vec::Vec};
 use resmgr_topology::{CpuSet, MilliCpu, Topology};
@@ -40,6 +40,9 @@ impl Policy for StaticPlusPolicy {
     fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
         self.0.reconcile(view)
     }
+    fn rebalances(&self) -> bool {
+        true
+    }
     fn rebalance(&self, view: View<'_>) -> Option<Decision> {
         rebalance(&self.0, view)
     }
@@ -65,6 +68,7 @@ impl Flavour for StaticPlus {
             reserved: *reserved,
             isolated: rest.intersection(&topology.isolated),
             pool: rest.difference(&topology.isolated),
+            lent: Lent::default(),
         }
     }
 

@@ -11,18 +11,21 @@ mod pools;
 
 pub use ask::EXCLUSIVE_CORES;
 pub use directory::pools_from_directory;
+pub(crate) use isolate::isolate_words;
 pub use isolate::{Isolate, parse_isolate};
 pub use pools::{CpuListConfig, PoolConfig, PoolsConfig};
 
 use crate::{
     check::Rules,
+    condition::usable,
     config::ConfigProblem,
-    contention::{Contention, fresh},
+    contention::Contention,
     decision::{Change, Decision, Explanation, Policy, Refusal, View},
     rebalance::rebalance,
     request::{ContainerId, Request},
     slices::{full_name, listed},
     state::{Container, Placement},
+    workload::{Known, known},
 };
 use alloc::{
     collections::BTreeMap,
@@ -41,12 +44,21 @@ pub struct StaticPools {
     pools: BTreeMap<String, Pool>,
 }
 
+/// A list busier than this (thousandths) with somebody new on it takes time from those who are there.
+const FULL_MILLI: u64 = 900;
+
 /// How much a list is used: lower is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Load {
+    /// Whether it would be busier than [`FULL_MILLI`] with the newcomer.
+    full: bool,
     /// Run-queue wait of the containers on it, hundredths of a second per second.
     wait: u64,
-    /// Busy thousandths, coarse.
+    /// Busy thousandths with the newcomer, coarse.
+    with: u64,
+    /// Busy thousandths of what shares caches with it, coarse.
+    around: u64,
+    /// Busy thousandths now, coarse.
     busy: u64,
     /// Requested of it, thousandths of a CPU per CPU.
     milli_per_cpu: u64,
@@ -95,6 +107,10 @@ impl StaticPools {
             ));
         }
         let contention = Contention::of(view);
+        let known = known(view, request);
+        // What it will use, as far as anybody can know.
+        let asked = request.requirements.cpu_request.0;
+        let expected = known.as_ref().map_or(asked, |known| known.utilisation_mcpu);
         let online = &view.topology.online;
         let held = |list: &List| {
             let mut others = others.values();
@@ -105,7 +121,7 @@ impl StaticPools {
             let wanted = ask.socket.is_none_or(|socket| socket == list.socket);
             let usable = !list.cpus.is_disjoint(online);
             if wanted && usable && !(pool.exclusive && held(list)) {
-                candidates.push((load(view, &contention, list, others), index, list));
+                candidates.push((load(view, &contention, list, others, expected), index, list));
             }
         }
         candidates.sort_by_key(|(load, index, _)| (*load, *index));
@@ -136,10 +152,13 @@ impl StaticPools {
         reasons.extend(ask.notes.iter().cloned());
         if !contention.is_empty() {
             reasons.push(
-                "ordered by measured wait, then busy time, then requests, then configuration"
-                    .into(),
+                format!(
+                    "rule: lists that would be over {FULL_MILLI} of 1000 busy with it last; then by measured \
+                     wait of those on them, busy time with it, busy time around it, requests, configuration"
+                ),
             );
         }
+        reasons.extend(known.as_ref().map(Known::line));
         reasons.extend(contention.note.clone());
         let assigned = placement
             .lists
@@ -363,14 +382,13 @@ impl Policy for StaticPools {
         };
         let (placement, explanation) = decided.map_err(refusal)?;
         Ok(Decision {
-            released: Vec::new(),
-            memory: None,
             changes: vec![Change {
                 id: request.id.clone(),
                 request: Some(request.clone()),
                 placement,
                 explanation: Some(explanation),
             }],
+            ..Decision::default()
         })
     }
 
@@ -378,17 +396,19 @@ impl Policy for StaticPools {
         let known = view.state.containers.contains_key(gone);
         Decision {
             released: known.then(|| gone.clone()).into_iter().collect(),
-            memory: None,
-            changes: Vec::new(),
+            ..Decision::default()
         }
     }
 
     fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
         Ok(Decision {
-            released: Vec::new(),
-            memory: None,
             changes: self.reconciled(view).map_err(refusal)?,
+            ..Decision::default()
         })
+    }
+
+    fn rebalances(&self) -> bool {
+        true
     }
 
     fn rebalance(&self, view: View<'_>) -> Option<Decision> {
@@ -415,12 +435,15 @@ impl Policy for StaticPools {
 impl Load {
     fn line(&self, list: &List) -> String {
         format!(
-            "list {} (socket {}): {} containers, {}m requested per CPU, {} of 1000 busy, {} ms/s waited",
+            "list {} (socket {}): {} containers, {}m requested per CPU, {} of 1000 busy, {} with it, {} around it, \
+             {} ms/s waited",
             list.cpus,
             list.socket,
             self.containers,
             self.milli_per_cpu,
             self.busy,
+            self.with,
+            self.around,
             self.wait * 10
         )
     }
@@ -431,6 +454,7 @@ fn load(
     contention: &Contention,
     list: &List,
     others: &BTreeMap<&ContainerId, &Placement>,
+    expected_mcpu: u32,
 ) -> Load {
     let online = list.cpus.intersection(&view.topology.online);
     let cpus = u64::try_from(online.len().max(1)).unwrap_or(1);
@@ -440,7 +464,7 @@ fn load(
         .filter(|one| on(one))
         .map(|one| u64::from(one.shared.0))
         .sum();
-    let wait = if fresh(view) {
+    let wait = if usable(view) {
         let here = others.iter().filter(|(_, one)| on(one));
         let seen = here.filter_map(|(id, _)| view.measured.containers.get(*id));
         let seen = seen.filter(|seen| seen.confidence.0 >= crate::contention::CONFIDENT);
@@ -448,9 +472,18 @@ fn load(
     } else {
         0
     };
+    let busy = contention.mean(&online);
+    // Without measurements nothing is expected either: requests decide.
+    let with = match contention.is_empty() {
+        true => 0,
+        false => busy + u64::from(expected_mcpu) / cpus / 100 * 100,
+    };
     Load {
+        full: with > FULL_MILLI,
         wait,
-        busy: contention.mean(&online),
+        with,
+        around: contention.around(view.topology, &online),
+        busy,
         milli_per_cpu: milli / cpus,
         containers: others.values().filter(|one| on(one)).count(),
     }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod policies {
     mod common;
+    mod creation;
+    mod moves;
     mod rebalance;
     mod sequences;
     mod slices;

@@ -15,5 +15,5 @@ pub mod trace;
 pub mod workload;
 
 pub use report::Report;
-pub use run::{Feedback, Setup, simulate};
+pub use run::{Feedback, Setup, replay, simulate};
 pub use workload::{Behaviour, Class};

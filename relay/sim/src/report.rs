@@ -7,7 +7,7 @@ use crate::{
     workload::Class,
 };
 use resmgr_policy::ContainerId;
-use resmgr_topology::DistanceClass;
+use resmgr_topology::{CpuSet, DistanceClass};
 use serde::Serialize;
 use std::{collections::BTreeMap, fmt};
 
@@ -83,6 +83,8 @@ pub struct Report {
     pub last_move_ms: Option<u64>,
     /// Containers the policy refused, and why.
     pub refused: Vec<String>,
+    /// The CPUs each container had last; none: it was not pinned.
+    pub placements: BTreeMap<ContainerId, CpuSet>,
     /// Promises the policy broke; must be empty.
     pub violations: Vec<String>,
     /// Who ran where.
@@ -105,6 +107,7 @@ impl Report {
             undone: 0,
             last_move_ms: None,
             refused: Vec::new(),
+            placements: BTreeMap::new(),
             violations: Vec::new(),
             timeline: Timeline::new(setup.topology, setup.duration_ms),
         }

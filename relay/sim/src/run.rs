@@ -65,11 +65,42 @@ pub fn simulate(setup: &Setup<'_>) -> Report {
     Simulation::new(*setup).run()
 }
 
+/// The same, but the policy sees the measurements of the trace in place of the model's: what it decided
+/// when they were taken, it decides again.
+#[must_use]
+pub fn replay(setup: &Setup<'_>) -> Report {
+    let mut simulation = Simulation::new(*setup);
+    simulation.replayed = Some(Replayed::default());
+    simulation.run()
+}
+
+/// Measurements as they were recorded.
+#[derive(Debug, Default)]
+struct Replayed {
+    /// What the daemon's clock showed when the trace began.
+    began_ns: Option<u64>,
+}
+
+impl Replayed {
+    /// On the clock of the simulation, so that what was old then is old now.
+    fn brought(&mut self, measured: &Measured, now_ns: u64) -> Measured {
+        let taken_ns = measured.at.0;
+        let began_ns = *self
+            .began_ns
+            .get_or_insert_with(|| taken_ns.saturating_sub(now_ns));
+        Measured {
+            at: Nanos(taken_ns.saturating_sub(began_ns)),
+            ..measured.clone()
+        }
+    }
+}
+
 struct Simulation<'a> {
     setup: Setup<'a>,
     kernel: Kernel<'a>,
     state: State,
     measured: Measured,
+    replayed: Option<Replayed>,
     running: BTreeMap<ContainerId, Running>,
     now_ns: u64,
     report: Report,
@@ -81,6 +112,7 @@ impl<'a> Simulation<'a> {
             kernel: Kernel::new(setup.topology, setup.seed),
             state: State::default(),
             measured: Measured::default(),
+            replayed: None,
             running: BTreeMap::new(),
             now_ns: 0,
             report: Report::new(setup.policy.name(), &setup),
@@ -137,7 +169,13 @@ impl<'a> Simulation<'a> {
                 self.finish(id);
                 self.apply(&decision);
             }
-            Event::Exit { .. } | Event::Topology { .. } | Event::Measured { .. } => {}
+            Event::Measured { measured } => {
+                let now_ns = self.now_ns;
+                if let Some(replayed) = &mut self.replayed {
+                    self.measured = replayed.brought(measured, now_ns);
+                }
+            }
+            Event::Exit { .. } | Event::Topology { .. } => {}
         }
     }
 
@@ -168,7 +206,9 @@ impl<'a> Simulation<'a> {
         let handle = self
             .kernel
             .start(behaviour, &placement.cpus, shares, quota_ns);
-        self.report.timeline.name(handle, &request.id);
+        self.report
+            .timeline
+            .name(handle, &request.id, behaviour.class);
         let running = Running {
             handle,
             behaviour,
@@ -205,6 +245,10 @@ impl<'a> Simulation<'a> {
             self.kernel.take_counters(running.handle),
         );
         self.kernel.stop(running.handle);
+        if let Some(container) = self.state.containers.get(id) {
+            let cpus = container.placement.cpus;
+            self.report.placements.insert(id.clone(), cpus);
+        }
         self.measured.containers.remove(id);
         let class = running.behaviour.class;
         let report = ContainerReport::new(id.clone(), class, running.total);
@@ -213,7 +257,18 @@ impl<'a> Simulation<'a> {
 
     /// What the daemon's telemetry would say, smoothed.
     fn measure(&mut self, interval_ns: u64) {
+        if self.replayed.is_some() {
+            for running in self.running.values_mut() {
+                add(
+                    &mut running.total,
+                    self.kernel.take_counters(running.handle),
+                );
+            }
+            return;
+        }
         self.measured.at = Nanos(self.now_ns);
+        // That of `observe`: the policy keeps time by it.
+        self.measured.half_life = Nanos(interval_ns.saturating_mul(5));
         let mut busy: BTreeMap<_, u64> = BTreeMap::new();
         for (cpu, ran_ns) in self.report.timeline.take_busy() {
             *busy.entry(cpu).or_default() += ran_ns;
@@ -261,6 +316,7 @@ impl<'a> Simulation<'a> {
             return;
         }
         self.report.moves += 1;
+        self.report.timeline.moved(running.handle, self.now_ns);
         self.report.last_move_ms = Some(self.now_ns / MS);
         if running.before == Some(change.placement.cpus) {
             self.report.undone += 1;

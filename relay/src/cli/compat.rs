@@ -30,7 +30,7 @@ pub(super) struct Words {
 }
 
 /// Reads a file; an argument, so that tests need none.
-pub(super) type Read<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
+pub(crate) type Read<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
 
 /// `None` when help was asked for.
 pub(super) fn canonical(

@@ -207,7 +207,7 @@ pub const OPTIONS: &[Opt] = &[
         "LIST",
         "",
         "CPUs set aside for system tasks, in the same form: `cpu=1000m`. The static and static-plus \
-         policies need them",
+         policies need them. An amount of one CPU or less is CPU 0, where that is available",
     ),
     switch(
         Group::Policy,
@@ -233,7 +233,7 @@ pub const OPTIONS: &[Opt] = &[
         "LIST",
         "refuse,kube-system=pass",
         "What happens to a container the policy cannot place: `refuse` its creation, or let it `pass` \
-         unplaced and say so. Also per namespace and QoS class: `batch=pass`, `batch/BestEffort=pass`, \
+         without a decision: it runs on all CPUs that nobody holds exclusively, and this is said. Also per namespace and QoS class: `batch=pass`, `batch/BestEffort=pass`, \
          `*/BestEffort=pass`; the most specific counts",
     ),
     one(
@@ -329,6 +329,12 @@ pub const OPTIONS: &[Opt] = &[
         "Forget stored placements at start and place every running container anew",
     ),
     switch(
+        Group::Enforcement,
+        "reset-config",
+        "false",
+        "Forget at start the configuration that the node agent pushed last; the options alone hold until it pushes again",
+    ),
+    switch(
         Group::Telemetry,
         "ebpf-telemetry",
         "false",
@@ -343,10 +349,20 @@ pub const OPTIONS: &[Opt] = &[
     ),
     one(
         Group::Telemetry,
+        "telemetry-half-life",
+        "DURATION",
+        "10s",
+        "Smoothed measurements have come half the way to a new rate after this long, and rebalancing \
+         keeps time by it: a move is judged after two half-lives, a container moved rests for 30, one \
+         moved back for 360",
+    ),
+    one(
+        Group::Telemetry,
         "record",
         "FILE",
         "",
-        "Append placement events and measurements to this file, for replay in the simulator",
+        "Record what the policy is asked and what was measured to this file, for replay in the simulator; emptied \
+         at start, begun anew on SIGHUP when it was moved away",
     ),
     one(
         Group::Telemetry,

@@ -42,20 +42,8 @@ impl PolicyName {
 
     /// What it does, in one line.
     #[must_use]
-    pub const fn description(self) -> &'static str {
-        match self {
-            Self::Null => "relays every call without a look; places nothing",
-            Self::None => "follows the containers, but places nothing",
-            Self::Static => {
-                "gives whole CPUs exclusively to guaranteed containers, like the kubelet's static CPU manager"
-            }
-            Self::StaticPlus => {
-                "gives each container the whole CPUs of its request exclusively and the rest from a shared pool"
-            }
-            Self::StaticPools => {
-                "runs containers in configured pools, like the CPU Manager for Kubernetes (alias: stp)"
-            }
-        }
+    pub fn description(self) -> &'static str {
+        resmgr_policy::find(self.as_str()).map_or("", |policy| policy.description)
     }
 }
 
@@ -69,12 +57,10 @@ impl FromStr for PolicyName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "stp" {
-            return Ok(Self::StaticPools);
-        }
+        let named = resmgr_policy::find(text).map(|policy| policy.name);
         Self::ALL
             .into_iter()
-            .find(|policy| policy.as_str() == text)
+            .find(|policy| named == Some(policy.as_str()))
             .ok_or_else(|| format!("expected one of {}", Self::ALL.map(Self::as_str).join(", ")))
     }
 }
@@ -87,4 +73,22 @@ pub fn list() -> String {
         text += &format!("  {policy}: {}\n", policy.description());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_policy_that_can_be_named_is_registered_and_the_reverse() {
+        for policy in PolicyName::ALL {
+            assert_ne!(policy.description(), "", "{policy}");
+        }
+        for policy in resmgr_policy::POLICIES {
+            for name in policy.aliases.iter().chain([&policy.name]) {
+                let parsed = name.parse().map(PolicyName::as_str);
+                assert_eq!(parsed, Ok(policy.name));
+            }
+        }
+    }
 }

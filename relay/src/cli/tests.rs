@@ -182,6 +182,14 @@ fn mistakes_are_one_line_with_a_hint() {
 }
 
 #[test]
+fn a_command_that_lacks_its_word_says_what_the_word_is() {
+    assert_eq!(
+        refused("explain"),
+        "explain needs <CONTAINER>: Container id, a unique beginning of it, or namespace/pod/container"
+    );
+}
+
+#[test]
 fn help_is_as_recorded() {
     let Command::Say(text) = parse(words("-h")).unwrap().command else {
         panic!("no help");

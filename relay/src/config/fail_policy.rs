@@ -18,7 +18,7 @@ pub enum OnFailure {
     /// Its creation fails with a gRPC status that says why.
     #[default]
     Refuse,
-    /// It is created as the kubelet asked, unplaced, and this is said.
+    /// It is created without a decision, and this is said; it is kept off every exclusive CPU all the same.
     Pass,
 }
 

@@ -14,7 +14,12 @@ pub fn yaml(raw: &Raw) -> String {
             text += &format!("# from: {}\n", last.origin);
         }
         let value = match option.kind {
-            Kind::Many => scalar_list(raw.all(option.name).iter().map(|value| value.text.as_str())),
+            Kind::Many => {
+                // What is given adds to the default.
+                let built_in = Some(option.default).filter(|text| !text.is_empty());
+                let given = raw.all(option.name).iter().map(|value| value.text.as_str());
+                scalar_list(built_in.into_iter().chain(given))
+            }
             Kind::Switch if super::values::boolean(&last.text).is_ok() => {
                 super::values::boolean(&last.text)
                     .unwrap_or_default()

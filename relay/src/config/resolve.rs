@@ -143,6 +143,14 @@ impl Judge<'_> {
                 Ok(number @ 1..=65_536) => Ok(number),
                 _ => Err("expected a number from 1 to 65536"),
             }),
+            half_life: self.get("telemetry-half-life", |text| {
+                let least = Duration::from_secs(1);
+                match values::duration(text) {
+                    Ok(short) if short < least => Err("must be at least 1s".to_owned()),
+                    Ok(long) if long > least * 3600 => Err("must be at most 1h".to_owned()),
+                    other => other,
+                }
+            }),
             record: self.file("record"),
             metrics: self.get("metrics-address", values::address),
         };
@@ -173,12 +181,14 @@ impl Judge<'_> {
     }
 
     fn relay(&mut self) -> RelayConfig {
+        let before = self.problems.len();
         let runtime_socket = self.get("runtime-socket", values::socket);
         let image_socket = if self.raw.last("image-socket").text.is_empty() {
             runtime_socket.clone()
         } else {
             self.get("image-socket", values::socket)
         };
+        let legal = self.problems.len() == before;
         let relay_socket = self.get("relay-socket", values::absolute_path);
         if [&runtime_socket, &image_socket].contains(&&Some(relay_socket.clone())) {
             let value = self.raw.last("relay-socket");
@@ -188,7 +198,7 @@ impl Judge<'_> {
                 "is the runtime's own socket; the relay needs another path",
             );
         }
-        if runtime_socket.is_none() && image_socket.is_none() {
+        if legal && runtime_socket.is_none() && image_socket.is_none() {
             let value = self.raw.last("runtime-socket");
             self.problem(
                 "runtime-socket",
@@ -202,6 +212,7 @@ impl Judge<'_> {
             image_socket,
             agent_socket: self.get("agent-socket", values::socket),
             config_socket: self.get("config-socket", values::socket),
+            reset_config: self.on("reset-config"),
             runtime_wait: self.duration("runtime-wait"),
             runtime_timeout: self.deadline("runtime-timeout"),
             drain_timeout: self.duration("drain-timeout"),

@@ -3,7 +3,7 @@
 //! Connected when first used, and again after each loss; silent but for one log line when the agent
 //! goes and one when it is back. cri-resmgr never needs the agent to place containers.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use resmgr_proto::v1::{
@@ -22,13 +22,17 @@ use tracing::{info, warn};
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Wait before the wanted state is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often a Node that was as wished is looked at again: it may have been made anew.
+const LOOK: Duration = Duration::from_secs(300);
 /// How often taints are read and written again when the Node changes between the two.
 const ATTEMPTS: usize = 5;
 
 /// Label of a node that offers the pools of the static-pools policy.
 pub const CMK_LABEL: &str = "cmk.intel.com/cmk-node";
-/// Key of the taint that keeps other pods away; its value is `true`, its effect `NoSchedule`.
+/// Key of the taint that keeps other pods away; its value is `true`, its effect [`CMK_EFFECT`].
 pub const CMK_TAINT: &str = "cmk";
+/// Effect of the taint [`CMK_TAINT`].
+pub const CMK_EFFECT: &str = "NoSchedule";
 /// Extended resource: how many exclusive CPU lists there are.
 pub const CMK_CAPACITY: &str = "cmk.intel.com/exclusive-cores";
 
@@ -63,6 +67,25 @@ pub struct NodeWishes {
     pub taint: bool,
     /// Capacity of [`CMK_CAPACITY`]: number of CPU lists in exclusive pools.
     pub exclusive_lists: usize,
+}
+
+impl fmt::Display for NodeWishes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_no = |wanted: bool, what: &str| {
+            if wanted {
+                what.to_owned()
+            } else {
+                format!("no {what}")
+            }
+        };
+        write!(
+            f,
+            "{CMK_CAPACITY}={}, {}, {}",
+            self.exclusive_lists,
+            or_no(self.label, "label"),
+            or_no(self.taint, "taint"),
+        )
+    }
 }
 
 /// Calls the agent. Clones share one connection.
@@ -158,48 +181,84 @@ impl AgentClient {
         bounded("set capacities of the Node", call).await.map(drop)
     }
 
-    /// Makes the Node as wished, once.
+    /// Makes the Node as wished, once. Whether anything had to be written.
     ///
     /// # Errors
     /// At the first operation that fails; those before it stay.
-    pub async fn fulfil(&self, wishes: &NodeWishes) -> Result<(), AgentError> {
+    pub async fn fulfil(&self, wishes: &NodeWishes) -> Result<bool, AgentError> {
+        let node = self.node().await?;
+        let label = wishes.label.then_some("true");
+        let taint = wishes.taint.then_some("true");
         let count = wishes.exclusive_lists.to_string();
-        let capacities = BTreeMap::from([(CMK_CAPACITY.to_owned(), count)]);
-        self.set_capacity(capacities).await?;
-        self.set_label(CMK_LABEL, wishes.label.then_some("true"))
-            .await?;
-        self.set_taint(CMK_TAINT, wishes.taint.then_some("true"), "NoSchedule")
-            .await
+        let known = node["status"]["capacity"][CMK_CAPACITY].as_str();
+        let capacity = known.unwrap_or("0") == count;
+        if capacity
+            && meta_patch(&node, "labels", CMK_LABEL, label).is_none()
+            && taint_patches(&node, CMK_TAINT, taint, CMK_EFFECT).is_none()
+        {
+            return Ok(false);
+        }
+        if !capacity {
+            let capacities = BTreeMap::from([(CMK_CAPACITY.to_owned(), count)]);
+            self.set_capacity(capacities).await?;
+        }
+        self.set_label(CMK_LABEL, label).await?;
+        self.set_taint(CMK_TAINT, taint, CMK_EFFECT).await?;
+        Ok(true)
     }
 
-    /// Makes the Node as last wished, trying until it works, for as long as wishes may come.
-    pub async fn keep(&self, mut wishes: watch::Receiver<Option<NodeWishes>>) {
+    /// Makes the Node as last wished, trying until it works, and looks again now and then, for as long
+    /// as wishes may come. `fulfilled` is told each wish that has come true.
+    pub async fn keep(
+        &self,
+        mut wishes: watch::Receiver<Option<NodeWishes>>,
+        fulfilled: impl Fn(&NodeWishes) + Send,
+    ) {
         let mut failing = false;
         loop {
             let wish = wishes.borrow_and_update().clone();
-            if let Some(wish) = wish {
-                match self.fulfil(&wish).await {
-                    Ok(()) => {
-                        info!(?wish, "the Node's label, taint and capacity are as wished");
+            let pause = match &wish {
+                None => None,
+                Some(wish) => match self.fulfil(wish).await {
+                    Ok(changed) => {
+                        if changed {
+                            info!("the Node has {wish}");
+                        }
                         failing = false;
+                        fulfilled(wish);
+                        Some(LOOK)
                     }
                     Err(error) => {
                         if !failing {
-                            let agent = self.socket.display();
-                            warn!(%agent, %error, "trying until the agent can do it");
+                            self.complain(wish, &error);
                         }
                         failing = true;
-                        tokio::select! {
-                            () = tokio::time::sleep(RETRY) => {}
-                            changed = wishes.changed() => if changed.is_err() { return },
-                        }
-                        continue;
+                        Some(RETRY)
                     }
+                },
+            };
+            let wait = async {
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
                 }
+            };
+            tokio::select! {
+                () = wait => {}
+                changed = wishes.changed() => if changed.is_err() { return },
             }
-            if wishes.changed().await.is_err() {
-                return;
-            }
+        }
+    }
+
+    /// Loud only when somebody asked for what cannot be done.
+    fn complain(&self, wish: &NodeWishes, error: &AgentError) {
+        let agent = self.socket.display();
+        if wish.label || wish.taint {
+            warn!(
+                "the Node shall have {wish}, but {error} (agent {agent}); trying until it can be done"
+            );
+        } else {
+            info!("no agent at {agent} to tell the Node of its {wish}; told when one comes");
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Pushed {
     pub config: Box<Config>,
     /// The node it was pushed for.
     pub node: String,
+    /// Only asked what it would do: nothing may change.
+    pub dry: bool,
     /// To be answered: what became of it. Dropped unanswered, it counts as refused. When `is_closed()`, the
     /// time is up and the agent was told so: do not apply it, or take it back.
     pub answer: oneshot::Sender<Result<Applied, Refused>>,
@@ -39,7 +41,7 @@ pub struct Pushed {
 /// A configuration that is in force now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// What the change did, in words: containers moved, settings that need a restart.
+    /// What the change did, or would do, in words: which containers move from where to where.
     pub notes: Vec<String>,
 }
 
@@ -122,44 +124,68 @@ impl ConfigServer {
         state.generation = 1;
     }
 
-    async fn apply(&self, document: Document, node: &str) -> Result<Applied, Vec<Problem>> {
-        let config = (self.judge)(&document, node).map_err(|problems| problems.0)?;
-        let (answer, outcome) = oneshot::channel();
-        let not_applied = |message: String| {
-            vec![Problem {
-                key: "configuration".to_owned(),
-                value: String::new(),
-                origin: crate::config::Origin::Document {
-                    source: document.source.as_str().into(),
-                    key: "".into(),
-                },
-                message,
-            }]
+    /// Judges it and has it applied, or planned. The error is for the transport: nobody has decided, and
+    /// the agent tries again.
+    async fn apply(
+        &self,
+        document: Document,
+        node: &str,
+        dry: bool,
+    ) -> Result<Result<Applied, Vec<Problem>>, Status> {
+        let config = match (self.judge)(&document, node) {
+            Ok(config) => config,
+            Err(problems) => return Ok(Err(problems.0)),
         };
+        let (answer, outcome) = oneshot::channel();
         let pushed = Pushed {
-            document: document.clone(),
+            document,
             config: Box::new(config),
             node: node.to_owned(),
+            dry,
             answer,
         };
+        let stopping = || Status::unavailable("cri-resmgr is stopping");
         let handed_over = async {
             self.pushes
                 .send(pushed)
                 .await
-                .map_err(|_closed| "cri-resmgr is stopping".to_owned())?;
-            outcome
-                .await
-                .map_err(|_dropped| "cri-resmgr is stopping".to_owned())
+                .map_err(|_closed| stopping())?;
+            outcome.await.map_err(|_dropped| stopping())
         };
         match tokio::time::timeout(self.limit, handed_over).await {
-            Ok(Ok(outcome)) => outcome.map_err(|refused| refused.0),
-            Ok(Err(message)) => Err(not_applied(message)),
-            Err(_late) => Err(not_applied(format!(
-                "not applied within {} s",
+            Ok(outcome) => Ok(outcome?.map_err(|refused| refused.0)),
+            Err(_late) => Err(Status::unavailable(format!(
+                "not applied within {} s; does the container runtime answer?",
                 self.limit.as_secs_f64()
             ))),
         }
     }
+}
+
+/// The document of a request.
+fn document(request: SetConfigRequest) -> Document {
+    let source = if request.origin.is_empty() {
+        "pushed configuration".to_owned()
+    } else {
+        format!("ConfigMap {}", request.origin)
+    };
+    Document {
+        source,
+        entries: request.config.into_iter().collect(),
+    }
+}
+
+/// Says in a reply why it was refused.
+fn refuse(reply: &mut SetConfigReply, problems: &[Problem]) {
+    reply.problems = problems
+        .iter()
+        .map(|problem| v1::Problem {
+            key: problem.key.clone(),
+            text: problem.to_string(),
+        })
+        .collect();
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    reply.error = lines.join("\n");
 }
 
 #[tonic::async_trait]
@@ -169,15 +195,8 @@ impl ConfigService for ConfigServer {
         request: Request<SetConfigRequest>,
     ) -> Result<Response<SetConfigReply>, Status> {
         let request = request.into_inner();
-        let source = if request.origin.is_empty() {
-            "pushed configuration".to_owned()
-        } else {
-            format!("ConfigMap {}", request.origin)
-        };
-        let document = Document {
-            source,
-            entries: request.config.into_iter().collect(),
-        };
+        let node = request.node_name.clone();
+        let document = document(request);
         // Held until it is answered: one push at a time, in the order they came.
         let mut state = self.state.lock().await;
         let mut reply = SetConfigReply {
@@ -191,20 +210,21 @@ impl ConfigService for ConfigServer {
                 vec!["empty configuration ignored: the last good one stays in force".to_owned()];
             return Ok(Response::new(reply));
         }
-        let same = state.node == request.node_name
+        let same = state.node == node
             && state
                 .document
                 .as_ref()
                 .is_some_and(|current| current.entries == document.entries);
         if same {
             state.error.clear();
+            state.document = Some(document);
             return Ok(Response::new(reply));
         }
-        match self.apply(document.clone(), &request.node_name).await {
+        match self.apply(document.clone(), &node, false).await? {
             Ok(applied) => {
                 state.generation += 1;
                 state.document = Some(document);
-                state.node = request.node_name;
+                state.node = node;
                 state.error.clear();
                 tracing::info!(
                     "configuration {} in force ({})",
@@ -218,21 +238,35 @@ impl ConfigService for ConfigServer {
                 reply.notes = applied.notes;
             }
             Err(problems) => {
-                reply.problems = problems
-                    .iter()
-                    .map(|problem| v1::Problem {
-                        key: problem.key.clone(),
-                        text: problem.to_string(),
-                    })
-                    .collect();
-                let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                reply.error = lines.join("\n");
+                refuse(&mut reply, &problems);
                 state.error.clone_from(&reply.error);
                 tracing::warn!(
                     "configuration refused, the last good one stays: {}",
                     reply.error
                 );
             }
+        }
+        Ok(Response::new(reply))
+    }
+
+    async fn check_config(
+        &self,
+        request: Request<SetConfigRequest>,
+    ) -> Result<Response<SetConfigReply>, Status> {
+        let request = request.into_inner();
+        let state = self.state.lock().await;
+        let node = match request.node_name.as_str() {
+            "" => state.node.clone(),
+            name => name.to_owned(),
+        };
+        let mut reply = SetConfigReply {
+            instance: self.instance.to_string(),
+            generation: state.generation,
+            ..SetConfigReply::default()
+        };
+        match self.apply(document(request), &node, true).await? {
+            Ok(applied) => reply.notes = applied.notes,
+            Err(problems) => refuse(&mut reply, &problems),
         }
         Ok(Response::new(reply))
     }

@@ -11,6 +11,7 @@ use crate::cri::{
 };
 use bytes::Bytes;
 use codec::RawCodec;
+use futures::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1 as cri;
 use prost::Message;
@@ -199,6 +200,53 @@ impl RuntimeClient {
         Ok(())
     }
 
+    /// What happens to containers, as the runtime tells it (`GetContainerEvents`). The stream may stay
+    /// silent for ever: it has no deadline.
+    ///
+    /// Up to version 1 containerd has one queue for all listeners, so listening would take events away
+    /// from the kubelet; see [`RuntimeClient::tells_everybody`].
+    ///
+    /// # Errors
+    /// [`CallError`]; UNIMPLEMENTED from a runtime that does not tell.
+    pub async fn container_events(
+        &self,
+    ) -> Result<impl Stream<Item = Result<cri::ContainerEventResponse, CallError>> + use<>, CallError>
+    {
+        const METHOD: &str = "GetContainerEvents";
+        let socket = self.inner.socket.clone();
+        let failed = move |status| CallError {
+            method: METHOD,
+            socket: socket.clone(),
+            status,
+        };
+        let path = PathAndQuery::from_static("/runtime.v1.RuntimeService/GetContainerEvents");
+        let mut grpc = self.ready().await.map_err(&failed)?;
+        let body = Bytes::from(cri::GetEventsRequest::default().encode_to_vec());
+        let stream = grpc
+            .server_streaming(tonic::Request::new(body), path, RawCodec)
+            .await
+            .map_err(|status| failed(told(&status)))?
+            .into_inner();
+        Ok(stream.map(move |event| {
+            let body = event.map_err(|status| failed(told(&status)))?;
+            cri::ContainerEventResponse::decode(body).map_err(|error| {
+                failed(Status {
+                    code: INTERNAL,
+                    message: format!("its event cannot be read: {error}"),
+                })
+            })
+        }))
+    }
+
+    /// Whether the runtime tells events to every listener: containerd since 2.0.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn tells_everybody(&self) -> Result<bool, CallError> {
+        let version = self.version().await?;
+        Ok(version.runtime_name == "containerd" && major(&version.runtime_version) >= 2)
+    }
+
     async fn call<Q: Message, R: Message + Default>(
         &self,
         method: &'static str,
@@ -260,22 +308,21 @@ impl RuntimeClient {
             code: INTERNAL,
             message: error.to_string(),
         })?;
+        let mut grpc = self.ready().await?;
+        let reply = grpc.unary(tonic::Request::new(body), path, RawCodec).await;
+        reply
+            .map(tonic::Response::into_inner)
+            .map_err(|status| told(&status))
+    }
+
+    async fn ready(&self) -> Result<Grpc<Channel>, Status> {
         let mut grpc =
             Grpc::new(self.inner.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         grpc.ready().await.map_err(|error| Status {
             code: UNAVAILABLE,
             message: chain(&error),
         })?;
-        let reply = grpc.unary(tonic::Request::new(body), path, RawCodec).await;
-        reply
-            .map(tonic::Response::into_inner)
-            .map_err(|status| Status {
-                code: (status.code() as i32).cast_unsigned(),
-                message: match std::error::Error::source(&status) {
-                    Some(source) if status.message().is_empty() => chain(source),
-                    _ => status.message().to_owned(),
-                },
-            })
+        Ok(grpc)
     }
 
     fn tell(&self, call: &Arc<Call>, interest: Interest, event: impl Fn() -> Event) {
@@ -285,6 +332,24 @@ impl RuntimeClient {
             }
         }
     }
+}
+
+/// A status of tonic's as ours; where it was made here, with its cause.
+fn told(status: &tonic::Status) -> Status {
+    Status {
+        code: (status.code() as i32).cast_unsigned(),
+        message: match std::error::Error::source(status) {
+            Some(source) if status.message().is_empty() => chain(source),
+            _ => status.message().to_owned(),
+        },
+    }
+}
+
+/// The first number of a version such as `v2.1.4` or `1.6.20~ds1`; 0 when there is none.
+fn major(version: &str) -> u32 {
+    let digits = version.trim_start_matches('v');
+    let end = digits.find(|c: char| !c.is_ascii_digit());
+    digits[..end.unwrap_or(digits.len())].parse().unwrap_or(0)
 }
 
 /// An error with its causes, in one line.

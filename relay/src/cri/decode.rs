@@ -23,13 +23,37 @@ pub enum Side {
 /// are those of the .proto files (snake_case), enumerations their numbers.
 #[must_use]
 pub fn to_json(path: &str, side: Side, body: &[u8]) -> Option<Value> {
+    show(path, side, body, Json)
+}
+
+/// What can show any message of CRI.
+pub trait Show {
+    /// What comes of it.
+    type Shown;
+
+    /// Shows a message; `None` when it cannot.
+    fn show(self, message: &impl Serialize) -> Option<Self::Shown>;
+}
+
+/// Decodes one message as [`to_json`] does and has it shown by `how`.
+pub fn show<S: Show>(path: &str, side: Side, body: &[u8], how: S) -> Option<S::Shown> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     match service {
-        "runtime.v1.RuntimeService" => runtime_v1(method, side, body),
-        "runtime.v1.ImageService" => image_v1(method, side, body),
-        "runtime.v1alpha2.RuntimeService" => runtime_v1alpha2(method, side, body),
-        "runtime.v1alpha2.ImageService" => image_v1alpha2(method, side, body),
+        "runtime.v1.RuntimeService" => runtime_v1(method, side, body, how),
+        "runtime.v1.ImageService" => image_v1(method, side, body, how),
+        "runtime.v1alpha2.RuntimeService" => runtime_v1alpha2(method, side, body, how),
+        "runtime.v1alpha2.ImageService" => image_v1alpha2(method, side, body, how),
         _ => None,
+    }
+}
+
+struct Json;
+
+impl Show for Json {
+    type Shown = Value;
+
+    fn show(self, message: &impl Serialize) -> Option<Value> {
+        serde_json::to_value(message).ok()
     }
 }
 
@@ -42,40 +66,64 @@ pub fn is_known(path: &str) -> bool {
 /// Every path [`to_json`] knows: all RPCs of CRI v1 and v1alpha2.
 #[must_use]
 pub fn all_paths() -> Vec<String> {
-    let services: [(&str, &[&str]); 4] = [
-        ("runtime.v1.RuntimeService", RUNTIME_V1),
-        ("runtime.v1.ImageService", IMAGE_V1),
-        ("runtime.v1alpha2.RuntimeService", RUNTIME_V1ALPHA2),
-        ("runtime.v1alpha2.ImageService", IMAGE_V1ALPHA2),
+    let services: [(&str, [&[&str]; 2]); 4] = [
+        ("runtime.v1.RuntimeService", [RUNTIME, RUNTIME_LATER]),
+        ("runtime.v1.ImageService", [IMAGE, IMAGE_LATER]),
+        ("runtime.v1alpha2.RuntimeService", [RUNTIME, &[]]),
+        ("runtime.v1alpha2.ImageService", [IMAGE, &[]]),
     ];
-    services
-        .iter()
-        .flat_map(|(service, methods)| methods.iter().map(move |m| format!("/{service}/{m}")))
-        .collect()
+    let mut paths = Vec::new();
+    for (service, methods) in services {
+        let methods = methods.into_iter().flatten();
+        paths.extend(methods.map(|method| format!("/{service}/{method}")));
+    }
+    paths
 }
 
-fn json<M: Message + Default + Serialize>(body: &[u8]) -> Option<Value> {
-    serde_json::to_value(M::decode(body).ok()?).ok()
+fn decoded<M: Message + Default + Serialize, S: Show>(body: &[u8], how: S) -> Option<S::Shown> {
+    how.show(&M::decode(body).ok()?)
 }
 
+macro_rules! decode {
+    ($version:ident $method:ident $side:ident $body:ident $how:ident:
+        $($name:literal $request:ident $reply:ident,)*) => {
+        match ($method, $side) {
+            $(
+                ($name, Side::Request) => decoded::<$version::$request, S>($body, $how),
+                ($name, Side::Reply) => decoded::<$version::$reply, S>($body, $how),
+            )*
+            _ => None,
+        }
+    };
+}
+
+/// The methods of a service: those that both versions have, and those that came with v1.
 macro_rules! service {
-    ($names:ident $decode:ident $version:ident: $($method:literal $request:ident $reply:ident,)*) => {
-        const $names: &[&str] = &[$($method),*];
+    ($both:ident $later:ident $v1:ident $v1alpha2:ident:
+        $($name:literal $request:ident $reply:ident,)*
+        later: $($new:literal $new_request:ident $new_reply:ident,)*) => {
+        const $both: &[&str] = &[$($name),*];
+        const $later: &[&str] = &[$($new),*];
 
-        fn $decode(method: &str, side: Side, body: &[u8]) -> Option<Value> {
-            match (method, side) {
-                $(
-                    ($method, Side::Request) => json::<$version::$request>(body),
-                    ($method, Side::Reply) => json::<$version::$reply>(body),
-                )*
-                _ => None,
+        fn $v1<S: Show>(method: &str, side: Side, body: &[u8], how: S) -> Option<S::Shown> {
+            decode! {
+                v1 method side body how:
+                $($name $request $reply,)*
+                $($new $new_request $new_reply,)*
+            }
+        }
+
+        fn $v1alpha2<S: Show>(method: &str, side: Side, body: &[u8], how: S) -> Option<S::Shown> {
+            decode! {
+                v1alpha2 method side body how:
+                $($name $request $reply,)*
             }
         }
     };
 }
 
 service! {
-    RUNTIME_V1 runtime_v1 v1:
+    RUNTIME RUNTIME_LATER runtime_v1 runtime_v1alpha2:
     "Version" VersionRequest VersionResponse,
     "RunPodSandbox" RunPodSandboxRequest RunPodSandboxResponse,
     "StopPodSandbox" StopPodSandboxRequest StopPodSandboxResponse,
@@ -100,6 +148,7 @@ service! {
     "ListPodSandboxStats" ListPodSandboxStatsRequest ListPodSandboxStatsResponse,
     "UpdateRuntimeConfig" UpdateRuntimeConfigRequest UpdateRuntimeConfigResponse,
     "Status" StatusRequest StatusResponse,
+    later:
     "CheckpointContainer" CheckpointContainerRequest CheckpointContainerResponse,
     "GetContainerEvents" GetEventsRequest ContainerEventResponse,
     "ListMetricDescriptors" ListMetricDescriptorsRequest ListMetricDescriptorsResponse,
@@ -108,49 +157,13 @@ service! {
 }
 
 service! {
-    IMAGE_V1 image_v1 v1:
+    IMAGE IMAGE_LATER image_v1 image_v1alpha2:
     "ListImages" ListImagesRequest ListImagesResponse,
     "ImageStatus" ImageStatusRequest ImageStatusResponse,
     "PullImage" PullImageRequest PullImageResponse,
     "RemoveImage" RemoveImageRequest RemoveImageResponse,
     "ImageFsInfo" ImageFsInfoRequest ImageFsInfoResponse,
-}
-
-service! {
-    RUNTIME_V1ALPHA2 runtime_v1alpha2 v1alpha2:
-    "Version" VersionRequest VersionResponse,
-    "RunPodSandbox" RunPodSandboxRequest RunPodSandboxResponse,
-    "StopPodSandbox" StopPodSandboxRequest StopPodSandboxResponse,
-    "RemovePodSandbox" RemovePodSandboxRequest RemovePodSandboxResponse,
-    "PodSandboxStatus" PodSandboxStatusRequest PodSandboxStatusResponse,
-    "ListPodSandbox" ListPodSandboxRequest ListPodSandboxResponse,
-    "CreateContainer" CreateContainerRequest CreateContainerResponse,
-    "StartContainer" StartContainerRequest StartContainerResponse,
-    "StopContainer" StopContainerRequest StopContainerResponse,
-    "RemoveContainer" RemoveContainerRequest RemoveContainerResponse,
-    "ListContainers" ListContainersRequest ListContainersResponse,
-    "ContainerStatus" ContainerStatusRequest ContainerStatusResponse,
-    "UpdateContainerResources" UpdateContainerResourcesRequest UpdateContainerResourcesResponse,
-    "ReopenContainerLog" ReopenContainerLogRequest ReopenContainerLogResponse,
-    "ExecSync" ExecSyncRequest ExecSyncResponse,
-    "Exec" ExecRequest ExecResponse,
-    "Attach" AttachRequest AttachResponse,
-    "PortForward" PortForwardRequest PortForwardResponse,
-    "ContainerStats" ContainerStatsRequest ContainerStatsResponse,
-    "ListContainerStats" ListContainerStatsRequest ListContainerStatsResponse,
-    "PodSandboxStats" PodSandboxStatsRequest PodSandboxStatsResponse,
-    "ListPodSandboxStats" ListPodSandboxStatsRequest ListPodSandboxStatsResponse,
-    "UpdateRuntimeConfig" UpdateRuntimeConfigRequest UpdateRuntimeConfigResponse,
-    "Status" StatusRequest StatusResponse,
-}
-
-service! {
-    IMAGE_V1ALPHA2 image_v1alpha2 v1alpha2:
-    "ListImages" ListImagesRequest ListImagesResponse,
-    "ImageStatus" ImageStatusRequest ImageStatusResponse,
-    "PullImage" PullImageRequest PullImageResponse,
-    "RemoveImage" RemoveImageRequest RemoveImageResponse,
-    "ImageFsInfo" ImageFsInfoRequest ImageFsInfoResponse,
+    later:
 }
 
 #[cfg(test)]

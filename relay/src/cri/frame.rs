@@ -12,6 +12,7 @@ pub(super) const HEADERS: u8 = 1;
 pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
 pub(super) const PUSH_PROMISE: u8 = 5;
+pub(super) const PING: u8 = 6;
 pub(super) const GOAWAY: u8 = 7;
 pub(super) const WINDOW_UPDATE: u8 = 8;
 pub(super) const CONTINUATION: u8 = 9;
@@ -24,9 +25,12 @@ pub(super) const PRIORITY: u8 = 0x20;
 
 pub(super) const NO_ERROR: u32 = 0;
 pub(super) const PROTOCOL_ERROR: u32 = 1;
+pub(super) const FLOW_CONTROL_ERROR: u32 = 3;
 pub(super) const FRAME_SIZE_ERROR: u32 = 6;
+pub(super) const REFUSED_STREAM: u32 = 7;
 pub(super) const CANCEL: u32 = 8;
 pub(super) const COMPRESSION_ERROR: u32 = 9;
+pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
 
 pub(super) const MAX_STREAM: u32 = 0x7fff_ffff;
 
@@ -73,6 +77,23 @@ pub(super) fn put_window_update(out: &mut BytesMut, stream: u32, octets: usize) 
 pub(super) fn put_reset(out: &mut BytesMut, stream: u32, code: u32) {
     put_head(out, 4, RST_STREAM, 0, stream);
     out.put_u32(code);
+}
+
+pub(super) fn put_ping(out: &mut BytesMut, flags: u8, octets: [u8; 8]) {
+    put_head(out, octets.len(), PING, flags, 0);
+    out.put_slice(&octets);
+}
+
+pub(super) fn put_settings(out: &mut BytesMut, list: impl Iterator<Item = (u16, u32)>) {
+    let start = out.len();
+    put_head(out, 0, SETTINGS, 0, 0);
+    for (key, value) in list {
+        out.put_u16(key);
+        out.put_u32(value);
+    }
+    // Few: a frame that was received, or the handful of settings there are.
+    let [.., a, b, c] = (out.len() - start - HEAD).to_be_bytes();
+    out[start..start + 3].copy_from_slice(&[a, b, c]);
 }
 
 pub(super) fn put_goaway(out: &mut BytesMut, last: u32, code: u32, text: &str) {

@@ -1,6 +1,9 @@
 //! What the relay tells its onlookers (the dumper, the metrics) about each call.
 
-use crate::cri::intercept::{Call, Status};
+use crate::cri::{
+    decode::Side,
+    intercept::{Call, Status},
+};
 use bytes::Bytes;
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -44,6 +47,15 @@ pub enum Event {
     Reply {
         /// Message body without the gRPC prefix.
         body: Bytes,
+    },
+    /// A message longer than the relay keeps for onlookers went by; told in place of its body.
+    TooLong {
+        /// Of which side.
+        side: Side,
+        /// Its length.
+        octets: usize,
+        /// The most that is kept.
+        limit: usize,
     },
     /// The call is over.
     End {

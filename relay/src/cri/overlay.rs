@@ -252,25 +252,5 @@ fn cut_command(mut original: Bytes, out: &mut BytesMut) -> Result<(), Malformed>
     Ok(())
 }
 
-/// For fuzzing: any bytes, any overlay, no panic; and what was appended can be read back.
-#[doc(hidden)]
-pub fn fuzz(original: &[u8], cpus: &str) {
-    let overlay = CreateOverlay {
-        resources: Resources {
-            cpuset_cpus: Some(cpus.to_owned()),
-            ..Resources::default()
-        },
-        command: Some(vec![cpus.to_owned()]),
-        ..CreateOverlay::default()
-    };
-    let Ok(bytes) = overlay.apply(&Bytes::copy_from_slice(original)) else {
-        return;
-    };
-    assert!(
-        bytes.len() <= original.len() + 2 * cpus.len() + 64,
-        "no unbounded growth"
-    );
-}
-
 #[cfg(test)]
 mod tests;

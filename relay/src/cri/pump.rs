@@ -1,20 +1,21 @@
-//! Moves octets between the sockets of one client and its [`Session`], and runs the session's hooks.
+//! Moves octets between the sockets of one client's calls and its [`Session`], and runs the session's hooks.
 
 use crate::cri::{
     frame,
-    intercept::{Before, Outcome, Status},
+    intercept::{After, Before, Call, Outcome, Status},
     server::Route,
     session::{Session, Shared, Todo},
     status,
 };
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use std::{
+    fmt,
     future::poll_fn,
     io,
-    path::{Path, PathBuf},
+    path::Path,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -40,28 +41,46 @@ enum Answer {
 }
 
 enum Event {
-    /// Hooks are to be run.
+    /// Hooks are to be run, or a connection is wanted.
     Todo,
     ClientGone,
-    UpstreamGone(String),
+    UpstreamGone(Route, String),
     Broken(u32, String),
 }
 
-/// One client's pair of connections.
+/// A connection to the runtime, or what is known of its absence.
+struct Line {
+    stream: Option<UnixStream>,
+    input: BytesMut,
+    /// Why it cannot be had, and when to try again.
+    away: String,
+    retry_at: Instant,
+    retry_after: Duration,
+}
+
+impl Line {
+    fn new(away: &str) -> Self {
+        Self {
+            stream: None,
+            input: BytesMut::new(),
+            away: away.to_owned(),
+            retry_at: Instant::now(),
+            retry_after: Duration::from_millis(100),
+        }
+    }
+}
+
+/// One client's connection, and those to the runtime that its calls need.
 pub(super) struct Pump {
     client: UnixStream,
-    upstream: Option<UnixStream>,
     from_client: BytesMut,
-    from_upstream: BytesMut,
+    routes: &'static [Route],
+    lines: [Line; 2],
     session: Session,
     shared: Arc<Shared>,
     tasks: TaskTracker,
     answers: mpsc::Sender<Answer>,
     answered: Option<mpsc::Receiver<Answer>>,
-    /// Why the runtime cannot be reached, and when to try again.
-    away: String,
-    retry_at: Instant,
-    retry_after: Duration,
 }
 
 impl Pump {
@@ -74,21 +93,18 @@ impl Pump {
         let (answers, answered) = mpsc::channel(256);
         Self {
             client,
-            upstream: None,
             from_client: BytesMut::new(),
-            from_upstream: BytesMut::new(),
+            routes: shared.upstreams.lines(),
+            lines: [(); 2].map(|()| Line::new("not connected to the runtime yet")),
             session,
             shared,
             tasks,
             answers,
             answered: Some(answered),
-            away: "not connected to the runtime yet".into(),
-            retry_at: Instant::now(),
-            retry_after: Duration::from_millis(100),
         }
     }
 
-    /// Until one of the two sides is gone, or `shutdown` and all calls are over.
+    /// Until the client is gone, or `shutdown` and all calls are over.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         let Some(mut answered) = self.answered.take() else {
             return;
@@ -97,9 +113,10 @@ impl Pump {
         let mut drain: Option<Instant> = None;
         let mut intake_open = true;
         loop {
-            self.connect().await;
-            let tick =
-                (self.upstream.is_none() && self.session.route().is_some()) || drain.is_some();
+            for route in self.routes {
+                self.connect(*route).await;
+            }
+            let tick = self.waits() || drain.is_some();
             let next = tokio::time::Instant::now() + TICK;
             let event = tokio::select! {
                 event = poll_fn(|cx| self.poll(cx)) => event,
@@ -120,15 +137,21 @@ impl Pump {
             match event {
                 Event::Todo => {}
                 Event::ClientGone => self.session.client_lost(),
-                Event::UpstreamGone(ref why) => self.session.upstream_lost(why),
+                Event::UpstreamGone(route, ref why) => {
+                    self.session.upstream_lost(route, why);
+                    self.lines[route.index()] = Line::new(why);
+                }
                 Event::Broken(code, ref why) => {
                     tracing::warn!(why, "a client's connection is ended");
                     self.session.client_lost();
                     self.session.go_away(frame::MAX_STREAM, code, why);
                 }
             }
-            if self.session.waiting() {
-                self.session.expire(Instant::now(), &self.away);
+            for route in self.routes {
+                if self.session.waits_for(*route) {
+                    let away = &self.lines[route.index()].away;
+                    self.session.expire(*route, Instant::now(), away);
+                }
             }
             if let Some(since) = drain {
                 // Two looks: whoever opened a call before hearing of the end is served still.
@@ -137,42 +160,49 @@ impl Pump {
                     self.session.close_intake();
                 }
                 if since.elapsed() >= self.shared.options.drain_limit {
-                    self.session.upstream_lost(SHUTTING_DOWN);
+                    self.session.cut(SHUTTING_DOWN);
                 }
             }
             self.run_hooks();
-            if !matches!(event, Event::Todo) || self.session.finished() {
+            let over = matches!(event, Event::ClientGone | Event::Broken(..));
+            if over || self.session.finished() {
                 return self.close().await;
             }
         }
     }
 
-    /// Sends what is left and ends both connections.
+    /// Whether a call waits for a connection to the runtime.
+    fn waits(&self) -> bool {
+        let mut routes = self.routes.iter();
+        routes.any(|route| self.session.waits_for(*route))
+    }
+
+    /// Sends what is left and ends all connections.
     async fn close(mut self) {
         let rest = self.session.to_client.split();
         // A client that does not read or is gone loses nothing by this.
         drop(timeout(Duration::from_secs(1), self.client.write_all(&rest)).await);
-        if let Some(mut upstream) = self.upstream.take() {
-            let rest = self.session.to_upstream.split();
-            drop(timeout(Duration::from_secs(1), upstream.write_all(&rest)).await);
+        for route in self.routes {
+            if let Some(upstream) = &mut self.lines[route.index()].stream {
+                let rest = self.session.upstream_out(*route).split();
+                drop(timeout(Duration::from_secs(1), upstream.write_all(&rest)).await);
+            }
         }
     }
 
-    /// Tries to reach the runtime, if it is time to.
-    async fn connect(&mut self) {
-        let Some(route) = self.session.route().filter(|_| self.upstream.is_none()) else {
-            return;
-        };
-        let Some(path) = self.shared.upstreams.path(route).map(Path::to_owned) else {
-            return;
-        };
-        if Instant::now() < self.retry_at {
+    /// Tries to reach the runtime, if a call waits for it and it is time to.
+    async fn connect(&mut self, route: Route) {
+        let line = &mut self.lines[route.index()];
+        if !self.session.waits_for(route) || Instant::now() < line.retry_at {
             return;
         }
-        match UnixStream::connect(&path).await {
+        let Some(path) = self.shared.upstreams.path(route) else {
+            return;
+        };
+        match UnixStream::connect(path).await {
             Ok(upstream) => {
-                self.upstream = Some(upstream);
-                self.session.connected();
+                line.stream = Some(upstream);
+                self.session.connected(route);
                 if let Some(outage) = self.shared.outages.ended(route) {
                     tracing::info!(path = %path.display(), ?outage, "the {} is back", route.name());
                 }
@@ -182,9 +212,9 @@ impl Pump {
                     let path = path.display();
                     tracing::info!(%path, %error, "the {} is away, calls wait for it", route.name());
                 }
-                self.away = unreachable(route, &path, &error);
-                self.retry_at = Instant::now() + self.retry_after;
-                self.retry_after = (self.retry_after * 2).min(Duration::from_secs(1));
+                line.away = unreachable(route, path, &error);
+                line.retry_at = Instant::now() + line.retry_after;
+                line.retry_after = (line.retry_after * 2).min(Duration::from_secs(1));
             }
         }
     }
@@ -192,9 +222,9 @@ impl Pump {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         loop {
             let mut moved = false;
-            if self.session.to_upstream.len() < BACKLOG
-                && let Poll::Ready(read) = read(&mut self.client, &mut self.from_client, cx)
-            {
+            let mut routes = self.routes.iter();
+            let room = routes.all(|route| self.session.upstream_out(*route).len() < BACKLOG);
+            if room && let Poll::Ready(read) = read(&mut self.client, &mut self.from_client, cx) {
                 if !matches!(read, Ok(1..)) {
                     return Poll::Ready(Event::ClientGone);
                 }
@@ -203,26 +233,10 @@ impl Pump {
                     return Poll::Ready(Event::Broken(fault.code, fault.text));
                 }
             }
-            let routed = self.upstream.is_none() && self.session.route().is_some();
-            if let Some(upstream) = &mut self.upstream {
-                match write(upstream, &mut self.session.to_upstream, cx) {
-                    Poll::Ready(Err(error)) => return self.lost(&error.to_string()),
-                    Poll::Ready(Ok(wrote)) => moved |= wrote,
-                    Poll::Pending => {}
-                }
-            }
-            if self.session.to_client.len() < BACKLOG
-                && let Some(upstream) = &mut self.upstream
-                && let Poll::Ready(read) = read(upstream, &mut self.from_upstream, cx)
-            {
-                match read {
-                    Ok(0) => return self.lost("it closed the connection"),
-                    Err(error) => return self.lost(&error.to_string()),
-                    Ok(_) => {}
-                }
-                moved = true;
-                if let Err(fault) = self.session.take_from_upstream(&mut self.from_upstream) {
-                    return self.lost(&fault.text);
+            for route in self.routes {
+                match self.poll_line(*route, cx) {
+                    Ok(line_moved) => moved |= line_moved,
+                    Err(why) => return Poll::Ready(Event::UpstreamGone(*route, why)),
                 }
             }
             match write(&mut self.client, &mut self.session.to_client, cx) {
@@ -231,7 +245,7 @@ impl Pump {
                 Poll::Pending => {}
             }
             let finished = self.session.finished();
-            if !self.session.todo.is_empty() || finished || (moved && routed) {
+            if !self.session.todo.is_empty() || finished || (moved && self.waits()) {
                 return Poll::Ready(Event::Todo);
             }
             if !moved {
@@ -240,66 +254,112 @@ impl Pump {
         }
     }
 
-    fn lost(&self, why: &str) -> Poll<Event> {
-        let path = self
-            .session
-            .route()
-            .and_then(|r| self.shared.upstreams.path(r));
-        let path = path.map_or_else(PathBuf::new, Path::to_owned);
-        let text = format!("connection to {} broke: {why}", path.display());
-        Poll::Ready(Event::UpstreamGone(text))
+    /// Writes to and reads from one connection to the runtime; whether anything moved, or why it is lost.
+    fn poll_line(&mut self, route: Route, cx: &mut Context<'_>) -> Result<bool, String> {
+        let Line { stream, input, .. } = &mut self.lines[route.index()];
+        let Some(stream) = stream else {
+            return Ok(false);
+        };
+        let path = self.shared.upstreams.path(route).unwrap_or(Path::new(""));
+        let broke =
+            |why: &dyn fmt::Display| format!("connection to {} broke: {why}", path.display());
+        let mut moved = false;
+        // What it said before it closed the connection counts: a write that fails is told after the read.
+        let written = write(stream, self.session.upstream_out(route), cx);
+        if let Poll::Ready(Ok(wrote)) = &written {
+            moved |= wrote;
+        }
+        if self.session.to_client.len() < BACKLOG
+            && let Poll::Ready(read) = read(stream, input, cx)
+        {
+            match read {
+                Ok(0) => return Err(broke(&"it closed the connection")),
+                Err(error) => return Err(broke(&error)),
+                Ok(_) => moved = true,
+            }
+            let taken = self.session.take_from_upstream(route, input);
+            taken.map_err(|fault| broke(&fault.text))?;
+        }
+        match written {
+            Poll::Ready(Err(error)) if !moved => Err(broke(&error)),
+            _ => Ok(moved),
+        }
     }
 
+    /// Runs hooks until none is left to run: here as far as they get without waiting, which is all the
+    /// way for most; a task of its own takes over what must wait.
     fn run_hooks(&mut self) {
-        for todo in std::mem::take(&mut self.session.todo) {
-            match todo {
-                Todo::Before(id, call, request) => {
-                    let shared = Arc::clone(&self.shared);
-                    let answers = self.answers.clone();
-                    self.tasks.spawn(async move {
-                        let Some(interceptor) = &shared.interceptor else {
-                            return;
-                        };
-                        let limit = shared.options.before_limit;
-                        let before = timeout(limit, interceptor.before(&call, &request)).await;
-                        let before = before.unwrap_or_else(|_| {
-                            let message = format!("{} was not decided within {limit:?}", call.path);
-                            let code = status::DEADLINE_EXCEEDED;
-                            Before::Refuse(Status { code, message })
-                        });
-                        let unsent = answers.send(Answer::Decided(id, before)).await;
-                        if let Err(mpsc::error::SendError(Answer::Decided(
-                            _,
-                            Before::Forward {
-                                after: Some(after), ..
-                            },
-                        ))) = unsent
-                        {
-                            let message = "the client left before the request was sent".to_owned();
-                            let status = Status {
-                                code: status::CANCELLED,
-                                message,
-                            };
-                            drop(timeout(limit, after.after(Outcome::Failed(status))).await);
-                        }
-                    });
-                }
-                Todo::After(id, after, outcome) => {
-                    let limit = self.shared.options.after_limit;
-                    let answers = self.answers.clone();
-                    self.tasks.spawn(async move {
-                        if timeout(limit, after.after(outcome)).await.is_err() {
-                            tracing::warn!(?limit, "the hook at the end of a call took too long");
-                        }
-                        if let Some(id) = id {
-                            // A connection that has ended does not wait for it.
-                            drop(answers.send(Answer::Committed(id)).await);
-                        }
-                    });
+        while !self.session.todo.is_empty() {
+            for todo in std::mem::take(&mut self.session.todo) {
+                match todo {
+                    Todo::Before(id, call, request) => self.run_before(id, call, request),
+                    Todo::After(id, after, outcome) => self.run_after(id, after, outcome),
                 }
             }
         }
     }
+
+    fn run_before(&mut self, id: u32, call: Arc<Call>, request: Bytes) {
+        let Some(interceptor) = self.shared.interceptor.clone() else {
+            return;
+        };
+        let limit = self.shared.options.before_limit;
+        let path = Arc::clone(&call.path);
+        let mut hook = Box::pin(async move { interceptor.before(&call, &request).await });
+        if let Poll::Ready(before) = at_once(hook.as_mut()) {
+            return self.session.decided(id, before);
+        }
+        let answers = self.answers.clone();
+        self.tasks.spawn(async move {
+            let before = timeout(limit, hook).await.unwrap_or_else(|_| {
+                let message = format!("{path} was not decided within {limit:?}");
+                let code = status::DEADLINE_EXCEEDED;
+                Before::Refuse(Status { code, message })
+            });
+            let unsent = answers.send(Answer::Decided(id, before)).await;
+            if let Err(mpsc::error::SendError(Answer::Decided(
+                _,
+                Before::Forward {
+                    after: Some(after), ..
+                },
+            ))) = unsent
+            {
+                let message = "the client left before the request was sent".to_owned();
+                let status = Status {
+                    code: status::CANCELLED,
+                    message,
+                };
+                drop(timeout(limit, after.after(Outcome::Failed(status))).await);
+            }
+        });
+    }
+
+    fn run_after(&mut self, id: Option<u32>, after: Box<dyn After>, outcome: Outcome) {
+        let limit = self.shared.options.after_limit;
+        let mut hook = after.after(outcome);
+        if at_once(hook.as_mut()).is_ready() {
+            if let Some(id) = id {
+                self.session.committed(id);
+            }
+            return;
+        }
+        let answers = self.answers.clone();
+        self.tasks.spawn(async move {
+            if timeout(limit, hook).await.is_err() {
+                tracing::warn!(?limit, "the hook at the end of a call took too long");
+            }
+            if let Some(id) = id {
+                // A connection that has ended does not wait for it.
+                drop(answers.send(Answer::Committed(id)).await);
+            }
+        });
+    }
+}
+
+/// What comes of a hook that need not wait. One that must has heard of no waker that matters yet:
+/// whoever polls it next gives it one.
+fn at_once<T>(hook: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<T> {
+    hook.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 fn unreachable(route: Route, path: &Path, error: &io::Error) -> String {

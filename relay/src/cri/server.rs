@@ -1,4 +1,4 @@
-//! Accepts clients and gives each its own pair of connections.
+//! Accepts clients and gives each its own connections to the runtime.
 
 use crate::cri::{
     intercept::Interceptor,
@@ -42,6 +42,14 @@ impl Route {
         }
     }
 
+    /// Where things that each route has one of are kept.
+    pub(super) fn index(self) -> usize {
+        match self {
+            Self::Runtime => 0,
+            Self::Image => 1,
+        }
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Runtime => "runtime service",
@@ -58,21 +66,24 @@ impl Upstreams {
         }
     }
 
-    pub(super) fn serves(&self, route: Route) -> bool {
-        self.path(route).is_some()
+    /// The route whose socket serves `route`: one connection serves both when their sockets are the
+    /// same. `None` when the service is turned off.
+    pub(super) fn line(&self, route: Route) -> Option<Route> {
+        self.path(route)?;
+        if self.runtime == self.image {
+            Some(Route::Runtime)
+        } else {
+            Some(route)
+        }
     }
 
-    pub(super) fn same(&self, a: Route, b: Route) -> bool {
-        self.path(a) == self.path(b)
-    }
-
-    /// The route of every call, when there is but one socket.
-    pub(super) fn only_route(&self) -> Option<Route> {
+    /// The routes that have a connection of their own.
+    pub(super) fn lines(&self) -> &'static [Route] {
         match (&self.runtime, &self.image) {
-            (Some(runtime), Some(image)) => (runtime == image).then_some(Route::Runtime),
-            (Some(_), None) => Some(Route::Runtime),
-            (None, Some(_)) => Some(Route::Image),
-            (None, None) => None,
+            (Some(runtime), Some(image)) if runtime != image => &[Route::Runtime, Route::Image],
+            (Some(_), _) => &[Route::Runtime],
+            (None, Some(_)) => &[Route::Image],
+            (None, None) => &[],
         }
     }
 }

@@ -1,18 +1,25 @@
-//! One client connection and its connection to the runtime, as a state machine without any I/O.
+//! One client connection and its connections to the runtime, as a state machine without any I/O.
 //!
-//! Frames pass verbatim in both directions under the same stream ids, so that flow control,
+//! Frames of calls pass verbatim in both directions under the same stream ids, so that flow control,
 //! cancellation and half-close are end to end. Only header blocks are written anew, and only the
-//! messages of intercepted calls wait here. What must be sent piles up in `to_client` and
-//! `to_upstream`; hooks to run are in `todo`. Nothing here blocks, and no octets make it panic.
+//! messages of intercepted calls wait here. What must be sent piles up in `to_client` and in the links;
+//! hooks to run are in `todo`. Nothing here blocks, and no octets make it panic.
 //!
 //! ```text
-//!  client ─ client in ──▶ ┌─────────┐ ─ to_upstream ─▶ runtime
-//!  client ◀─── to_client ─ │ Session │ ◀─ from_upstream ─ runtime
-//!                          └─────────┘ ─ todo ─▶ hooks ─ decided, committed ─▶ Session
+//!  client ─ take_from_client ─▶ ┌─────────┐ ─ links[Runtime].out ─▶ runtime.sock
+//!  client ◀──────── to_client ─ │ Session │ ─ links[Image].out ───▶ image.sock, where it is another one
+//!                               └─────────┘ ◀─ take_from_upstream ─ both
+//!                                    └─ todo ─▶ hooks ─ decided, committed ─▶ Session
 //! ```
+//!
+//! A link is connected when a call needs it. When its connection breaks, its calls fail, and the
+//! client's connection lives on: the next call connects again.
 
 mod client;
+mod control;
+mod flow;
 mod held;
+mod link;
 mod upstream;
 
 use crate::cri::{
@@ -26,7 +33,10 @@ use crate::cri::{
     tee::Tee,
 };
 use bytes::{Buf, Bytes, BytesMut};
+use control::Ping;
+use flow::signed;
 use held::Held;
+use link::{Link, Settings};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{
@@ -82,11 +92,19 @@ impl std::fmt::Debug for Todo {
 struct Stream {
     received: Instant,
     deadline: Option<Instant>,
+    /// The link it uses.
+    route: Route,
     /// A server stream that lives as long as the client.
     endless: bool,
     client_done: bool,
     /// The response's header block went to the client.
     replied: bool,
+    /// What the runtime takes on this stream.
+    window: i64,
+    /// Granted to the client beyond the initial window, less what it has sent.
+    granted: i64,
+    /// Octets of it that wait for a window of the runtime.
+    blocked: i64,
     held: Option<Box<Held>>,
     tee: Option<Box<Tee>>,
 }
@@ -104,33 +122,34 @@ struct Block {
 pub(super) struct Session {
     shared: Arc<Shared>,
     pub(super) to_client: BytesMut,
-    pub(super) to_upstream: BytesMut,
     pub(super) todo: Vec<Todo>,
+    links: [Link; 2],
     streams: HashMap<u32, Stream>,
-    /// Streams that are over for the relay, though the client has not ended them yet.
-    dead: HashSet<u32>,
-    connected: bool,
-    /// Frames that wait for the runtime's connection, with their stream.
-    pending: Vec<(u32, Bytes)>,
-    /// DATA frames that wait for the runtime's connection window.
-    blocked: VecDeque<(u32, Bytes)>,
+    /// Octets in the links' `blocked`.
+    blocked_octets: i64,
+    /// Frames that wait for the client's window, with their stream, and their octets of DATA.
+    queued: VecDeque<(u32, Bytes)>,
+    queued_octets: i64,
     /// Held streams whose request is being sent.
     sending: Vec<u32>,
-    route: Option<Route>,
     preface_seen: bool,
-    own_settings_acked: bool,
     client_headers: Decoder,
-    upstream_headers: Decoder,
     client_block: Option<Block>,
-    upstream_block: Option<Block>,
-    /// Largest frame each side takes.
+    /// The client's settings, how many frames of them there were, and how many it knows to be heard.
+    client_settings: Vec<(u16, u32)>,
+    settings_seen: u64,
+    settings_acked: u64,
+    /// Largest frame the client takes.
     client_max_frame: usize,
-    upstream_max_frame: usize,
-    /// The runtime's windows: of a new stream, and what is left of the connection's.
-    upstream_initial_window: i64,
-    upstream_window: i64,
-    /// Window granted to the client in the runtime's name, to be kept from later updates.
-    debt: usize,
+    /// The settings that the client was told, and whose socket learns of each acknowledgement to come.
+    announced: Settings,
+    announces: VecDeque<Option<Route>>,
+    /// What the client may send on the whole connection, and what it takes.
+    client_credit: i64,
+    client_room: i64,
+    /// PINGs on their way, by the socket they go to or came from.
+    client_pings: VecDeque<(Route, Ping)>,
+    upstream_pings: VecDeque<(Route, Ping)>,
     last_stream: u32,
     /// New streams above this are ignored; the client was told.
     going_away: Option<u32>,
@@ -140,30 +159,29 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let max_list = shared.options.max_header_list_bytes;
-        let route = shared.upstreams.only_route();
         let mut session = Self {
             shared,
             to_client: BytesMut::new(),
-            to_upstream: BytesMut::new(),
             todo: Vec::new(),
+            links: [Link::new(max_list), Link::new(max_list)],
             streams: HashMap::new(),
-            dead: HashSet::new(),
-            connected: false,
-            pending: Vec::new(),
-            blocked: VecDeque::new(),
+            blocked_octets: 0,
+            queued: VecDeque::new(),
+            queued_octets: 0,
             sending: Vec::new(),
-            route,
             preface_seen: false,
-            own_settings_acked: false,
             client_headers: Decoder::new(max_list),
-            upstream_headers: Decoder::new(max_list),
             client_block: None,
-            upstream_block: None,
+            client_settings: Vec::new(),
+            settings_seen: 0,
+            settings_acked: 0,
             client_max_frame: frame::DEFAULT_MAX_FRAME,
-            upstream_max_frame: frame::DEFAULT_MAX_FRAME,
-            upstream_initial_window: frame::DEFAULT_WINDOW,
-            upstream_window: frame::DEFAULT_WINDOW,
-            debt: 0,
+            announced: Settings::DEFAULT,
+            announces: VecDeque::from([None]),
+            client_credit: frame::DEFAULT_WINDOW,
+            client_room: frame::DEFAULT_WINDOW,
+            client_pings: VecDeque::new(),
+            upstream_pings: VecDeque::new(),
             last_stream: 0,
             going_away: None,
             compressed_logged: false,
@@ -172,14 +190,15 @@ impl Session {
         session
     }
 
-    /// Where this connection's calls go, once that is known.
-    pub(super) fn route(&self) -> Option<Route> {
-        self.route
+    /// What is to be sent to the socket of `route`.
+    pub(super) fn upstream_out(&mut self, route: Route) -> &mut BytesMut {
+        &mut self.links[route.index()].out
     }
 
-    /// Whether any call waits for the runtime's connection.
-    pub(super) fn waiting(&self) -> bool {
-        !self.connected && !self.streams.is_empty()
+    /// Whether a call waits for a connection to the socket of `route`.
+    pub(super) fn waits_for(&self, route: Route) -> bool {
+        let link = &self.links[route.index()];
+        !link.connected && !link.pending.is_empty()
     }
 
     /// No call is open and the client was told to go: the connection can be closed.
@@ -187,24 +206,17 @@ impl Session {
         self.going_away
             .is_some_and(|last| last != frame::MAX_STREAM)
             && self.streams.is_empty()
+            && self.queued.is_empty()
     }
 
-    /// The runtime's connection is there: what waited goes out.
-    pub(super) fn connected(&mut self) {
-        self.connected = true;
-        for (_, octets) in self.pending.drain(..) {
-            self.to_upstream.extend_from_slice(&octets);
-        }
-        for stream in self.streams.values_mut() {
-            if let Some(tee) = stream.tee.as_mut().filter(|_| stream.client_done) {
-                tee.sent();
-            }
-        }
+    fn of(&self, route: Route) -> Vec<u32> {
+        let streams = self.streams.iter().filter(|(_, s)| s.route == route);
+        streams.map(|(id, _)| *id).collect()
     }
 
-    /// Fails calls whose own deadline, or the limit for those without one, is near while the runtime
-    /// is away for the reason `why`.
-    pub(super) fn expire(&mut self, now: Instant, why: &str) {
+    /// Fails calls of `route` whose own deadline, or the limit for those without one, is near while the
+    /// runtime is away for the reason `why`.
+    pub(super) fn expire(&mut self, route: Route, now: Instant, why: &str) {
         let options = &self.shared.options;
         let (margin, limit) = (options.deadline_margin, options.connect_limit);
         let due = |s: &Stream| match s.deadline {
@@ -214,7 +226,7 @@ impl Session {
         let late: Vec<u32> = self
             .streams
             .iter()
-            .filter(|(_, s)| due(s))
+            .filter(|(_, s)| s.route == route && due(s))
             .map(|(id, _)| *id)
             .collect();
         for id in late {
@@ -222,13 +234,15 @@ impl Session {
         }
     }
 
-    /// The runtime's connection is gone: every call fails, the client is sent away.
-    pub(super) fn upstream_lost(&mut self, why: &str) {
+    /// Ends every call and sends the client away.
+    pub(super) fn cut(&mut self, why: &str) {
         let ids: Vec<u32> = self.streams.keys().copied().collect();
         for id in ids {
-            self.fail(id, unavailable(why));
+            self.refuse(id, unavailable(why));
         }
-        self.go_away(self.last_stream, frame::NO_ERROR, why);
+        self.queued.clear();
+        self.queued_octets = 0;
+        self.close_intake();
     }
 
     /// The client is gone.
@@ -247,8 +261,7 @@ impl Session {
             .map(|(id, _)| *id)
             .collect();
         for id in endless {
-            self.fail(id, unavailable(why));
-            self.cancel_upstream(id);
+            self.refuse(id, unavailable(why));
         }
         if self.going_away.is_none() {
             self.go_away(frame::MAX_STREAM, frame::NO_ERROR, why);
@@ -257,7 +270,8 @@ impl Session {
 
     /// After the client had time to hear of [`Self::drain`]: later streams are not served.
     pub(super) fn close_intake(&mut self) {
-        self.go_away(self.last_stream, frame::NO_ERROR, "");
+        let served = self.going_away.unwrap_or(frame::MAX_STREAM);
+        self.go_away(self.last_stream.min(served), frame::NO_ERROR, "");
     }
 
     pub(super) fn go_away(&mut self, last: u32, code: u32, why: &str) {
@@ -266,23 +280,39 @@ impl Session {
         frame::put_goaway(&mut self.to_client, last, code, &text);
     }
 
+    /// Ends a call towards both sides.
+    fn refuse(&mut self, id: u32, status: Status) {
+        let route = self.streams.get(&id).map(|stream| stream.route);
+        self.fail(id, status);
+        if let Some(route) = route {
+            self.links[route.index()].reset(id, frame::CANCEL);
+        }
+    }
+
     /// Ends a call towards the client with `status`, whatever has happened to it.
     fn fail(&mut self, id: u32, status: Status) {
-        let Some(mut stream) = self.streams.remove(&id) else {
+        let Some(stream) = self.streams.remove(&id) else {
             return;
         };
-        self.unqueue(id, stream.held.is_some());
-        self.send_trailers(id, &status::trailers(&status, !stream.replied));
+        self.take_back(id, &stream);
+        self.drop_queued(id);
+        let list = status::trailers(&status, !stream.replied);
+        let block = self.block_to_client(id, &list, true);
+        self.to_client.extend_from_slice(&block);
         if !stream.client_done {
-            self.dead.insert(id);
             frame::put_reset(&mut self.to_client, id, frame::NO_ERROR);
         }
+        let seen = self.links[stream.route.index()].connected;
+        self.end(stream, status, seen);
+    }
+
+    /// Tells onlookers and hooks of the end of a call; `seen`: the runtime may know of it.
+    fn end(&mut self, mut stream: Stream, status: Status, seen: bool) {
         if let Some(tee) = stream.tee.take() {
             tee.end(Some(status.clone()));
         }
         if let Some(held) = stream.held.take() {
-            let unknown = self.connected && held.was_sent();
-            let outcome = if unknown {
+            let outcome = if seen && held.was_sent() {
                 Outcome::Unknown(status.message)
             } else {
                 Outcome::Failed(status)
@@ -292,22 +322,13 @@ impl Session {
     }
 
     /// A call that nobody waits for any more.
-    fn abandon(&mut self, mut stream: Stream, why: &str) {
+    fn abandon(&mut self, stream: Stream, why: &str) {
         let status = Status {
             code: status::CANCELLED,
             message: why.to_owned(),
         };
-        if let Some(held) = stream.held.take() {
-            let outcome = if self.connected && held.was_sent() {
-                Outcome::Unknown(why.to_owned())
-            } else {
-                Outcome::Failed(status.clone())
-            };
-            self.after_detached(held.after, outcome);
-        }
-        if let Some(tee) = stream.tee.take() {
-            tee.end(Some(status));
-        }
+        let seen = self.links[stream.route.index()].connected;
+        self.end(stream, status, seen);
     }
 
     fn after_detached(&mut self, after: Option<Box<dyn After>>, outcome: Outcome) {
@@ -316,52 +337,12 @@ impl Session {
         }
     }
 
-    /// Takes back what of stream `id` has not left yet.
-    fn unqueue(&mut self, id: u32, held: bool) {
-        self.sending.retain(|s| *s != id);
-        let mut unsent = 0;
-        self.pending.retain(|(stream, octets)| {
-            let drop = *stream == id;
-            if drop {
-                unsent += data_len(octets);
-            }
-            !drop
-        });
-        self.upstream_window += signed(unsent);
-        if held {
-            self.debt = self.debt.saturating_sub(unsent);
-            unsent = 0;
-        }
-        self.blocked.retain(|(stream, octets)| {
-            let drop = *stream == id;
-            if drop {
-                unsent += data_len(octets);
-            }
-            !drop
-        });
-        // The runtime will never give this window back, so it is given back in its name.
-        frame::put_window_update(&mut self.to_client, 0, unsent);
-    }
-
-    fn cancel_upstream(&mut self, id: u32) {
-        if self.connected {
-            frame::put_reset(&mut self.to_upstream, id, frame::CANCEL);
-        }
-    }
-
-    fn send_trailers(&mut self, id: u32, trailers: &[Header]) {
-        let mut block = BytesMut::with_capacity(128);
-        hpack::encode(trailers, &mut block);
-        frame::put_block(&mut self.to_client, id, &block, true, self.client_max_frame);
-    }
-
-    /// Sends a frame on, or keeps it until the runtime's connection is there.
-    fn forward_up(&mut self, id: u32, octets: &[u8]) {
-        if self.connected {
-            self.to_upstream.extend_from_slice(octets);
-        } else {
-            self.pending.push((id, Bytes::copy_from_slice(octets)));
-        }
+    fn block_to_client(&self, id: u32, list: &[Header], end: bool) -> Bytes {
+        let mut block = BytesMut::with_capacity(256);
+        hpack::encode(list, &mut block);
+        let mut frames = BytesMut::with_capacity(block.len() + frame::HEAD);
+        frame::put_block(&mut frames, id, &block, end, self.client_max_frame);
+        frames.freeze()
     }
 }
 
@@ -372,15 +353,8 @@ fn unavailable(why: &str) -> Status {
     }
 }
 
-/// What a frame counts in flow control.
-fn data_len(octets: &[u8]) -> usize {
-    Head::read(octets)
-        .filter(|h| h.kind == frame::DATA)
-        .map_or(0, |h| h.len)
-}
-
-fn signed(octets: usize) -> i64 {
-    i64::try_from(octets).unwrap_or(i64::MAX)
+fn to_usize(value: u32) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
 }
 
 /// Takes the next whole frame off `input`.

@@ -1,6 +1,7 @@
 //! What onlookers get of one call: message bodies put together from DATA frames, and its end.
 
 use crate::cri::{
+    decode::Side,
     intercept::{Call, Status},
     observe::{Event, Interest, Kind, Observer},
 };
@@ -13,6 +14,7 @@ pub(super) struct Tee {
     onlookers: Vec<(Arc<dyn Observer>, bool)>,
     call: Arc<Call>,
     kind: Kind,
+    max_body: usize,
     request: Option<Messages>,
     reply: Option<Messages>,
     sent: Option<Instant>,
@@ -43,6 +45,7 @@ impl Tee {
             onlookers,
             call: Arc::clone(call),
             kind,
+            max_body,
             request: bodies.then(|| Messages::new(max_body)),
             reply: bodies.then(|| Messages::new(max_body)),
             sent: None,
@@ -52,12 +55,11 @@ impl Tee {
 
     /// DATA from the client.
     pub(super) fn request(&mut self, data: &[u8], end: bool) {
-        let mut bodies = Vec::new();
-        if let Some(messages) = &mut self.request {
-            messages.push(data, &mut bodies);
-        }
-        for body in bodies {
-            self.tell(true, &Event::Request { body });
+        if let Some(mut messages) = self.request.take() {
+            messages.push(data, |message| {
+                self.tell(true, self.event(Side::Request, message));
+            });
+            self.request = Some(messages);
         }
         if end {
             self.sent = Some(Instant::now());
@@ -66,7 +68,7 @@ impl Tee {
 
     /// A hook put `body` in the request's place.
     pub(super) fn rewritten(&mut self, body: Bytes) {
-        self.tell(true, &Event::Rewritten { body });
+        self.tell(true, Event::Rewritten { body });
     }
 
     /// The request goes to the runtime now.
@@ -76,12 +78,11 @@ impl Tee {
 
     /// DATA from the runtime.
     pub(super) fn reply(&mut self, data: &[u8]) {
-        let mut bodies = Vec::new();
-        if let Some(messages) = &mut self.reply {
-            messages.push(data, &mut bodies);
-        }
-        for body in bodies {
-            self.tell(true, &Event::Reply { body });
+        if let Some(mut messages) = self.reply.take() {
+            messages.push(data, |message| {
+                self.tell(true, self.event(Side::Reply, message));
+            });
+            self.reply = Some(messages);
         }
     }
 
@@ -100,7 +101,7 @@ impl Tee {
         let runtime = runtime.unwrap_or_default();
         self.tell(
             false,
-            &Event::End {
+            Event::End {
                 failed,
                 total,
                 runtime,
@@ -108,13 +109,37 @@ impl Tee {
         );
     }
 
-    fn tell(&self, body: bool, event: &Event) {
-        for (onlooker, bodies) in &self.onlookers {
-            if !body || *bodies {
-                onlooker.observe(&self.call, self.kind, event.clone());
-            }
+    fn event(&self, side: Side, message: Passed) -> Event {
+        match (message, side) {
+            (Passed::Whole(body), Side::Request) => Event::Request { body },
+            (Passed::Whole(body), Side::Reply) => Event::Reply { body },
+            (Passed::TooLong(octets), side) => Event::TooLong {
+                side,
+                octets,
+                limit: self.max_body,
+            },
         }
     }
+
+    fn tell(&self, body: bool, event: Event) {
+        let mut told = self.onlookers.iter().filter(|(_, bodies)| !body || *bodies);
+        let Some((last, _)) = told.next_back() else {
+            return;
+        };
+        for (onlooker, _) in told {
+            onlooker.observe(&self.call, self.kind, event.clone());
+        }
+        last.observe(&self.call, self.kind, event);
+    }
+}
+
+/// A message that went by.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// Its body.
+    Whole(Bytes),
+    /// The length of a body that is longer than what is kept.
+    TooLong(usize),
 }
 
 /// Cuts a stream of DATA into gRPC messages (5-byte prefix: compressed flag, length).
@@ -122,7 +147,7 @@ impl Tee {
 pub(super) struct Messages {
     head: BytesMut,
     body: BytesMut,
-    /// Octets of the current body still to come, and of those, to be kept.
+    /// Octets of the current body still to come.
     left: usize,
     max_body: usize,
 }
@@ -130,7 +155,7 @@ pub(super) struct Messages {
 const PREFIX: usize = 5;
 
 impl Messages {
-    /// Bodies are cut off after `max_body` octets.
+    /// Nothing is kept of bodies longer than `max_body` octets.
     pub(super) fn new(max_body: usize) -> Self {
         Self {
             head: BytesMut::new(),
@@ -140,9 +165,20 @@ impl Messages {
         }
     }
 
-    /// Takes `data` in; complete bodies go to `out`.
-    pub(super) fn push(&mut self, mut data: &[u8], out: &mut Vec<Bytes>) {
+    /// Takes `data` in; complete messages go to `out`.
+    pub(super) fn push(&mut self, mut data: &[u8], mut out: impl FnMut(Passed)) {
         while !data.is_empty() {
+            // Nearly always one frame holds one whole message.
+            if self.head.is_empty()
+                && let Some((head, rest)) = data.split_at_checked(PREFIX)
+                && let Some(body) = rest
+                    .get(..length(head))
+                    .filter(|b| b.len() <= self.max_body)
+            {
+                out(Passed::Whole(Bytes::copy_from_slice(body)));
+                data.advance(PREFIX + body.len());
+                continue;
+            }
             if self.head.len() < PREFIX {
                 let n = data.len().min(PREFIX - self.head.len());
                 self.head.extend_from_slice(&data[..n]);
@@ -152,14 +188,20 @@ impl Messages {
                 }
                 self.left = length(&self.head);
             }
+            let whole = length(&self.head);
             let n = data.len().min(self.left);
-            let keep = n.min(self.max_body - self.body.len());
-            self.body.extend_from_slice(&data[..keep]);
+            if whole <= self.max_body {
+                self.body.extend_from_slice(&data[..n]);
+            }
             data.advance(n);
             self.left -= n;
             if self.left == 0 {
                 self.head.clear();
-                out.push(self.body.split().freeze());
+                out(if whole <= self.max_body {
+                    Passed::Whole(self.body.split().freeze())
+                } else {
+                    Passed::TooLong(whole)
+                });
             }
         }
     }
@@ -206,18 +248,22 @@ mod tests {
             }
             let (mut messages, mut out) = (Messages::new(1 << 20), Vec::new());
             for part in wire.chunks(cut) {
-                messages.push(part, &mut out);
+                messages.push(part, |message| out.push(message));
             }
-            let seen: Vec<Vec<u8>> = out.iter().map(|b| b.to_vec()).collect();
-            prop_assert_eq!(seen, bodies);
+            let expected: Vec<_> = bodies.into_iter().map(|b| Passed::Whole(b.into())).collect();
+            prop_assert_eq!(out, expected);
         }
     }
 
     #[test]
-    fn a_body_is_cut_at_the_limit_and_the_next_one_is_whole() {
-        let (mut messages, mut out) = (Messages::new(3), Vec::new());
-        messages.push(&as_message(b"abcdef").unwrap(), &mut out);
-        messages.push(&as_message(b"xyz").unwrap(), &mut out);
-        assert_eq!(out, [Bytes::from("abc"), Bytes::from("xyz")]);
+    fn a_body_above_the_limit_is_told_by_its_length_and_the_next_one_is_whole() {
+        for cut in [1, 2, 100] {
+            let (mut messages, mut out) = (Messages::new(3), Vec::new());
+            let wire = [as_message(b"abcdef").unwrap(), as_message(b"xyz").unwrap()].concat();
+            for part in wire.chunks(cut) {
+                messages.push(part, |message| out.push(message));
+            }
+            assert_eq!(out, [Passed::TooLong(6), Passed::Whole("xyz".into())]);
+        }
     }
 }

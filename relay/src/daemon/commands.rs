@@ -1,26 +1,31 @@
 //! The commands that do not serve: they print, or ask a running daemon, and end.
 
+mod top;
+
+pub use top::top;
+
 use super::{
-    Failed, placement,
-    settle::{cgroup_cpus, settle},
+    Failed,
+    configure::{self, judge},
+    last_good, placement,
+    settle::settle,
 };
 use crate::{
-    config::{Document, Machine, PolicyName, Problems, Raw, document::overlay, print},
+    config::{Config, Document, PolicyName, Problems, Raw, print},
+    control::check::{CheckError, check},
     inspect::{
         client,
-        top::TopView,
         view::{ExplainView, StateView},
     },
+    ledger::Ledger,
 };
 use anyhow::Context;
+use resmgr_topology::Topology;
 use std::{
     io::Write,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::Arc,
 };
-
-/// How often `top` looks.
-const TOP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Prints a text to standard output.
 ///
@@ -108,7 +113,8 @@ pub fn restore(raw: &Raw) -> Result<(), Failed> {
     say(&placement::restore(&config)?)
 }
 
-/// Checks a run-time configuration on this machine.
+/// Says what a run-time configuration would do: asks the running daemon, else judges it for this machine
+/// and for what is in the ledger.
 ///
 /// # Errors
 /// Everything wrong with it.
@@ -117,60 +123,63 @@ pub fn check_config(raw: &Raw, file: &Path) -> Result<(), Failed> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failed::Usage(format!("cannot read {name}: {error}")))?;
-    let wrong = |problems: Problems| {
-        let lines: Vec<_> = problems.0.iter().map(ToString::to_string).collect();
-        Failed::Usage(lines.join("\ncri-resmgr: "))
-    };
     let document = Document::from_file(&text, &name).map_err(wrong)?;
-    let mount = PathBuf::from(raw.last("cgroup-mount").text);
-    let cgroup_cpus = |path: &Path| cgroup_cpus(&mount, path);
-    let machine = Machine {
-        topology: &topology,
-        cgroup_cpus: &cgroup_cpus,
-    };
     // Judged for the node this command runs on, as the agent there would be told.
     let node = std::env::var("NODE_NAME").unwrap_or_default();
-    let checked = overlay(&config, &document, &node, machine).map_err(wrong)?;
-    if checked.policy.name != PolicyName::Null {
-        placement::policy(&checked, &topology)?;
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let lines = runtime.block_on(async {
+        if let Some(socket) = &config.relay.config_socket {
+            match check(socket, document.clone(), &node).await {
+                Ok(lines) => return Ok(lines),
+                Err(CheckError::Away(_)) => {}
+                Err(CheckError::Refused(problems)) => return Err(Failed::Usage(problems)),
+                Err(error) => return Err(anyhow::Error::from(error).into()),
+            }
+        }
+        Box::pin(check_offline(config, topology, &document, &node)).await
+    })?;
     say(&format!(
-        "{name} is legal on this machine, with policy {}",
-        checked.policy.name
+        "{name} is legal on this machine\n{}",
+        lines.join("\n")
     ))
 }
 
-/// Shows what the scheduler did to every container.
-///
-/// # Errors
-/// When no daemon answers, or it measures nothing.
-pub fn top(raw: &Raw, once: bool, as_json: bool) -> Result<(), Failed> {
-    let look = || {
-        fetch::<Option<TopView>>(raw, "/top")?.ok_or_else(|| {
-            Failed::Run(anyhow::anyhow!(
-                "the running cri-resmgr measures nothing: start it with --ebpf-telemetry"
-            ))
-        })
+async fn check_offline(
+    config: Config,
+    topology: Topology,
+    document: &Document,
+    node: &str,
+) -> Result<Vec<String>, Failed> {
+    let wanted = judge(&config, &topology, document, node).map_err(wrong)?;
+    let policy = wanted.policy.name;
+    let mut lines = vec![format!(
+        "with policy {policy}; no cri-resmgr runs to be asked"
+    )];
+    let is_null = |config: &Config| config.policy.name == PolicyName::Null;
+    if is_null(&wanted) {
+        return Ok(lines);
+    }
+    let topology = Arc::new(topology);
+    placement::policy(&wanted, &topology)?;
+    // As it would start, without what it would forget.
+    let before = match config.relay.reset_config {
+        true => config,
+        false => last_good::adopt(config, &topology).config,
     };
-    let first = look()?;
-    if once {
-        return if as_json {
-            json(&first)
-        } else {
-            say(&first.to_string())
-        };
+    if is_null(&before) || !Ledger::at(&before.enforce.state_dir).path().exists() {
+        return Ok(lines);
     }
-    let mut before = first;
-    loop {
-        std::thread::sleep(TOP_INTERVAL);
-        let now = look()?;
-        let between = now.since(&before);
-        if as_json {
-            say(&serde_json::to_string(&between).context("cannot print JSON")?)?;
-        } else {
-            // Home, picture, and whatever an earlier, larger picture left.
-            say(&format!("\x1b[H\x1b[2J{between}"))?;
-        }
-        before = now;
-    }
+    let outlook = placement::outlook(&before, &wanted, &topology).await?;
+    lines.extend(configure::lines(
+        &outlook.map_err(|why| Failed::Usage(why.to_string()))?,
+    ));
+    Ok(lines)
+}
+
+fn wrong(problems: Problems) -> Failed {
+    let lines: Vec<_> = problems.0.iter().map(ToString::to_string).collect();
+    Failed::Usage(lines.join("\ncri-resmgr: "))
 }

@@ -1,10 +1,16 @@
 //! Configuration that changes while everything runs: applied whole, or not at all.
 //!
 //! What is pushed has been judged against the machine already. Here the policy is built and handed to the
-//! manager, which re-places what must move; only when that has worked do the dump and the log follow,
-//! which cannot fail.
+//! manager, which re-places what must move; only when that has worked do limits, Node, dump and log
+//! follow, which cannot fail, and the document is kept for the next start.
 
-use super::{placement, settle::cgroup_cpus, tasks::Tasks};
+use super::{
+    last_good::{self, AtStart},
+    node::NodeMarks,
+    placement,
+    settle::cgroup_cpus,
+    tasks::Tasks,
+};
 use crate::{
     config::{
         Config, Document, Machine, PolicyName, Problem, Problems, document::overlay, raw::Origin,
@@ -12,8 +18,9 @@ use crate::{
     control::{self, Applied, ConfigServer, Pushed, Refused},
     dump::Dumper,
     log,
-    manager::ManagerHandle,
+    manager::{ManagerHandle, Outlook},
 };
+use resmgr_policy::Policy;
 use resmgr_topology::Topology;
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
@@ -22,11 +29,9 @@ use tokio::sync::mpsc;
 const LIMIT: Duration = Duration::from_secs(4);
 
 /// What a pushed configuration can change.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Changeable {
-    /// The configuration given at start, over which every document is laid.
-    pub start: Config,
-    /// The machine.
+    /// The machine, as it was at start.
     pub topology: Arc<Topology>,
     /// Re-places; `None` under policy `null`.
     pub manager: Option<ManagerHandle>,
@@ -34,24 +39,34 @@ pub struct Changeable {
     pub dumper: Arc<Dumper>,
     /// Takes new settings.
     pub log: log::Control,
+    /// Takes new wishes for the Node; `None` without an agent.
+    pub node: Option<NodeMarks>,
 }
 
 /// Serves the configuration socket, if there is one.
 ///
 /// # Errors
 /// When the socket cannot be served.
-pub fn start(changeable: Changeable, tasks: &Tasks) -> anyhow::Result<()> {
-    let Some(path) = changeable.start.relay.config_socket.clone() else {
+pub fn start(start: AtStart, changeable: Changeable, tasks: &Tasks) -> anyhow::Result<()> {
+    let Some(path) = start.options.relay.config_socket.clone() else {
         return Ok(());
     };
     let listener = control::bind(&path)?;
-    let (start, topology) = (changeable.start.clone(), Arc::clone(&changeable.topology));
-    let judge = move |document: &Document, node: &str| judge(&start, &topology, document, node);
+    let judge = {
+        let (options, changeable) = (start.options.clone(), changeable.clone());
+        move |document: &Document, node: &str| {
+            judge(&options, &changeable.machine(), document, node)
+        }
+    };
     let (pushes, pushed) = mpsc::channel(1);
     let server = ConfigServer::new(Arc::new(judge), pushes, LIMIT);
     tasks.spawn("configuration server", {
         let stop = tasks.stop().clone();
+        let adopted = start.document.clone();
         async move {
+            if let Some((document, node)) = adopted {
+                server.adopt(document, node).await;
+            }
             server.serve(listener, stop).await?;
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
@@ -61,7 +76,7 @@ pub fn start(changeable: Changeable, tasks: &Tasks) -> anyhow::Result<()> {
     });
     tasks.spawn("configuration", {
         let stop = tasks.stop().clone();
-        let applied = apply_all(changeable, pushed);
+        let applied = apply_all(start, changeable, pushed);
         async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -74,15 +89,15 @@ pub fn start(changeable: Changeable, tasks: &Tasks) -> anyhow::Result<()> {
 }
 
 /// What a document means on this machine.
-fn judge(
-    start: &Config,
+pub(super) fn judge(
+    options: &Config,
     topology: &Topology,
     document: &Document,
     node: &str,
 ) -> Result<Config, Problems> {
-    let cgroup_cpus = |path: &Path| cgroup_cpus(&start.enforce.cgroup_mount, path);
+    let cgroup_cpus = |path: &Path| cgroup_cpus(&options.enforce.cgroup_mount, path);
     overlay(
-        start,
+        options,
         document,
         node,
         Machine {
@@ -92,59 +107,132 @@ fn judge(
     )
 }
 
-async fn apply_all(changeable: Changeable, mut pushed: mpsc::Receiver<Pushed>) {
+async fn apply_all(start: AtStart, changeable: Changeable, mut pushed: mpsc::Receiver<Pushed>) {
+    let (options, mut in_force, mut kept) = (start.options, start.config, start.document);
     while let Some(Pushed {
         document,
         config,
+        node,
+        dry,
         answer,
-        ..
     }) = pushed.recv().await
     {
-        let outcome = apply(&changeable, &document.source, &config).await;
-        match &outcome {
-            Ok(_) => tracing::info!(target: "config-server", "{} is in force", document.source),
-            Err(Refused(problems)) => {
-                for problem in problems {
-                    tracing::warn!(target: "config-server", "refused: {problem}");
-                }
-            }
+        if dry {
+            // Whoever asked may have gone.
+            let outlook = changeable.outlook(&document.source, &config).await;
+            answer.send(outlook.map(|notes| Applied { notes })).ok();
+            continue;
         }
-        // The agent may have stopped waiting; it pushes again, and then nothing changes.
-        answer.send(outcome).ok();
+        if answer.is_closed() {
+            continue; // too late: the agent has been told that nothing changes
+        }
+        let mut outcome = changeable.apply(&document.source, &config).await;
+        if let Ok(applied) = &mut outcome {
+            let new = Some((document, node));
+            if let Err(why) = last_good::keep(&options, new.clone()).await {
+                applied.notes.push(format!(
+                    "in force, but not kept for the next start of cri-resmgr: {why}"
+                ));
+            }
+            if answer.send(outcome).is_ok() {
+                (in_force, kept) = (*config, new);
+                continue;
+            }
+            // The agent was told meanwhile that nothing changes, so nothing may.
+            tracing::warn!("applied too late; taking it back");
+            if let Err(refused) = changeable.apply("what was in force", &in_force).await {
+                tracing::error!("it cannot be taken back: {refused:?}");
+            }
+            if let Err(why) = last_good::keep(&options, kept.clone()).await {
+                tracing::error!("what was in force is not kept for the next start: {why}");
+            }
+        } else {
+            // The server has seen its end, or stops: nothing has changed in either case.
+            answer.send(outcome).ok();
+        }
     }
 }
 
-async fn apply(changeable: &Changeable, source: &str, config: &Config) -> Result<Applied, Refused> {
-    let refused = |message: String| {
-        let origin = Origin::Document {
-            source: source.into(),
-            key: "policy".into(),
-        };
-        Refused(vec![Problem {
-            key: "policy".to_owned(),
-            value: config.policy.name.to_string(),
-            origin,
-            message,
-        }])
-    };
-    match (&changeable.manager, config.policy.name) {
-        (None, PolicyName::Null) => {}
-        (Some(manager), name) if name != PolicyName::Null => {
-            let policy = placement::policy(config, &changeable.topology)
-                .map_err(|failed| refused(failed.to_string()))?;
-            manager.reconfigure(policy.into()).await.map_err(refused)?;
-        }
-        _ => {
-            return Err(refused(
-                "changing to or from null needs a restart: set --policy and start cri-resmgr again"
-                    .to_owned(),
-            ));
+impl Changeable {
+    /// The machine as it is now: CPUs may have come or gone.
+    fn machine(&self) -> Arc<Topology> {
+        match &self.manager {
+            Some(manager) => Arc::clone(&manager.snapshot().topology),
+            None => Arc::clone(&self.topology),
         }
     }
-    changeable.dumper.set_rules(config.dump.rules.clone());
-    changeable.log.set(config.log.clone());
-    let policy = format!("policy {} is in force", config.policy.name);
-    Ok(Applied {
-        notes: vec![policy],
-    })
+
+    /// What a configuration would do.
+    async fn outlook(&self, source: &str, config: &Config) -> Result<Vec<String>, Refused> {
+        let mut notes = vec![format!("with policy {}", config.policy.name)];
+        if let Some((manager, policy)) = self.policy(source, config)? {
+            let outlook = manager.outlook(policy).await;
+            let outlook = outlook.map_err(|why| refused(source, config, why.to_string()))?;
+            notes.extend(lines(&outlook));
+        }
+        Ok(notes)
+    }
+
+    async fn apply(&self, source: &str, config: &Config) -> Result<Applied, Refused> {
+        let mut notes = vec![format!("policy {} is in force", config.policy.name)];
+        if let Some((manager, policy)) = self.policy(source, config)? {
+            let done = manager.reconfigure(policy).await;
+            let done = done.map_err(|why| refused(source, config, why.to_string()))?;
+            notes.extend(lines(&done));
+            manager
+                .set_limits(config.policy.fail.clone(), config.policy.timeout)
+                .await;
+        }
+        if let Some(node) = &self.node {
+            node.follow(config, &self.machine());
+        }
+        self.dumper.set_rules(config.dump.rules.clone());
+        self.log.set(config.log.clone());
+        Ok(Applied { notes })
+    }
+
+    /// The policy, and who is to take it over; `None` when there is nothing to place, before and after.
+    #[expect(
+        clippy::type_complexity,
+        reason = "a pair, used twice, below and above"
+    )]
+    fn policy(
+        &self,
+        source: &str,
+        config: &Config,
+    ) -> Result<Option<(&ManagerHandle, Arc<dyn Policy>)>, Refused> {
+        match (&self.manager, config.policy.name) {
+            (None, PolicyName::Null) => Ok(None),
+            (Some(manager), name) if name != PolicyName::Null => {
+                let policy = placement::policy(config, &self.machine())
+                    .map_err(|failed| refused(source, config, failed.to_string()))?;
+                Ok(Some((manager, policy.into())))
+            }
+            _ => Err(refused(
+                source,
+                config,
+                "changing to or from null needs a restart: set --policy and start cri-resmgr again"
+                    .to_owned(),
+            )),
+        }
+    }
+}
+
+/// An outlook for people.
+pub(super) fn lines(outlook: &Outlook) -> Vec<String> {
+    let moves = outlook.moves.iter().map(ToString::to_string);
+    std::iter::once(outlook.to_string()).chain(moves).collect()
+}
+
+fn refused(source: &str, config: &Config, message: String) -> Refused {
+    let origin = Origin::Document {
+        source: source.into(),
+        key: "policy".into(),
+    };
+    Refused(vec![Problem {
+        key: "policy".to_owned(),
+        value: config.policy.name.to_string(),
+        origin,
+        message,
+    }])
 }

@@ -1,6 +1,6 @@
 //! Keeps the telemetry informed of the containers, and everybody else of what it measured.
 
-use super::{placement::Placement, tasks::Tasks};
+use super::{cut::Cut, placement::Placement, tasks::Tasks};
 use crate::{
     config::Config,
     cri::{client::RuntimeClient, observe::Observer},
@@ -9,10 +9,11 @@ use crate::{
     inspect::top::{Look, Named, TopView},
     ledger::Stage,
     manager::{ManagerHandle, Runtime, RuntimeView},
+    record::Recorder,
     telemetry::{Cost, Telemetry, TelemetryOptions, Totals},
 };
-use resmgr_policy::ContainerId;
-use resmgr_topology::{CpuSet, Topology};
+use resmgr_policy::{Condition, ContainerId};
+use resmgr_topology::{CpuSet, Nanos, Topology};
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
@@ -32,6 +33,7 @@ const COST_DURING: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Measure {
     telemetry: OnceLock<Arc<Telemetry>>,
+    recorder: OnceLock<Arc<Recorder>>,
     topology: Arc<Topology>,
     look: RwLock<Arc<Look>>,
     names: RwLock<BTreeMap<ContainerId, Named>>,
@@ -132,12 +134,19 @@ impl Measure {
     pub fn new(topology: &Arc<Topology>) -> Arc<Self> {
         Arc::new(Self {
             telemetry: OnceLock::new(),
+            recorder: OnceLock::new(),
             topology: Arc::clone(topology),
             look: RwLock::default(),
             names: RwLock::default(),
             cost: Mutex::default(),
             told: Mutex::default(),
         })
+    }
+
+    /// Records what decisions are made of, from the start on.
+    pub fn record(&self, recorder: &Arc<Recorder>) {
+        // There is one recorder; who comes second is the same.
+        drop(self.recorder.set(Arc::clone(recorder)));
     }
 
     /// Loads the program and starts looking, once a second.
@@ -154,6 +163,9 @@ impl Measure {
         let options = TelemetryOptions {
             enabled: true,
             max_containers: config.telemetry.max_containers,
+            half_life: Nanos(
+                u64::try_from(config.telemetry.half_life.as_nanos()).unwrap_or(u64::MAX),
+            ),
         };
         let telemetry = Arc::new(Telemetry::start(&self.topology, &options));
         let telemetry = self.telemetry.get_or_init(|| telemetry);
@@ -197,6 +209,7 @@ impl Measure {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut followed = Running::new();
+        let mut cut = Cut::default();
         let mut ticks = tokio::time::interval(INTERVAL);
         let mut snapshots = manager.as_ref().map(ManagerHandle::snapshots);
         loop {
@@ -220,8 +233,13 @@ impl Measure {
                 tokio::task::spawn_blocking(move || (telemetry.sample(), telemetry.measured()))
             };
             let (snapshot, measured) = sampled.await?;
+            cut.look(measured.at, Nanos(snapshot.at_ns));
+            let measured = Arc::new(measured);
+            if let Some(recorder) = self.recorder.get() {
+                recorder.measured(&measured);
+            }
             if let Some(manager) = &manager {
-                manager.set_measured(Arc::new(measured)).await;
+                manager.set_measured(measured).await;
             }
             let names = self
                 .names
@@ -262,6 +280,17 @@ impl Measure {
         Arc::clone(&self.look.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What the measurements are good for now.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        let measured = self.telemetry.get().map(|telemetry| telemetry.measured());
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+            .map(Duration::from)
+            .unwrap_or_default();
+        let now = Nanos(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
+        Condition::of(&measured.unwrap_or_default(), now)
+    }
+
     /// The telemetry, when it was started.
     #[must_use]
     pub fn telemetry(&self) -> Option<&Arc<Telemetry>> {
@@ -290,6 +319,7 @@ impl Measure {
         Some(TopView::new(
             &telemetry.snapshot(),
             reason,
+            *self.cost.lock().unwrap_or_else(PoisonError::into_inner),
             &self.topology,
             name,
         ))

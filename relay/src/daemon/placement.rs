@@ -6,8 +6,8 @@ use crate::{
     cri::{client::RuntimeClient, intercept::Interceptor, observe::Observer},
     discover::hotplug::Hotplug,
     enforce::{Cgroups, Hierarchy},
-    ledger::Ledger,
-    manager::{self, Manager, ManagerHandle, RuntimeView},
+    ledger::{Book, Ledger},
+    manager::{self, Manager, ManagerHandle, NotTaken, Outlook, RuntimeView},
     metrics::{placement::PlacementMetrics, registry::Metrics},
 };
 use anyhow::Context;
@@ -43,36 +43,9 @@ pub fn start(
     tasks: &Tasks,
     metrics: &Metrics,
 ) -> Result<Placement, Failed> {
-    let policy: Arc<dyn Policy> = policy(config, topology)?.into();
-    let socket = config.relay.runtime_socket.as_deref().ok_or_else(|| {
-        Failed::Usage(format!(
-            "policy {} needs the runtime: --runtime-socket must not be off",
-            config.policy.name
-        ))
-    })?;
-    let memory_bytes = topology.nodes.iter().map(|node| node.memory_bytes).sum();
-    let client = RuntimeClient::new(socket, config.relay.runtime_timeout, observers.to_vec());
-    let under = config.enforce.cgroup_mount.as_path();
-    let hierarchy = Hierarchy::detect(Some(under)).map_err(anyhow::Error::from)?;
-    let cgroups = Arc::new(Cgroups::new(hierarchy));
-    let ledger = Ledger::open(&config.enforce.state_dir).map_err(anyhow::Error::from)?;
-    let stop = CancellationToken::new();
-    let (manager, handle, hooks) = Manager::new(
-        manager::Config {
-            policy,
-            topology: Arc::clone(topology),
-            cgroups: Arc::clone(&cgroups),
-            ledger,
-            runtime: Arc::new(RuntimeView::new(client, memory_bytes)),
-            fail: config.policy.fail.clone(),
-            policy_timeout: config.policy.timeout,
-            reconcile_interval: config.enforce.reconcile_interval,
-            export: Some(config.enforce.state_dir.join("containers")),
-            mailbox: MAILBOX,
-            reset_policy: config.policy.reset,
-        },
-        stop,
-    );
+    let parts = parts(config, topology, observers)?;
+    let cgroups = Arc::clone(&parts.cgroups);
+    let (manager, handle, hooks) = Manager::new(parts, CancellationToken::new());
     tasks.spawn("manager", {
         let asked_to_stop = tasks.stop().clone();
         async move {
@@ -94,6 +67,55 @@ pub fn start(
         cgroups,
         hooks,
     })
+}
+
+/// All a manager is made of.
+fn parts(
+    config: &Config,
+    topology: &Arc<Topology>,
+    observers: &[Arc<dyn Observer>],
+) -> Result<manager::Config, Failed> {
+    let policy: Arc<dyn Policy> = policy(config, topology)?.into();
+    let socket = config.relay.runtime_socket.as_deref().ok_or_else(|| {
+        Failed::Usage(format!(
+            "policy {} needs the runtime: --runtime-socket must not be off",
+            config.policy.name
+        ))
+    })?;
+    let memory_bytes = topology.nodes.iter().map(|node| node.memory_bytes).sum();
+    let client = RuntimeClient::new(socket, config.relay.runtime_timeout, observers.to_vec());
+    let under = config.enforce.cgroup_mount.as_path();
+    let hierarchy = Hierarchy::detect(Some(under)).map_err(anyhow::Error::from)?;
+    let ledger = Ledger::open(&config.enforce.state_dir).map_err(anyhow::Error::from)?;
+    Ok(manager::Config {
+        policy,
+        topology: Arc::clone(topology),
+        cgroups: Arc::new(Cgroups::new(hierarchy)),
+        ledger,
+        runtime: Arc::new(RuntimeView::new(client, memory_bytes)),
+        fail: config.policy.fail.clone(),
+        policy_timeout: config.policy.timeout,
+        reconcile_interval: config.enforce.reconcile_interval,
+        export: Some(config.enforce.state_dir.join("containers")),
+        mailbox: MAILBOX,
+        reset_policy: config.policy.reset,
+    })
+}
+
+/// What another configuration would change for what a cri-resmgr that does not run has left in its
+/// ledger; nothing is written. The answer by itself, or why it would be refused.
+///
+/// # Errors
+/// What is wrong with either configuration.
+pub async fn outlook(
+    config: &Config,
+    wanted: &Config,
+    topology: &Arc<Topology>,
+) -> Result<Result<Outlook, NotTaken>, Failed> {
+    let wanted = policy(wanted, topology)?;
+    let parts = parts(config, topology, &[])?;
+    let (mut manager, _handle, _hooks) = Manager::new(parts, CancellationToken::new());
+    Ok(manager.outlook(wanted.into()).await)
 }
 
 impl Placement {
@@ -200,10 +222,13 @@ pub fn policy(config: &Config, topology: &Topology) -> Result<Box<dyn Policy>, F
             config::RebalanceMode::On => RebalanceMode::On,
         },
     };
-    by_name(typed.name.as_str(), topology, &settings).map_err(|problems| {
+    let policy = by_name(typed.name.as_str(), topology, &settings).map_err(|problems| {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         Failed::Usage(lines.join("\ncri-resmgr: "))
-    })
+    })?;
+    #[cfg(all(feature = "faults", debug_assertions))]
+    let policy = super::faults::wrap(policy);
+    Ok(policy)
 }
 
 fn pools(config: &Config, topology: &Topology) -> Result<PoolsConfig, Failed> {
@@ -233,22 +258,41 @@ fn pools(config: &Config, topology: &Topology) -> Result<PoolsConfig, Failed> {
     })
 }
 
-/// Gives everything back from the ledger of a daemon that no longer runs.
+/// Gives everything back from the ledger of a daemon that no longer runs; without one, from what the runtime
+/// knows.
 ///
 /// # Errors
-/// When there is no usable ledger, or a container could not be restored.
+/// When neither tells, or a container could not be restored.
 pub fn restore(config: &Config) -> Result<String, Failed> {
     let ledger = Ledger::open(&config.enforce.state_dir).map_err(anyhow::Error::from)?;
+    let path = ledger.path();
     let loaded = ledger.load();
-    let book = match (loaded.book, loaded.problems.into_iter().next()) {
-        (Some(book), _) => book,
-        (None, Some(problem)) => return Err(anyhow::Error::from(problem).into()),
-        (None, None) => return Ok("nothing to restore: no container was ever placed\n".to_owned()),
+    let mut text = String::new();
+    for problem in loaded.problems {
+        text += &format!("{:#}\n", anyhow::Error::from(problem));
+    }
+    let book = match loaded.book {
+        Some(book) => book,
+        None => {
+            let from = format!(
+                "no ledger at {}: asking the runtime what was asked for",
+                path.display()
+            );
+            let Some(book) = learn(config).context(from.clone())? else {
+                return Ok(format!(
+                    "{text}nothing to restore: no ledger at {}, and no container was created through \
+                     cri-resmgr\n",
+                    path.display()
+                ));
+            };
+            text += &format!("{from}\n");
+            book
+        }
     };
     let hierarchy = Hierarchy::detect(Some(&config.enforce.cgroup_mount))
         .context("cannot find the containers' cgroups")?;
     let report = manager::restore(&book, &Cgroups::new(hierarchy));
-    let mut text = format!(
+    text += &format!(
         "{} containers have the CPUs the runtime asked for; {} have ended\n",
         report.restored.len(),
         report.absent.len()
@@ -261,4 +305,22 @@ pub fn restore(config: &Config) -> Result<String, Failed> {
     } else {
         Err(anyhow::anyhow!(text).into())
     }
+}
+
+/// What runs, asked of the runtime.
+fn learn(config: &Config) -> anyhow::Result<Option<Book>> {
+    let socket = config
+        .relay
+        .runtime_socket
+        .as_deref()
+        .context("--runtime-socket is off")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    runtime.block_on(async {
+        let client = RuntimeClient::new(socket, config.relay.runtime_timeout, Vec::new());
+        // No estimate of memory is needed to give CPUs back.
+        Ok(manager::learn(&RuntimeView::new(client, 0)).await?)
+    })
 }

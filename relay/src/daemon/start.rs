@@ -8,8 +8,12 @@
 use super::{
     Failed, commands,
     configure::{self, Changeable},
+    last_good::{self, AtStart},
     measure::Measure,
+    moves,
+    node::NodeMarks,
     placement::{self, Placement},
+    recording,
     settle::settle,
     signals::{Asked, Signals},
     tasks::Tasks,
@@ -26,6 +30,7 @@ use crate::{
     inspect::server::{Views, serve_metrics, serve_views},
     log,
     metrics::{registry::Metrics, relay::RelayMetrics, scheduler::SchedulerMetrics},
+    record::Recorder,
 };
 use anyhow::Context;
 use resmgr_topology::Topology;
@@ -38,10 +43,16 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// The most threads that relay. One carries all of a connection, tens of thousands of calls a second, and
+/// a node has a handful of clients; a thread for each of hundreds of CPUs would only cost memory, and
+/// wake-ups on CPUs that containers paid for.
+const WORKERS: usize = 4;
 /// How long tasks may take to end after the drain.
 const JOIN_LIMIT: Duration = Duration::from_secs(15);
 /// How much longer than the drain limit the relay may take to end.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long threads that are busy may take to end, when everything else has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the dump may take to write what is queued.
 const DUMP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -55,30 +66,23 @@ pub fn run(raw: &Raw) -> Result<(), Failed> {
     for note in &config.notes {
         tracing::warn!(target: "resource-manager", "{note}");
     }
-    for (asked, option) in [
-        (config.telemetry.record.is_some(), "record"),
-        (
-            config.policy.pools.label_node,
-            "static-pools-create-cmk-node-label",
-        ),
-        (
-            config.policy.pools.taint_node,
-            "static-pools-create-cmk-node-taint",
-        ),
-    ] {
-        if asked {
-            tracing::warn!(target: "resource-manager", "{option} has no effect in this version");
-        }
-    }
+    let start = last_good::adopt(config, &topology);
+    log.set(start.config.log.clone());
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cpus.min(WORKERS))
         .enable_all()
         .thread_name("cri-resmgr")
         .build()
         .context("cannot start the async runtime")?;
-    runtime.block_on(serve(config, topology, log))
+    let outcome = runtime.block_on(serve(start, topology, log));
+    // A policy that hangs has a thread of its own: it must not keep the daemon from ending.
+    runtime.shutdown_timeout(LAST_WORDS);
+    outcome
 }
 
-async fn serve(config: Config, topology: Topology, log: log::Control) -> Result<(), Failed> {
+async fn serve(start: AtStart, topology: Topology, log: log::Control) -> Result<(), Failed> {
+    let config = start.config.clone();
     let stop = CancellationToken::new();
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let tasks = Tasks::new(stop.clone());
@@ -102,7 +106,19 @@ async fn serve(config: Config, topology: Topology, log: log::Control) -> Result<
             &config, &topology, &observers, &tasks, &metrics,
         )?),
     };
+    if let Some(placement) = &placement {
+        let manager = placement.manager.clone();
+        tasks.spawn(
+            "moves",
+            moves::dump(manager, Arc::clone(&dumper), stop.clone()),
+        );
+    }
+    let manager = placement.as_ref().map(|placement| &placement.manager);
+    let recorder = recording::start(&config, &topology, manager, &tasks)?;
     if config.telemetry.ebpf {
+        if let Some(recorder) = &recorder {
+            measure.record(recorder);
+        }
         measure.start(&config, placement.as_ref(), &observers, &tasks)?;
         let measure = Arc::clone(&measure);
         metrics.register(|registry| {
@@ -127,15 +143,20 @@ async fn serve(config: Config, topology: Topology, log: log::Control) -> Result<
         async move { Ok(serve_views(views, answers, stop).await?) }
     });
 
+    let node = NodeMarks::start(&config, &tasks);
+    if let Some(node) = &node {
+        node.follow(&config, &topology);
+    }
     configure::start(
+        start,
         Changeable {
-            start: config.clone(),
             topology: Arc::clone(&topology),
             manager: placement
                 .as_ref()
                 .map(|placement| placement.manager.clone()),
             dumper: Arc::clone(&dumper),
             log,
+            node,
         },
         &tasks,
     )?;
@@ -182,7 +203,7 @@ async fn serve(config: Config, topology: Topology, log: log::Control) -> Result<
     );
     notify(&[NotifyState::Ready]);
 
-    wait(&mut signals, &stop, &dumper).await;
+    wait(&mut signals, &stop, &dumper, recorder.as_deref()).await;
 
     notify(&[NotifyState::Stopping]);
     tracing::info!(target: "resource-manager", "stopping: calls in flight may end");
@@ -237,7 +258,12 @@ fn observers(config: &Config, dumper: &Arc<Dumper>, metrics: &Metrics) -> Vec<Ar
 }
 
 /// Returns when it is time to stop: a signal asked for it, or a task failed.
-async fn wait(signals: &mut Signals, stop: &CancellationToken, dumper: &Dumper) {
+async fn wait(
+    signals: &mut Signals,
+    stop: &CancellationToken,
+    dumper: &Dumper,
+    recorder: Option<&Recorder>,
+) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -246,6 +272,9 @@ async fn wait(signals: &mut Signals, stop: &CancellationToken, dumper: &Dumper) 
                 Asked::Reopen => {
                     tracing::info!(target: "resource-manager", "reopening the dump file");
                     dumper.reopen();
+                    if let Some(recorder) = recorder {
+                        recorder.reopen();
+                    }
                 }
             },
         }

@@ -155,6 +155,7 @@ impl Views for LiveViews {
         }
         Ok(ExplainView {
             container: container(&id.0, entry),
+            measurements: self.measure.condition().to_string(),
             decisions: entry
                 .history
                 .iter()

@@ -18,13 +18,25 @@ pub(super) fn line(record: &Record, time: f64) -> String {
         What::Failed(_) | What::Named { failed: true } => "failed",
         What::Named { failed: false } | What::Ended => "ended",
         What::Count { .. } => "count",
+        What::Told(_) => "event",
     };
     object.insert("event".into(), event.into());
     match &record.what {
+        What::Told(_) => {
+            if let Some(value) = &record.value {
+                object.insert("body".into(), value.clone());
+            }
+        }
         What::Request(body) | What::Rewritten(body) | What::Reply(body) => {
             object.insert("bytes".into(), record.bytes.into());
-            if let (Body::Decoded(_), Some(value)) = (body, &record.value) {
-                object.insert("body".into(), value.clone());
+            match (body, &record.value) {
+                (Body::Decoded(_), Some(value)) => {
+                    object.insert("body".into(), value.clone());
+                }
+                (Body::TooLong { limit, .. }, _) => {
+                    object.insert("left_out_above_bytes".into(), (*limit).into());
+                }
+                _ => {}
             }
         }
         What::Failed(error) => {

@@ -11,6 +11,8 @@ pub(super) enum Body {
     Decoded(String),
     /// So many bytes of a message this build does not know.
     Opaque(usize),
+    /// So many bytes, of which none was kept: more than the limit.
+    TooLong { bytes: usize, limit: usize },
 }
 
 /// What happened.
@@ -20,9 +22,17 @@ pub(super) enum What {
     Rewritten(Body),
     Reply(Body),
     Failed(String),
-    Named { failed: bool },
-    Count { calls: u64, all: u64, rate: f64 },
+    Named {
+        failed: bool,
+    },
+    Count {
+        calls: u64,
+        all: u64,
+        rate: f64,
+    },
     Ended,
+    /// Not a call: something the relay itself did.
+    Told(Body),
 }
 
 /// One event.

@@ -7,7 +7,7 @@ pub const HIDDEN: &str = "(hidden)";
 
 /// Annotations whose values are shown: those that the kubelet, the runtime and ourselves write about
 /// placement and bookkeeping. All others may hold anything, up to whole manifests.
-const SAFE_ANNOTATIONS: &[&str] = &[
+pub(super) const SAFE_ANNOTATIONS: &[&str] = &[
     "cmk.intel.com/",
     "cri-resource-manager.intel.com/",
     "intel.com/resources",
@@ -45,7 +45,7 @@ pub fn hide_secrets(value: &mut Value) {
                     "stdout" | "stderr" if field.is_array() => {
                         let bytes = field.as_array().map_or(0, Vec::len);
                         if bytes > 0 {
-                            *field = Value::from(format!("(hidden, {bytes} bytes)"));
+                            *field = Value::from(hidden_output(bytes));
                         }
                     }
                     _ => hide_secrets(field),
@@ -74,7 +74,7 @@ fn hide_env(env: &mut Value) {
         let safe = entry
             .get("key")
             .and_then(Value::as_str)
-            .is_some_and(|key| starts_with_any(key, SAFE_ENV));
+            .is_some_and(is_safe_env);
         if !safe && let Some(value) = entry.get_mut("value") {
             hide_text(value);
         }
@@ -95,7 +95,22 @@ fn hide_text(value: &mut Value) {
     }
 }
 
-fn starts_with_any(text: &str, beginnings: &[&str]) -> bool {
+/// What stands for what a command printed.
+pub(super) fn hidden_output(bytes: usize) -> String {
+    format!("(hidden, {bytes} bytes)")
+}
+
+/// Whether the environment variable of this name may be shown.
+pub(super) fn is_safe_env(name: &str) -> bool {
+    starts_with_any(name, SAFE_ENV)
+}
+
+/// Whether the field is a map of the user's: empty entries of it say something.
+pub(super) fn is_users_map(name: &str) -> bool {
+    MAPS.contains(&name)
+}
+
+pub(super) fn starts_with_any(text: &str, beginnings: &[&str]) -> bool {
     beginnings
         .iter()
         .any(|beginning| text.starts_with(beginning))
@@ -112,7 +127,7 @@ pub fn drop_empty(value: &mut Value) {
 
 fn drop_empty_fields(fields: &mut Map<String, Value>) {
     fields.retain(|name, field| {
-        if !MAPS.contains(&name.as_str()) {
+        if !is_users_map(name) {
             drop_empty(field);
         }
         match field {
@@ -122,7 +137,7 @@ fn drop_empty_fields(fields: &mut Map<String, Value>) {
             Value::String(text) => !text.is_empty(),
             Value::Array(items) => !items.is_empty(),
             // A message that is there but empty differs from one that is not.
-            Value::Object(entries) => !(MAPS.contains(&name.as_str()) && entries.is_empty()),
+            Value::Object(entries) => !(is_users_map(name) && entries.is_empty()),
         }
     });
 }

@@ -2,7 +2,7 @@
 
 use super::{
     rule::{Rules, Target},
-    writer::{Item, Message, Writer},
+    writer::{Item, Message, Own, Writer},
 };
 use crate::{
     config::{DumpConfig, DumpFormat},
@@ -120,6 +120,25 @@ impl Dumper {
             rules,
             targets: HashMap::new(),
         };
+    }
+
+    /// Records something the relay itself did; it is dumped as a message of this name would be. Waits for
+    /// nothing: what the queue has no room for is counted and dropped.
+    pub fn tell(&self, name: &'static str, seq: u64, value: serde_json::Value) {
+        let target = self.target(name);
+        if target == Target::Off {
+            return;
+        }
+        let own = Own {
+            name,
+            seq,
+            target,
+            value,
+            at: Instant::now(),
+        };
+        if self.queue.try_send(Message::Own(own)).is_err() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Opens the file by its name again, after someone moved it away. Waits for nothing.
@@ -253,7 +272,7 @@ impl Observer for Dumper {
 pub(super) fn body(event: &Event) -> Option<&Bytes> {
     match event {
         Event::Request { body } | Event::Rewritten { body } | Event::Reply { body } => Some(body),
-        Event::End { .. } => None,
+        Event::TooLong { .. } | Event::End { .. } => None,
     }
 }
 

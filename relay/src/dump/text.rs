@@ -78,22 +78,44 @@ fn scalar(out: &mut String, value: &Value) {
 
 /// A text, quoted when YAML would take it for something else.
 fn scalar_text(out: &mut String, text: &str) {
-    let plain = text
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"_-./@+=,".contains(&byte))
-        && text
-            .starts_with(|first: char| first.is_ascii_alphabetic() || first == '/' || first == '_')
-        && !matches!(
-            text.to_ascii_lowercase().as_str(),
-            "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n"
-        );
-    if plain {
+    if is_plain(text) {
         out.push_str(text);
     } else {
         // A JSON string is a YAML string.
         *out += &Value::from(text).to_string();
     }
 }
+
+/// As the scalar texts of [`yaml`].
+pub(super) fn put_scalar(out: &mut Vec<u8>, text: &str) {
+    if is_plain(text) {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        // A text is always valid JSON, and memory takes all of it.
+        serde_json::to_writer(out, text).ok();
+    }
+}
+
+/// Whether YAML takes the text for a text as it stands.
+fn is_plain(text: &str) -> bool {
+    const WORDS: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
+    text.bytes().all(|byte| PLAIN[usize::from(byte)])
+        && text
+            .starts_with(|first: char| first.is_ascii_alphabetic() || first == '/' || first == '_')
+        && !(text.len() <= 5 && WORDS.iter().any(|word| text.eq_ignore_ascii_case(word)))
+}
+
+/// Octets that mean nothing to YAML.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        plain[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'_' | b'-' | b'.' | b'/' | b'@' | b'+' | b'=' | b',');
+        byte += 1;
+    }
+    plain
+};
 
 /// An event as lines, each ended by a newline: for the log without stamps, for the file with.
 pub(super) fn lines(record: &Record, stamp: Option<&str>) -> String {
@@ -157,6 +179,16 @@ pub(super) fn lines(record: &Record, stamp: Option<&str>) -> String {
                 "{prefix}({kind}) REQUEST: {method} #{calls}, {all} total, {rate:.2}/s calls\n"
             );
         }
+        What::Told(body) => blocks(
+            &mut out,
+            &head("EVENT"),
+            &prefix,
+            pad,
+            method,
+            "::",
+            body,
+            "",
+        ),
         What::Ended => {}
     }
     out
@@ -181,6 +213,10 @@ fn blocks(
         Body::Opaque(bytes) => {
             return *out += &format!("{head} {arrow} ({bytes} bytes, not decoded)\n");
         }
+        Body::TooLong { bytes, limit } => {
+            return *out +=
+                &format!("{head} {arrow} ({bytes} bytes, left out: more than {limit} bytes)\n");
+        }
     };
     if !text.contains('\n') {
         *out += &format!("{head} {arrow} {text}{size}\n");
@@ -191,6 +227,75 @@ fn blocks(
     for line in text.split('\n') {
         for part in [prefix, pad, method, " ", arrow, " ", line, "\n"] {
             out.push_str(part);
+        }
+    }
+}
+
+/// An event with a body, to be written as [`lines`] would.
+#[derive(Debug)]
+pub(super) struct Block<'a> {
+    pub(super) kind: crate::cri::observe::Kind,
+    pub(super) word: &'static str,
+    pub(super) method: &'a str,
+    pub(super) seq: u64,
+    pub(super) arrow: &'static str,
+    /// The body; ends with a newline.
+    pub(super) yaml: &'a [u8],
+}
+
+impl Block<'_> {
+    /// Writes it, `prefix` in front of each line: for the file or for the log.
+    pub(super) fn put(&self, out: &mut Vec<u8>, prefix: &[u8], file: bool) {
+        let yaml = self.yaml.strip_suffix(b"\n").unwrap_or(self.yaml);
+        let seq = self.seq.to_string();
+        let words = [
+            "(",
+            self.kind.word(),
+            ") ",
+            self.word,
+            " ",
+            self.method,
+            " #",
+            &seq,
+        ];
+        out.extend_from_slice(prefix);
+        for word in words {
+            out.extend_from_slice(word.as_bytes());
+        }
+        let size = if file && self.word == "REPLY" {
+            format!(" ({} bytes as yaml)\n", yaml.len())
+        } else {
+            "\n".to_owned()
+        };
+        let mut ends = memchr::memchr_iter(b'\n', yaml).peekable();
+        if ends.peek().is_none() {
+            for part in [b" ", self.arrow.as_bytes(), b" ", yaml, size.as_bytes()] {
+                out.extend_from_slice(part);
+            }
+            return;
+        }
+        out.extend_from_slice(size.as_bytes());
+        // The first line's beginning is that of all: copied from there.
+        let head = out.len();
+        let pad: &[u8] = if file { b"   " } else { b"    " };
+        for part in [
+            prefix,
+            pad,
+            self.method.as_bytes(),
+            b" ",
+            self.arrow.as_bytes(),
+            b" ",
+        ] {
+            out.extend_from_slice(part);
+        }
+        let head = head..out.len();
+        let mut begin = 0;
+        for end in ends.map(|end| end + 1).chain([self.yaml.len()]) {
+            if begin > 0 {
+                out.extend_from_within(head.clone());
+            }
+            out.extend_from_slice(self.yaml.get(begin..end).unwrap_or_default());
+            begin = end;
         }
     }
 }
@@ -304,6 +409,10 @@ mod tests {
                 "(intercepted) REPLY CreateContainer #7 <= (3 bytes, not decoded)\n",
             ),
             (
+                What::Request(Body::TooLong { bytes: 9, limit: 4 }),
+                "(intercepted) REQUEST CreateContainer #7 => (9 bytes, left out: more than 4 bytes)\n",
+            ),
+            (
                 What::Failed("no".to_owned()),
                 "(intercepted) FAILED CreateContainer #7\n  CreateContainer <= no\n",
             ),
@@ -337,6 +446,34 @@ mod tests {
             lines(&failed, Some("+0.1")),
             "[+0.1] (intercepted) FAILED CreateContainer #7\n[+0.1]  CreateContainer <= no\n"
         );
+    }
+
+    #[test]
+    fn a_block_is_written_as_its_record_is() {
+        for yaml in ["{}", "a: 1\nb: 2", "a:\n- 1\n- 2"] {
+            let text = format!("{yaml}\n");
+            let body = Body::Decoded(yaml.to_owned());
+            for (what, word, arrow) in [
+                (What::Request(body.clone()), "REQUEST", "=>"),
+                (What::Reply(body), "REPLY", "<="),
+            ] {
+                let record = record(what);
+                let block = Block {
+                    kind: record.kind,
+                    word,
+                    method: &record.method,
+                    seq: record.seq,
+                    arrow,
+                    yaml: text.as_bytes(),
+                };
+                for stamp in [None, Some("+0.1")] {
+                    let mut out = Vec::new();
+                    let prefix = stamp.map_or(String::new(), |stamp| format!("[{stamp}] "));
+                    block.put(&mut out, prefix.as_bytes(), stamp.is_some());
+                    assert_eq!(String::from_utf8(out).unwrap(), lines(&record, stamp));
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! The slow side of the dumper: one thread that decodes, hides secrets and writes whole events.
 
+mod bodies;
+mod clock;
+mod output;
+
 use super::{
     json,
     record::{Body, Record, What},
@@ -15,31 +19,30 @@ use crate::{
         intercept::Call,
         observe::{Event, Kind},
     },
+    log::Level,
 };
+use bodies::Bodies;
+use bytes::Bytes;
+use clock::{Clock, put_latency};
+use output::Output;
 use serde_json::Value;
 use std::{
     collections::HashMap,
-    fs::{File, OpenOptions, Permissions},
-    io::{self, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::Ordering,
         mpsc::{Receiver, SyncSender},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 /// How long the writer rests after it has emptied the queue, so that it is woken seldom and writes much
-/// at once; waking it costs the caller more than queueing.
-const REST: Duration = Duration::from_millis(1);
+/// at once; waking it costs the caller more than queueing. Short enough for the queue to hold what comes
+/// meanwhile.
+const REST: Duration = Duration::from_millis(5);
 
 /// Calls whose request is remembered until they end.
 const REMEMBERED_CALLS: usize = 4096;
-
-/// Bytes written to the file at once.
-const BATCH_BYTES: usize = 256 << 10;
 
 /// An event on its way to the writer.
 #[derive(Debug)]
@@ -51,10 +54,21 @@ pub(super) struct Item {
     pub(super) at: Instant,
 }
 
+/// Something the relay itself did, on its way to the writer.
+#[derive(Debug)]
+pub(super) struct Own {
+    pub(super) name: &'static str,
+    pub(super) seq: u64,
+    pub(super) target: Target,
+    pub(super) value: Value,
+    pub(super) at: Instant,
+}
+
 /// What the queue holds.
 #[derive(Debug)]
 pub(super) enum Message {
     Item(Item),
+    Own(Own),
     Reopen,
     Flush(SyncSender<()>),
     Stop,
@@ -64,7 +78,7 @@ pub(super) enum Message {
 #[derive(Debug, Default)]
 struct Pending {
     /// The request, when a rewrite may follow.
-    request: Option<bytes::Bytes>,
+    request: Option<Bytes>,
     container: Option<String>,
 }
 
@@ -77,10 +91,8 @@ struct Counted {
 
 #[derive(Debug)]
 pub(super) struct Writer {
-    path: Option<PathBuf>,
-    file: Option<File>,
-    /// Text or JSON for the file, not yet written.
-    batch: Vec<u8>,
+    output: Output,
+    bodies: Bodies,
     json: bool,
     secrets: bool,
     count_period: Duration,
@@ -90,7 +102,6 @@ pub(super) struct Writer {
     counts: HashMap<String, Counted>,
     all_counted: u64,
     dropped_said: u64,
-    file_failed: bool,
     clock: Clock,
 }
 
@@ -100,17 +111,9 @@ impl Writer {
         measurements: Option<Arc<dyn Measurements>>,
         shared: Arc<Shared>,
     ) -> Result<Self, DumpError> {
-        let file = match &config.file {
-            None => None,
-            Some(path) => Some(open(path, true).map_err(|source| DumpError::Open {
-                path: path.clone(),
-                source,
-            })?),
-        };
         Ok(Self {
-            path: config.file.clone(),
-            file,
-            batch: Vec::new(),
+            output: Output::open(config)?,
+            bodies: Bodies::default(),
             json: is_json(config),
             secrets: config.secrets,
             count_period: config.count_period,
@@ -120,106 +123,177 @@ impl Writer {
             counts: HashMap::new(),
             all_counted: 0,
             dropped_said: 0,
-            file_failed: false,
             clock: Clock::now(),
         })
     }
 
     pub(super) fn run(mut self, queue: &Receiver<Message>) {
         while let Ok(first) = queue.recv() {
-            self.clock = Clock::now();
+            self.begin();
             let mut next = Some(first);
             while let Some(message) = next {
                 match message {
                     Message::Item(item) => self.item(&item),
-                    Message::Reopen => self.reopen(),
+                    Message::Own(own) => self.own(own),
+                    Message::Reopen => self.output.reopen(),
                     Message::Flush(done) => {
                         self.say_dropped();
-                        self.write_out();
+                        self.output.write_out();
                         // Who asked may have stopped waiting.
                         done.try_send(()).ok();
                     }
                     Message::Stop => {
-                        self.write_out();
+                        self.output.write_out();
                         return;
                     }
                 }
                 next = queue.try_recv().ok();
                 if next.is_none() {
                     self.say_dropped();
-                    self.write_out();
+                    self.output.write_out();
                     std::thread::sleep(REST);
                     next = queue.try_recv().ok();
-                    self.clock = Clock::now();
+                    self.begin();
                 }
             }
         }
-        self.write_out();
+        self.output.write_out();
+    }
+
+    fn begin(&mut self) {
+        self.clock = Clock::now();
+        self.output.begin();
     }
 
     fn item(&mut self, item: &Item) {
         if let Some(body) = body(&item.event) {
             self.shared.bytes.fetch_sub(body.len(), Ordering::Relaxed);
         }
-        let Some(record) = self.record(item) else {
-            return;
+        if self.straight(item) {
+            self.shared.written.fetch_add(1, Ordering::Relaxed);
+        } else if let Some(record) = self.record(item) {
+            self.shared.written.fetch_add(1, Ordering::Relaxed);
+            self.put(&record, item.at);
+        }
+        self.output.settle();
+    }
+
+    /// An event that is no call: always in words, and as a body where bodies are wanted.
+    fn own(&mut self, own: Own) {
+        let what = match own.target {
+            Target::Full => What::Told(Body::Decoded(text::yaml(&own.value))),
+            Target::Off | Target::Name | Target::Count => What::Named { failed: false },
+        };
+        let record = Record {
+            kind: Kind::Own,
+            service: String::new(),
+            method: own.name.to_owned(),
+            seq: own.seq,
+            what,
+            value: Some(own.value),
+            bytes: 0,
+            code: None,
+            latency: None,
+            runtime: None,
         };
         self.shared.written.fetch_add(1, Ordering::Relaxed);
-        let failed = matches!(record.what, What::Failed(_) | What::Named { failed: true });
-        if failed {
-            if tracing::enabled!(target: "message", tracing::Level::WARN) {
-                let lines = text::lines(&record, None);
-                tracing::warn!(target: "message", "{}", lines.trim_end());
+        self.put(&record, own.at);
+        self.output.settle();
+    }
+
+    fn put(&mut self, record: &Record, at: Instant) {
+        match record.what {
+            What::Ended => {}
+            What::Failed(_) | What::Named { failed: true } => {
+                self.output.log(record, Level::Warn);
             }
-        } else if !matches!(record.what, What::Ended)
-            && tracing::enabled!(target: "message", tracing::Level::INFO)
-        {
-            let lines = text::lines(&record, None);
-            tracing::info!(target: "message", "{}", lines.trim_end());
+            _ => self.output.log(record, Level::Info),
         }
-        if self.file.is_none() {
+        let Some(file) = self.output.file() else {
             return;
-        }
-        let line = if self.json {
-            json::line(&record, self.clock.epoch_s(item.at))
-        } else {
-            let stamp = match (&record.what, record.latency) {
-                (
-                    What::Reply(_) | What::Failed(_) | What::Named { failed: true },
-                    Some(latency),
-                ) => {
-                    format!("{:>24}", format!("+{:.6}", latency.as_secs_f64()))
-                }
-                _ => self.clock.stamp(item.at),
-            };
-            text::lines(&record, Some(&stamp))
         };
-        self.batch.extend_from_slice(line.as_bytes());
-        if self.batch.len() >= BATCH_BYTES {
-            self.write_out();
+        if self.json {
+            let line = json::line(record, self.clock.epoch_s(at));
+            return file.extend_from_slice(line.as_bytes());
         }
+        let mut stamp = Vec::new();
+        match (&record.what, record.latency) {
+            (What::Reply(_) | What::Failed(_) | What::Named { failed: true }, Some(latency)) => {
+                put_latency(&mut stamp, latency);
+            }
+            _ => self.clock.put_stamp(&mut stamp, at),
+        }
+        let lines = text::lines(record, Some(&String::from_utf8_lossy(&stamp)));
+        file.extend_from_slice(lines.as_bytes());
+    }
+
+    /// What nearly every event takes: a body that goes to log and file as text, without a tree of it in
+    /// between. False for what needs more; nothing has happened then.
+    fn straight(&mut self, item: &Item) -> bool {
+        let call = &item.call;
+        let method = call.method();
+        if item.target != Target::Full || (self.json && self.output.has_file()) {
+            return false;
+        }
+        let (side, body) = match &item.event {
+            Event::Request { body } if method != UPDATE => (Side::Request, body),
+            Event::Reply { body } => (Side::Reply, body),
+            Event::End { failed: None, .. } => {
+                self.pending.remove(&call.seq);
+                return true;
+            }
+            _ => return false,
+        };
+        let Some(shown) = self.bodies.show(&call.path, side, body, self.secrets) else {
+            return false;
+        };
+        let mut block = text::Block {
+            kind: item.kind,
+            word: "REQUEST",
+            method,
+            seq: call.seq,
+            arrow: "=>",
+            yaml: shown.yaml,
+        };
+        if side == Side::Request {
+            if self.measurements.is_some() || item.kind == Kind::Intercepted {
+                remember(&mut self.pending, item, body, shown.container);
+            }
+            let clock = &mut self.clock;
+            self.output
+                .block(&block, |out| clock.put_stamp(out, item.at));
+            return true;
+        }
+        if let Some(measurements) = &self.measurements
+            && let Some(pending) = self.pending.get_mut(&call.seq)
+        {
+            learn(pending, shown.container);
+            if method != UPDATE
+                && let Some(container) = &pending.container
+                && let Some(measured) = measurements.since_last(container)
+            {
+                let value = self.decode(&call.path, side, body);
+                let record = reply(item, body, with(value, measured));
+                self.put(&record, item.at);
+                return true;
+            }
+        }
+        (block.word, block.arrow) = ("REPLY", "<=");
+        let latency = item.at.saturating_duration_since(call.received);
+        self.output.block(&block, |out| put_latency(out, latency));
+        true
     }
 
     /// What is to be shown of an event, if anything.
     fn record(&mut self, item: &Item) -> Option<Record> {
         let call = &item.call;
-        let mut record = Record {
-            kind: item.kind,
-            service: call.service().to_owned(),
-            method: call.method().to_owned(),
-            seq: call.seq,
-            what: What::Ended,
-            value: None,
-            bytes: body(&item.event).map_or(0, bytes::Bytes::len),
-            code: None,
-            latency: None,
-            runtime: None,
-        };
+        let mut record = blank(item);
         match &item.event {
             Event::Request { body } => {
                 let value = self.decode(&call.path, Side::Request, body);
-                self.remember(item, body, value.as_ref());
-                let value = if record.method == "UpdateContainerResources" {
+                let container = value.as_ref().and_then(container_of);
+                remember(&mut self.pending, item, body, container);
+                let value = if record.method == UPDATE {
                     self.with_measurements(value, call.seq)
                 } else {
                     value
@@ -242,19 +316,32 @@ impl Writer {
             }
             Event::Reply { body } => {
                 let value = self.decode(&call.path, Side::Reply, body);
-                if let Some(id) = value.as_ref().and_then(container_of)
-                    && let Some(pending) = self.pending.get_mut(&call.seq)
-                {
-                    pending.container.get_or_insert(id);
+                if let Some(pending) = self.pending.get_mut(&call.seq) {
+                    learn(pending, value.as_ref().and_then(container_of));
                 }
-                let value = if record.method == "UpdateContainerResources" {
+                let value = if record.method == UPDATE {
                     value
                 } else {
                     self.with_measurements(value, call.seq)
                 };
-                record.latency = Some(item.at.saturating_duration_since(call.received));
-                record.what = What::Reply(as_yaml(value.as_ref(), body.len()));
-                record.value = value;
+                return Some(reply(item, body, value));
+            }
+            Event::TooLong {
+                side,
+                octets,
+                limit,
+            } => {
+                let (bytes, limit) = (*octets, *limit);
+                record.bytes = bytes;
+                let body = Body::TooLong { bytes, limit };
+                record.what = match side {
+                    Side::Request => What::Request(body),
+                    Side::Reply => {
+                        let latency = item.at.saturating_duration_since(call.received);
+                        record.latency = Some(latency);
+                        What::Reply(body)
+                    }
+                };
             }
             Event::End {
                 failed,
@@ -317,35 +404,15 @@ impl Writer {
         Some(value)
     }
 
-    fn remember(&mut self, item: &Item, body: &bytes::Bytes, value: Option<&Value>) {
-        let container = value.and_then(container_of);
-        let may_change = item.kind == Kind::Intercepted;
-        if (container.is_some() || may_change || self.measurements.is_some())
-            && self.pending.len() < REMEMBERED_CALLS
-        {
-            self.pending.insert(
-                item.call.seq,
-                Pending {
-                    request: may_change.then(|| body.clone()),
-                    container,
-                },
-            );
-        }
-    }
-
     fn with_measurements(&self, value: Option<Value>, seq: u64) -> Option<Value> {
-        let mut value = value?;
-        if let Some(measurements) = &self.measurements
-            && let Some(container) = self
-                .pending
-                .get(&seq)
-                .and_then(|pending| pending.container.as_deref())
-            && let Some(measured) = measurements.since_last(container)
-            && let Some(fields) = value.as_object_mut()
-        {
-            fields.insert("measured".to_owned(), measured);
+        let measured = self.measurements.as_ref().and_then(|measurements| {
+            let pending = self.pending.get(&seq)?;
+            measurements.since_last(pending.container.as_deref()?)
+        });
+        match measured {
+            Some(measured) => with(value, measured),
+            None => value,
         }
-        Some(value)
     }
 
     fn say_dropped(&mut self) {
@@ -356,52 +423,75 @@ impl Writer {
         }
         self.dropped_said = dropped;
         tracing::warn!(target: "message", "{new} events dropped: the dump could not keep up");
-        if self.file.is_some() {
-            let now = Instant::now();
-            let line = if self.json {
-                json::dropped(new, self.clock.epoch_s(now))
-            } else {
-                format!(
-                    "[{}] {new} events dropped: the dump could not keep up\n",
-                    self.clock.stamp(now)
-                )
-            };
-            self.batch.extend_from_slice(line.as_bytes());
+        let now = Instant::now();
+        let Some(file) = self.output.file() else {
+            return;
+        };
+        if self.json {
+            let line = json::dropped(new, self.clock.epoch_s(now));
+            file.extend_from_slice(line.as_bytes());
+        } else {
+            file.push(b'[');
+            self.clock.put_stamp(file, now);
+            let line = format!("] {new} events dropped: the dump could not keep up\n");
+            file.extend_from_slice(line.as_bytes());
         }
     }
+}
 
-    fn write_out(&mut self) {
-        if let Some(file) = &mut self.file
-            && !self.batch.is_empty()
-        {
-            match file.write_all(&self.batch) {
-                Ok(()) => self.file_failed = false,
-                Err(error) if !self.file_failed => {
-                    self.file_failed = true;
-                    tracing::error!(
-                        target: "message",
-                        "cannot write to dump file {}: {error}; what does not fit is lost",
-                        self.path.as_deref().unwrap_or(Path::new("")).display()
-                    );
-                }
-                Err(_) => {}
-            }
-        }
-        self.batch.clear();
-        self.batch.shrink_to(2 * BATCH_BYTES);
+/// The call whose request is not recorded before something was measured for it.
+const UPDATE: &str = "UpdateContainerResources";
+
+fn remember(
+    pending: &mut HashMap<u64, Pending>,
+    item: &Item,
+    body: &Bytes,
+    container: Option<impl Into<String>>,
+) {
+    if pending.len() < REMEMBERED_CALLS {
+        let new = Pending {
+            request: (item.kind == Kind::Intercepted).then(|| body.clone()),
+            container: container.map(Into::into),
+        };
+        pending.insert(item.call.seq, new);
     }
+}
 
-    fn reopen(&mut self) {
-        self.write_out();
-        let Some(path) = &self.path else { return };
-        match open(path, false) {
-            Ok(file) => self.file = Some(file),
-            Err(error) => tracing::error!(
-                target: "message",
-                "cannot reopen dump file {}: {error}; going on with the old one",
-                path.display()
-            ),
-        }
+fn learn(pending: &mut Pending, container: Option<impl Into<String>>) {
+    if let (None, Some(container)) = (&pending.container, container) {
+        pending.container = Some(container.into());
+    }
+}
+
+fn with(value: Option<Value>, measured: Value) -> Option<Value> {
+    let mut value = value?;
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("measured".to_owned(), measured);
+    }
+    Some(value)
+}
+
+fn blank(item: &Item) -> Record {
+    Record {
+        kind: item.kind,
+        service: item.call.service().to_owned(),
+        method: item.call.method().to_owned(),
+        seq: item.call.seq,
+        what: What::Ended,
+        value: None,
+        bytes: body(&item.event).map_or(0, Bytes::len),
+        code: None,
+        latency: None,
+        runtime: None,
+    }
+}
+
+fn reply(item: &Item, body: &Bytes, value: Option<Value>) -> Record {
+    Record {
+        what: What::Reply(as_yaml(value.as_ref(), body.len())),
+        value,
+        latency: Some(item.at.saturating_duration_since(item.call.received)),
+        ..blank(item)
     }
 }
 
@@ -418,76 +508,4 @@ fn container_of(value: &Value) -> Option<String> {
         .flatten()
         .find_map(Value::as_str)
         .map(str::to_owned)
-}
-
-/// Opens the dump file for appending, mode 0600 even when it was there before.
-fn open(path: &Path, truncate: bool) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)?;
-    if file.metadata()?.is_file() {
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        if truncate {
-            file.set_len(0)?;
-        }
-    }
-    Ok(file)
-}
-
-/// Ties the monotonic clock to the wall's; taken anew for each batch, so that a stepped wall clock is
-/// followed.
-#[derive(Debug)]
-struct Clock {
-    instant: Instant,
-    wall: SystemTime,
-    zone: jiff::tz::TimeZone,
-}
-
-impl Clock {
-    fn now() -> Self {
-        Self {
-            instant: Instant::now(),
-            wall: SystemTime::now(),
-            zone: jiff::tz::TimeZone::system(),
-        }
-    }
-
-    fn wall(&self, at: Instant) -> SystemTime {
-        if at >= self.instant {
-            self.wall + (at - self.instant)
-        } else {
-            self.wall - (self.instant - at)
-        }
-    }
-
-    fn epoch_s(&self, at: Instant) -> f64 {
-        self.wall(at)
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs_f64()
-    }
-
-    /// `2019-Oct-07 13:45:01.123`, local time.
-    fn stamp(&self, at: Instant) -> String {
-        const MONTHS: [&str; 12] = [
-            "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-        ];
-        let time = jiff::Timestamp::try_from(self.wall(at)).unwrap_or_default();
-        let local = self.zone.to_datetime(time);
-        let month = usize::try_from(local.month() - 1)
-            .ok()
-            .and_then(|index| MONTHS.get(index))
-            .unwrap_or(&"???");
-        format!(
-            "{:04}-{month}-{:02} {:02}:{:02}:{:02}.{:03}",
-            local.year(),
-            local.day(),
-            local.hour(),
-            local.minute(),
-            local.second(),
-            local.millisecond()
-        )
-    }
 }

@@ -168,27 +168,59 @@ impl Cgroups {
         self.write_cpu(&found, wanted)
     }
 
-    /// Gives a container back what it would have without us: the runtime's own last request, where it
-    /// asked for something, and what its parent has, where it did not.
+    /// Writes `to`, and gives back what `from` had set and `to` leaves alone: the runtime's own request
+    /// (`asked`), or what the parent has where it asked for nothing.
+    ///
+    /// # Errors
+    /// As [`Cgroups::write`].
+    pub fn change(
+        &self,
+        place: &Place<'_>,
+        from: &Wanted,
+        to: &Wanted,
+        asked: &Wanted,
+    ) -> Result<(), EnforceError> {
+        let found = self.locate(place)?;
+        let mut wanted = to.clone();
+        if wanted.cpus.is_empty() && !from.cpus.is_empty() {
+            wanted.cpus = asked.cpus;
+            if wanted.cpus.is_empty() {
+                self.inherit(&found.cpuset, "cpuset.cpus", |path| {
+                    wanted.cpus = read_cpus(path)?;
+                    Ok(())
+                })?;
+            }
+        }
+        if wanted.mems.is_none() && from.mems.is_some() {
+            wanted.mems.clone_from(&asked.mems);
+            if wanted.mems.as_ref().is_none_or(BTreeSet::is_empty) {
+                self.inherit(&found.cpuset, "cpuset.mems", |path| {
+                    wanted.mems = Some(read_nodes(path)?);
+                    Ok(())
+                })?;
+            }
+        }
+        if from.cpu_shares.is_some() {
+            wanted.cpu_shares = wanted.cpu_shares.or(asked.cpu_shares);
+        }
+        if from.cpu_quota.is_some() {
+            wanted.cpu_quota = wanted.cpu_quota.or(asked.cpu_quota);
+        }
+        self.write(place, &wanted)
+    }
+
+    /// Gives a container back all it would have without us.
     ///
     /// # Errors
     /// As [`Cgroups::write`].
     pub fn restore(&self, place: &Place<'_>, asked: &Wanted) -> Result<(), EnforceError> {
-        let found = self.locate(place)?;
-        let mut wanted = asked.clone();
-        if wanted.cpus.is_empty() {
-            self.inherit(&found.cpuset, "cpuset.cpus", |path| {
-                wanted.cpus = read_cpus(path)?;
-                Ok(())
-            })?;
-        }
-        if wanted.mems.as_ref().is_none_or(BTreeSet::is_empty) {
-            self.inherit(&found.cpuset, "cpuset.mems", |path| {
-                wanted.mems = Some(read_nodes(path)?);
-                Ok(())
-            })?;
-        }
-        self.write(place, &wanted)
+        let all = Wanted {
+            cpus: CpuSet::from_iter([resmgr_topology::CpuId(0)]),
+            mems: Some(BTreeSet::new()),
+            cpu_shares: Some(0),
+            cpu_quota: Some(0),
+        };
+        self.change(place, &all, &Wanted::default(), asked)
     }
 
     /// v1: hands the parent's file to `copy`. v2: empties the file, which means the same.
@@ -254,7 +286,37 @@ impl Cgroups {
         Ok(())
     }
 
+    /// The CPUs that any cgroup can have now, when that is a true part of `wanted`: the rest is offline,
+    /// and the kernel takes it from every cgroup itself. `None` as well when the root of the hierarchy
+    /// cannot be read: what led to the question is the error to report then.
+    #[must_use]
+    pub fn online_part(&self, wanted: &CpuSet) -> Option<CpuSet> {
+        let file = if self.hierarchy.is_v2() {
+            "cpuset.cpus.effective"
+        } else {
+            "cpuset.cpus"
+        };
+        let root = read_cpus(&self.hierarchy.cpuset_root().join(file)).ok()?;
+        let part = wanted.intersection(&root);
+        (part != *wanted && !part.is_empty()).then_some(part)
+    }
+
+    /// Under cgroup v1 an offline CPU cannot be written: what is left of `wanted` is.
     fn write_cpus(&self, directory: &Path, wanted: &CpuSet) -> Result<(), EnforceError> {
+        match self.write_exactly(directory, wanted) {
+            Err(error @ EnforceError::Write { .. })
+                if !self.hierarchy.is_v2() && !error.is_absent() =>
+            {
+                match self.online_part(wanted) {
+                    Some(part) => self.write_exactly(directory, &part),
+                    None => Err(error),
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn write_exactly(&self, directory: &Path, wanted: &CpuSet) -> Result<(), EnforceError> {
         let path = directory.join("cpuset.cpus");
         let old = match read_cpus(&path) {
             Ok(old) => old,
@@ -282,7 +344,7 @@ impl Cgroups {
         if self.hierarchy.is_v2() {
             let path = directory.join("cpuset.cpus.effective");
             let is = read_cpus(&path)?;
-            if is != *wanted {
+            if is != *wanted && self.online_part(wanted) != Some(is) {
                 return Err(read_back(&path, wanted, &is));
             }
         }

@@ -122,7 +122,17 @@ pub fn reconcile(
         return Ok(Vec::new());
     }
     let actual = cgroups.read(place)?;
-    let drifts = compare(id, wanted, &actual, cgroups.hierarchy().is_v2());
+    let v2 = cgroups.hierarchy().is_v2();
+    let mut drifts = compare(id, wanted, &actual, v2);
+    let of_cpus = |drift: &Drift| matches!(drift.field, Field::Cpus | Field::EffectiveCpus);
+    if drifts.iter().any(of_cpus)
+        && let Some(part) = cgroups.online_part(&wanted.cpus)
+        && actual.effective == part
+        && (!v2 || actual.cpus == wanted.cpus)
+    {
+        // CPUs went offline, which nobody wrote. Whoever watches them has other CPUs chosen.
+        drifts.retain(|drift| !of_cpus(drift));
+    }
     if !drifts.is_empty() {
         cgroups.write(place, wanted)?;
     }
@@ -160,6 +170,42 @@ mod tests {
             reconcile(&tree.cgroups, &id, &place, &wanted("1")).unwrap(),
             []
         );
+    }
+
+    /// What the kernel does to a container on CPUs 2 and 3 of four when CPU 3 goes offline.
+    fn offline(tree: &FakeTree, files: &[&str]) {
+        let root = tree.cgroups.hierarchy().cpuset_root();
+        for file in files {
+            std::fs::write(root.join(file), "0-2").unwrap();
+            std::fs::write(root.join("podX/c1").join(file), "2").unwrap();
+        }
+    }
+
+    #[test]
+    fn cpus_gone_offline_are_not_drift() {
+        let id = ContainerId("c1".into());
+        for (tree, files) in [
+            (FakeTree::v1(), &["cpuset.cpus"][..]),
+            (FakeTree::v2(), &["cpuset.cpus.effective"][..]),
+        ] {
+            let place = tree.container("podX", "c1", "2-3", "0");
+            let wanted = Wanted {
+                cpus: "2-3".parse().unwrap(),
+                ..Wanted::default()
+            };
+            offline(&tree, files);
+            assert_eq!(
+                reconcile(&tree.cgroups, &id, &place, &wanted).unwrap(),
+                [],
+                "{files:?}"
+            );
+            // A write behind our back is one, offline CPUs or not.
+            let root = tree.cgroups.hierarchy().cpuset_root();
+            std::fs::write(root.join("podX/c1/cpuset.cpus"), "1").unwrap();
+            let drifts = reconcile(&tree.cgroups, &id, &place, &wanted).unwrap();
+            assert_eq!(drifts.len(), 1, "{files:?}");
+            assert_eq!(drifts[0].found, "1");
+        }
     }
 
     #[test]

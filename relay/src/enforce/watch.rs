@@ -1,23 +1,36 @@
-//! Notices other people's writes to cpusets at once, by inotify.
+//! Notices other people's writes to cpusets, and the end of containers, at once: by inotify.
 //!
 //! kernfs raises `IN_MODIFY` for writes from user space to both versions' files (not for changes the
-//! kernel makes itself, such as CPUs going offline): the periodic reconciliation remains the net.
+//! kernel makes itself, such as CPUs going offline), and the VFS raises `IN_DELETE` in the parent when a
+//! cgroup is removed, which runtimes do as soon as a container's last process has ended. The periodic
+//! look at kernel and runtime remains the net.
 
 use futures::StreamExt;
 use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
 use resmgr_policy::ContainerId;
 use std::{
     collections::{BTreeMap, HashMap},
+    ffi::OsString,
     fmt, io,
     path::Path,
 };
 
 const FILES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 
-/// Watches the cpuset files of containers.
+/// What was noticed of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Noticed {
+    /// Somebody, perhaps we, wrote to its cgroup.
+    Written(ContainerId),
+    /// Its cgroup was removed.
+    Vanished(ContainerId),
+}
+
+/// Watches the cpuset files of containers, and their pods' cgroups for the ends of containers.
 pub struct Watcher {
     events: EventStream<[u8; 4096]>,
     owners: HashMap<WatchDescriptor, ContainerId>,
+    pods: HashMap<WatchDescriptor, BTreeMap<OsString, ContainerId>>,
     watched: BTreeMap<ContainerId, Vec<WatchDescriptor>>,
 }
 
@@ -30,6 +43,7 @@ impl Watcher {
         Ok(Self {
             events: Inotify::init()?.into_event_stream([0; 4096])?,
             owners: HashMap::new(),
+            pods: HashMap::new(),
             watched: BTreeMap::new(),
         })
     }
@@ -40,7 +54,7 @@ impl Watcher {
         self.watched.contains_key(id)
     }
 
-    /// Watches the files in a container's cpuset directory.
+    /// Watches the files in a container's cpuset directory, and the directory itself in its parent.
     ///
     /// # Errors
     /// When the cgroup is gone or the user's limit of watches is reached.
@@ -57,6 +71,12 @@ impl Watcher {
             self.owners.insert(descriptor.clone(), id.clone());
             descriptors.push(descriptor);
         }
+        if let (Some(pod), Some(name)) = (directory.parent(), directory.file_name()) {
+            let mask = WatchMask::DELETE | WatchMask::ONLYDIR;
+            let descriptor = self.events.watches().add(pod, mask)?;
+            let inside = self.pods.entry(descriptor).or_default();
+            inside.insert(name.to_owned(), id.clone());
+        }
         self.watched.insert(id.clone(), descriptors);
         Ok(())
     }
@@ -65,28 +85,51 @@ impl Watcher {
     pub fn remove(&mut self, id: &ContainerId) {
         for descriptor in self.watched.remove(id).unwrap_or_default() {
             self.owners.remove(&descriptor);
-            // The kernel has dropped the watch of a file that is gone: that is what was wanted.
-            drop(self.events.watches().remove(descriptor));
+            self.end(descriptor);
+        }
+        let mut idle = Vec::new();
+        for (descriptor, inside) in &mut self.pods {
+            inside.retain(|_name, owner| owner != id);
+            if inside.is_empty() {
+                idle.push(descriptor.clone());
+            }
+        }
+        for descriptor in idle {
+            self.pods.remove(&descriptor);
+            self.end(descriptor);
         }
     }
 
-    /// Waits for a write; whose cgroup was written to, by us or by others.
+    fn end(&mut self, descriptor: WatchDescriptor) {
+        // The kernel has dropped the watch of a file that is gone: that is what was wanted.
+        drop(self.events.watches().remove(descriptor));
+    }
+
+    /// Waits for something to notice.
     ///
     /// # Errors
     /// When the inotify instance cannot be read.
-    pub async fn next(&mut self) -> io::Result<ContainerId> {
+    pub async fn next(&mut self) -> io::Result<Noticed> {
         loop {
             let Some(event) = self.events.next().await else {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             };
             let event = event?;
+            if event.mask.contains(EventMask::DELETE) {
+                let inside = self.pods.get(&event.wd);
+                let name = event.name.as_deref();
+                if let Some(id) = inside.zip(name).and_then(|(inside, name)| inside.get(name)) {
+                    return Ok(Noticed::Vanished(id.clone()));
+                }
+                continue;
+            }
             let Some(id) = self.owners.get(&event.wd).cloned() else {
                 continue;
             };
             if event.mask.contains(EventMask::IGNORED) {
                 self.remove(&id);
             } else {
-                return Ok(id);
+                return Ok(Noticed::Written(id));
             }
         }
     }
@@ -121,8 +164,35 @@ mod tests {
             .await
             .expect("the kernel tells")
             .unwrap();
-        assert_eq!(written, id);
+        assert_eq!(written, Noticed::Written(id.clone()));
         watcher.remove(&id);
         assert!(!watcher.watches(&id));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_one_of_two_containers_of_a_pod_is_noticed() {
+        let Some(kernel) = KernelCpuset::new("vanish") else {
+            return;
+        };
+        let mut watcher = Watcher::new().unwrap();
+        let directories = ["c1", "c2"].map(|id| {
+            let place = kernel.container(id);
+            let directory = kernel.cgroups.locate(&place).unwrap().cpuset;
+            watcher.add(&ContainerId(id.into()), &directory).unwrap();
+            directory
+        });
+        fs::remove_dir(&directories[1]).unwrap();
+        let gone = tokio::time::timeout(Duration::from_secs(10), watcher.next())
+            .await
+            .expect("the kernel tells")
+            .unwrap();
+        assert_eq!(gone, Noticed::Vanished(ContainerId("c2".into())));
+        watcher.remove(&ContainerId("c2".into()));
+        fs::remove_dir(&directories[0]).unwrap();
+        let gone = tokio::time::timeout(Duration::from_secs(10), watcher.next())
+            .await
+            .expect("the first is still watched")
+            .unwrap();
+        assert_eq!(gone, Noticed::Vanished(ContainerId("c1".into())));
     }
 }

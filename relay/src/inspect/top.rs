@@ -1,14 +1,19 @@
 //! What the scheduler did, as people and scripts see it: who ran where, waited and migrated.
+//!
+//! [`TopView`] is the data, from a telemetry snapshot or as the difference of two. It is shown as text
+//! (`text`), as a live picture (`live`, which never touches a terminal itself) or as JSON.
 
-use super::view::table;
+mod live;
+mod map;
+mod text;
+
+pub use live::{Key, Screen};
+
 use crate::telemetry::{Cost, Quality, Snapshot, Totals};
 use resmgr_policy::ContainerId;
-use resmgr_topology::{CpuId, CpuSet, Topology};
+use resmgr_topology::{CpuSet, Topology};
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
-};
+use std::collections::BTreeMap;
 
 /// One container since it was first measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,13 +49,78 @@ pub struct TopContainer {
 }
 
 impl TopContainer {
-    fn total_run_ns(&self) -> u64 {
+    /// CPU time on all CPUs, nanoseconds.
+    #[must_use]
+    pub fn total_run_ns(&self) -> u64 {
         self.run_ns.values().sum()
+    }
+
+    /// What hurts it, in nanoseconds: waits that others or its quota caused, time outside its cpuset,
+    /// and others' time on CPUs that should be its alone.
+    #[must_use]
+    pub fn hurt_ns(&self) -> u64 {
+        let foreign: u64 = self.foreign_ns.values().sum();
+        [
+            self.contention_ns,
+            self.throttled_ns,
+            self.outside_ns,
+            foreign,
+        ]
+        .iter()
+        .fold(0, |sum, part| sum.saturating_add(*part))
+    }
+
+    /// `namespace/pod/container`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}/{}", self.namespace, self.pod, self.container)
+    }
+}
+
+/// Where one CPU sits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// The kernel's number.
+    pub cpu: u32,
+    /// Its core.
+    pub core: u32,
+    /// Its last-level cache.
+    pub llc: u32,
+    /// Its NUMA node.
+    pub node: u32,
+    /// Its package.
+    pub package: u32,
+}
+
+/// Tasks that belong to no container: CPU time and switches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rest {
+    /// CPU time on all CPUs, nanoseconds.
+    pub run_ns: u64,
+    /// Run-queue wait of every kind, nanoseconds.
+    pub wait_ns: u64,
+    /// Context switches of every kind.
+    pub switches: u64,
+}
+
+impl Rest {
+    fn of(totals: &Totals) -> Self {
+        Self {
+            run_ns: totals.run_ns,
+            wait_ns: totals.wait_ns(),
+            switches: totals.voluntary + totals.involuntary,
+        }
+    }
+
+    fn less(&mut self, before: &Self) {
+        self.run_ns = self.run_ns.saturating_sub(before.run_ns);
+        self.wait_ns = self.wait_ns.saturating_sub(before.wait_ns);
+        self.switches = self.switches.saturating_sub(before.switches);
     }
 }
 
 /// The whole picture.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TopView {
     /// `exact`, `polled` or `off`.
     pub quality: String,
@@ -59,10 +129,24 @@ pub struct TopView {
     pub reason: Option<String>,
     /// When, `CLOCK_MONOTONIC` nanoseconds.
     pub at_ns: u64,
-    /// Packages and their online CPUs.
-    pub packages: BTreeMap<u32, Vec<u32>>,
-    /// Containers; whoever waited most comes first.
+    /// What the numbers cover, nanoseconds up to `at_ns`; 0 when each container's count from when it was
+    /// first measured.
+    pub over_ns: u64,
+    /// Online CPUs, by package, node, cache, core and number.
+    pub cpus: Vec<Seat>,
+    /// Time each CPU was not idle, nanoseconds.
+    pub busy_ns: BTreeMap<u32, u64>,
+    /// Context switches on all CPUs.
+    pub switches: u64,
+    /// What the measuring costs per switch, nanoseconds, the floor of that measurement taken off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_ns: Option<f64>,
+    /// Containers; whoever is hurt most comes first ([`TopContainer::hurt_ns`]).
     pub containers: Vec<TopContainer>,
+    /// Processes outside containers.
+    pub other: Rest,
+    /// Kernel threads.
+    pub kernel: Rest,
 }
 
 /// One look of the telemetry, for whoever shows it.
@@ -91,12 +175,21 @@ fn list(cpus: &CpuSet) -> String {
     cpus.to_string()
 }
 
+fn worst_first(containers: &mut [TopContainer]) {
+    containers.sort_by(|a, b| {
+        let harm = b.hurt_ns().cmp(&a.hurt_ns());
+        let work = b.total_run_ns().cmp(&a.total_run_ns());
+        harm.then(work).then_with(|| a.id.cmp(&b.id))
+    });
+}
+
 impl TopView {
     /// The picture of a telemetry snapshot.
     #[must_use]
     pub fn new(
         snapshot: &Snapshot,
         reason: Option<String>,
+        cost: Option<Cost>,
         topology: &Topology,
         name: impl Fn(&str) -> Named,
     ) -> Self {
@@ -147,19 +240,21 @@ impl TopView {
                 }
             })
             .collect();
-        containers.sort_by(|a, b| {
-            b.contention_ns
-                .cmp(&a.contention_ns)
-                .then_with(|| a.id.cmp(&b.id))
-        });
-        let packages = topology
-            .packages
+        worst_first(&mut containers);
+        let online = topology
+            .cpus
             .iter()
-            .map(|package| {
-                let cpus = package.cpus.intersection(&topology.online);
-                (package.id.0, cpus.iter().map(|CpuId(cpu)| cpu).collect())
+            .filter(|cpu| topology.online.contains(cpu.id));
+        let mut cpus: Vec<_> = online
+            .map(|cpu| Seat {
+                cpu: cpu.id.0,
+                core: cpu.core.0,
+                llc: cpu.llc.0,
+                node: cpu.node.0,
+                package: cpu.package.0,
             })
             .collect();
+        cpus.sort_by_key(|seat| (seat.package, seat.node, seat.llc, seat.core, seat.cpu));
         Self {
             quality: match snapshot.quality {
                 Quality::Exact => "exact",
@@ -169,8 +264,18 @@ impl TopView {
             .to_owned(),
             reason,
             at_ns: snapshot.at_ns,
-            packages,
+            over_ns: 0,
+            cpus,
+            busy_ns: snapshot
+                .busy_ns
+                .iter()
+                .map(|(cpu, ns)| (cpu.0, *ns))
+                .collect(),
+            switches: snapshot.switches,
+            cost_ns: cost.map(|cost| cost.net_ns()),
             containers,
+            other: Rest::of(&snapshot.other),
+            kernel: Rest::of(&snapshot.kernel),
         }
     }
 
@@ -198,40 +303,15 @@ impl TopView {
                 less(ns, before.foreign_ns.get(who).copied().unwrap_or_default());
             }
         }
-        view.containers.sort_by(|a, b| {
-            b.contention_ns
-                .cmp(&a.contention_ns)
-                .then_with(|| a.id.cmp(&b.id))
-        });
-        view
-    }
-
-    /// One character a CPU: how much of the container's time was spent there, blank to full.
-    fn strip(&self, one: &TopContainer) -> String {
-        const SHADES: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-        let most = one
-            .run_ns
-            .values()
-            .copied()
-            .max()
-            .unwrap_or_default()
-            .max(1);
-        let mut strip = String::new();
-        for cpus in self.packages.values() {
-            strip.push('[');
-            for cpu in cpus {
-                let ran = one.run_ns.get(cpu).copied().unwrap_or_default();
-                let level = if ran == 0 {
-                    0
-                } else {
-                    1 + ran.saturating_mul(7) / most
-                };
-                let level = usize::try_from(level).unwrap_or_default();
-                strip.push(SHADES.get(level).copied().unwrap_or('█'));
-            }
-            strip.push(']');
+        for (cpu, ns) in &mut view.busy_ns {
+            *ns = ns.saturating_sub(earlier.busy_ns.get(cpu).copied().unwrap_or_default());
         }
-        strip
+        view.over_ns = self.at_ns.saturating_sub(earlier.at_ns);
+        view.switches = self.switches.saturating_sub(earlier.switches);
+        view.other.less(&earlier.other);
+        view.kernel.less(&earlier.kernel);
+        worst_first(&mut view.containers);
+        view
     }
 }
 
@@ -250,104 +330,16 @@ fn span(ns: u64) -> String {
     }
 }
 
-impl fmt::Display for TopView {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "telemetry {}", self.quality)?;
-        if let Some(reason) = &self.reason {
-            write!(f, ": {reason}")?;
-        }
-        f.write_str("\none character a CPU, one bracket a package: where each container ran\n\n")?;
-        let rows: Vec<_> = self
-            .containers
-            .iter()
-            .map(|one| {
-                let mut foreign = String::new();
-                for (who, ns) in one.foreign_ns.iter().filter(|(_, ns)| **ns > 0) {
-                    // Writing to a String cannot fail.
-                    write!(foreign, "{} {} ", span(*ns), who).ok();
-                }
-                let [sibling, llc, other_llc, node, package] = one.migrations;
-                vec![
-                    format!("{}/{}/{}", one.namespace, one.pod, one.container),
-                    if one.cpus.is_empty() {
-                        "any".to_owned()
-                    } else {
-                        one.cpus.clone()
-                    },
-                    self.strip(one),
-                    span(one.total_run_ns()),
-                    span(one.contention_ns),
-                    span(one.throttled_ns),
-                    format!("{}/{}", one.voluntary, one.involuntary),
-                    (sibling + llc + other_llc).to_string(),
-                    node.to_string(),
-                    package.to_string(),
-                    span(one.outside_ns),
-                    if foreign.is_empty() {
-                        "0".to_owned()
-                    } else {
-                        foreign
-                    },
-                ]
-            })
-            .collect();
-        let head = [
-            "CONTAINER",
-            "CPUS",
-            "WHERE",
-            "RAN",
-            "WAITED",
-            "THROTTLED",
-            "SWITCHES",
-            "MIGRATED",
-            "X-NODE",
-            "X-SOCKET",
-            "OUTSIDE",
-            "FOREIGN",
-        ];
-        f.write_str(&table(&head, &rows))
+/// A bar of one character: blank, or how much `part` is of `whole`.
+fn bar(part: u64, whole: u64) -> char {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    if part == 0 {
+        return '·';
     }
+    let level = u128::from(part) * 8 / u128::from(whole.max(1));
+    let level = usize::try_from(level).unwrap_or(usize::MAX).min(7);
+    BARS.get(level).copied().unwrap_or('█')
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn view(run: &[(u32, u64)], waited: u64) -> TopView {
-        TopView {
-            quality: "exact".into(),
-            packages: BTreeMap::from([(0, vec![0, 1]), (1, vec![2, 3])]),
-            containers: vec![TopContainer {
-                id: "a".into(),
-                namespace: "default".into(),
-                pod: "p".into(),
-                container: "c".into(),
-                cpus: "0-3".into(),
-                run_ns: run.iter().copied().collect(),
-                contention_ns: waited,
-                migrations: [0, 1, 0, 0, 2],
-                ..TopContainer::default()
-            }],
-            ..TopView::default()
-        }
-    }
-
-    #[test]
-    fn the_picture_shows_each_package_and_where_the_time_went() {
-        let text = view(&[(0, 1_000_000_000), (2, 10)], 1_500).to_string();
-        assert!(text.contains("[█·][▁·]"), "{text}");
-        assert!(text.contains("1.00s  1us"), "{text}");
-    }
-
-    #[test]
-    fn a_difference_counts_from_the_earlier_picture() {
-        let later = view(&[(0, 500), (2, 30)], 900);
-        let between = later.since(&view(&[(0, 100)], 200));
-        assert_eq!(
-            between.containers[0].run_ns,
-            BTreeMap::from([(0, 400), (2, 30)])
-        );
-        assert_eq!(between.containers[0].contention_ns, 700);
-        assert_eq!(between.containers[0].migrations, [0; 5]);
-    }
-}
+mod tests;

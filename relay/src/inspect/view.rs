@@ -60,6 +60,9 @@ pub struct StateView {
 pub struct ExplainView {
     /// Where it sits now.
     pub container: ContainerView,
+    /// Whether decisions follow measurements now, and why not.
+    #[serde(default)]
+    pub measurements: String,
     /// The decisions that concerned it, oldest first.
     pub decisions: Vec<DecisionView>,
 }
@@ -181,6 +184,9 @@ impl fmt::Display for ExplainView {
             container.request_mcpu,
             or_dash(&container.cpus)
         )?;
+        if !self.measurements.is_empty() {
+            writeln!(f, "now {}", self.measurements)?;
+        }
         for decision in &self.decisions {
             let mut text = String::new();
             writeln!(text, "\n{}  {}", decision.at, decision.summary)?;

@@ -1,17 +1,24 @@
-//! The file: a header line with version and checksum, then JSON.
+//! The files: a header line with version and checksum, then JSON.
 
-use super::Book;
+use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
+    marker::PhantomData,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-const MAGIC: &str = "cri-resmgr-ledger";
 const VERSION: u32 = 1;
-const NAME: &str = "ledger";
+
+/// What a file can hold.
+pub trait Record: Serialize + DeserializeOwned {
+    /// Name of the file.
+    const NAME: &'static str;
+    /// First word of the file.
+    const MAGIC: &'static str;
+}
 
 /// Why the ledger could not be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -28,10 +35,12 @@ pub enum LedgerError {
         source: io::Error,
     },
     /// The file is not one of ours.
-    #[error("{path} is not a ledger (expected a first line starting with {MAGIC:?})", path = .path.display())]
+    #[error("{path} is not one of our files (expected a first line starting with {magic:?})", path = .path.display())]
     Foreign {
         /// Which file.
         path: PathBuf,
+        /// How it should start.
+        magic: &'static str,
     },
     /// The file was written by another version.
     #[error("{path} is of version {found:?}, this program writes version {VERSION}", path = .path.display())]
@@ -52,7 +61,7 @@ pub enum LedgerError {
         found: String,
     },
     /// The content is not what this version writes.
-    #[error("{path} holds no legal ledger", path = .path.display())]
+    #[error("{path} does not hold what this version writes", path = .path.display())]
     Content {
         /// Which file.
         path: PathBuf,
@@ -63,21 +72,31 @@ pub enum LedgerError {
 }
 
 /// What was found on disk.
-#[derive(Debug, Default)]
-pub struct Loaded {
+#[derive(Debug)]
+pub struct Loaded<R> {
     /// What was remembered; `None` for a fresh start.
-    pub book: Option<Book>,
+    pub book: Option<R>,
     /// Why a file was not used. To be logged; nothing is refused.
     pub problems: Vec<LedgerError>,
 }
 
-/// The state file in its directory.
+/// One record in the state directory, and the one before it.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct StateFile<R> {
     directory: PathBuf,
+    holds: PhantomData<fn() -> R>,
 }
 
-impl Ledger {
+impl<R: Record> StateFile<R> {
+    /// The file in a directory that need not exist to be read from.
+    #[must_use]
+    pub fn at(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            holds: PhantomData,
+        }
+    }
+
     /// Uses (and makes, with mode 0700) the directory.
     ///
     /// # Errors
@@ -88,26 +107,27 @@ impl Ledger {
             .mode(0o700)
             .create(directory)
             .map_err(failed("create the directory", directory))?;
-        Ok(Self {
-            directory: directory.to_owned(),
-        })
+        Ok(Self::at(directory))
     }
 
     /// Where the file is.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        self.directory.join(NAME)
+        self.directory.join(R::NAME)
     }
 
-    fn previous(&self) -> PathBuf {
-        self.directory.join("ledger.previous")
+    fn beside(&self, suffix: &str) -> PathBuf {
+        self.directory.join(format!("{}.{suffix}", R::NAME))
     }
 
     /// Reads the file, or the one before it when that is unusable.
     #[must_use]
-    pub fn load(&self) -> Loaded {
-        let mut loaded = Loaded::default();
-        for path in [self.path(), self.previous()] {
+    pub fn load(&self) -> Loaded<R> {
+        let mut loaded = Loaded {
+            book: None,
+            problems: Vec::new(),
+        };
+        for path in [self.path(), self.beside("previous")] {
             match read(&path) {
                 Ok(book) => {
                     loaded.book = book;
@@ -121,17 +141,17 @@ impl Ledger {
         loaded
     }
 
-    /// Replaces the file. When this returns, the book survives a power cut.
+    /// Replaces the file. When this returns, the record survives a power cut.
     ///
     /// # Errors
     /// When any step fails; the old file is then still whole.
-    pub fn store(&self, book: &Book) -> Result<(), LedgerError> {
+    pub fn store(&self, record: &R) -> Result<(), LedgerError> {
         let path = self.path();
-        let body = serde_json::to_vec(book).map_err(|source| LedgerError::Content {
+        let body = serde_json::to_vec(record).map_err(|source| LedgerError::Content {
             path: path.clone(),
             source,
         })?;
-        let temporary = self.directory.join("ledger.new");
+        let temporary = self.beside("new");
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -139,11 +159,11 @@ impl Ledger {
             .mode(0o600)
             .open(&temporary)
             .map_err(failed("create", &temporary))?;
-        writeln!(file, "{MAGIC} {VERSION} {}", digest(&body))
+        writeln!(file, "{} {VERSION} {}", R::MAGIC, digest(&body))
             .and_then(|()| file.write_all(&body))
             .map_err(failed("write", &temporary))?;
         file.sync_all().map_err(failed("fsync", &temporary))?;
-        let previous = self.previous();
+        let previous = self.beside("previous");
         match fs::remove_file(&previous).and_then(|()| fs::hard_link(&path, &previous)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed("keep the old file as", &previous)(error));
@@ -152,6 +172,29 @@ impl Ledger {
             Ok(()) => {}
         }
         fs::rename(&temporary, &path).map_err(failed("rename the new file to", &path))?;
+        self.synced()
+    }
+
+    /// Removes the file and the one before it. When this returns, that survives a power cut.
+    ///
+    /// # Errors
+    /// When any step fails.
+    pub fn forget(&self) -> Result<(), LedgerError> {
+        for path in [self.beside("previous"), self.path()] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove", &path)(error));
+                }
+                _gone => {}
+            }
+        }
+        self.synced()
+    }
+
+    fn synced(&self) -> Result<(), LedgerError> {
+        if !self.directory.exists() {
+            return Ok(());
+        }
         File::open(&self.directory)
             .and_then(|directory| directory.sync_all())
             .map_err(failed("fsync", &self.directory))
@@ -171,7 +214,7 @@ fn digest(body: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read(path: &Path) -> Result<Option<Book>, LedgerError> {
+fn read<R: Record>(path: &Path) -> Result<Option<R>, LedgerError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -182,8 +225,9 @@ fn read(path: &Path) -> Result<Option<Book>, LedgerError> {
     let (header, body) = bytes.split_at(end.unwrap_or(bytes.len()));
     let header = String::from_utf8_lossy(header);
     let mut words = header.split(' ');
-    if words.next() != Some(MAGIC) {
-        return Err(LedgerError::Foreign { path });
+    if words.next() != Some(R::MAGIC) {
+        let magic = R::MAGIC;
+        return Err(LedgerError::Foreign { path, magic });
     }
     let found = words.next().unwrap_or_default();
     if found != VERSION.to_string() {
@@ -207,6 +251,7 @@ fn read(path: &Path) -> Result<Option<Book>, LedgerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::{Book, Ledger};
     use std::os::unix::fs::PermissionsExt;
 
     fn book(policy: &str) -> Book {
@@ -225,10 +270,12 @@ mod tests {
             ledger.store(&book(policy)).unwrap();
             assert_eq!(ledger.load().book, Some(book(policy)));
         }
-        assert_eq!(read(&ledger.previous()).unwrap(), Some(book("stp")));
+        assert_eq!(read(&ledger.beside("previous")).unwrap(), Some(book("stp")));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&ledger.path()), 0o600);
         assert_eq!(mode(&directory.path().join("state")), 0o700);
+        ledger.forget().unwrap();
+        assert!(ledger.load().book.is_none());
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Writes the latest book whenever it changed: many changes, one fsync.
 
 use super::{Book, Ledger};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
+
+/// How long after a failure the same is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// How the file fares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,10 +51,19 @@ impl Writer {
         (writer, Durable { books, health })
     }
 
-    /// Writes until every handle is dropped; what was handed over last is written first.
+    /// Writes until every handle is dropped; what was handed over last is written first. What could not
+    /// be written is tried again, also when nothing newer comes.
     pub async fn run(mut self) {
         let mut health = Health::default();
-        while self.books.changed().await.is_ok() {
+        loop {
+            let lost = tokio::select! {
+                changed = self.books.changed() => changed.is_err(),
+                // The disk may have room again, and nothing else may ever change.
+                () = tokio::time::sleep(RETRY), if health.problem.is_some() => false,
+            };
+            if lost {
+                return;
+            }
             let (generation, book) = self.books.borrow_and_update().clone();
             let ledger = Arc::clone(&self.ledger);
             let stored = tokio::task::spawn_blocking(move || ledger.store(&book)).await;
@@ -63,12 +75,17 @@ impl Writer {
             health.tried = generation;
             match problem {
                 None => {
+                    if health.problem.is_some() {
+                        tracing::info!("the placement state is saved again");
+                    }
                     health.durable = generation;
                     health.writes += 1;
                     health.problem = None;
                 }
                 Some(problem) => {
-                    tracing::error!(%problem, "the placement state could not be saved");
+                    if health.problem.as_deref() != Some(&problem) {
+                        tracing::error!(%problem, "the placement state could not be saved");
+                    }
                     health.failures += 1;
                     health.problem = Some(problem.into());
                 }
@@ -113,5 +130,37 @@ impl Durable {
     #[must_use]
     pub fn health(&self) -> Health {
         self.health.borrow().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[tokio::test]
+    async fn what_could_not_be_saved_is_saved_as_soon_as_there_is_room() {
+        let full = Path::new("/dev/full");
+        if !full.exists() {
+            eprintln!("skipped: no /dev/full");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let new = directory.path().join("ledger.new");
+        std::os::unix::fs::symlink(full, &new).unwrap();
+        let (writer, durable) = Writer::new(Ledger::open(directory.path()).unwrap());
+        let writing = tokio::spawn(writer.run());
+        durable.hand_over(1, Arc::new(Book::default()));
+        durable.wait(1).await.unwrap_err();
+        std::fs::remove_file(&new).unwrap();
+        let mut health = durable.health.clone();
+        let saved = health.wait_for(|health| health.durable == 1);
+        tokio::time::timeout(Duration::from_secs(30), saved)
+            .await
+            .expect("nobody has asked again")
+            .unwrap();
+        assert!(durable.health().problem.is_none());
+        drop(durable);
+        writing.await.unwrap();
     }
 }

@@ -57,6 +57,14 @@ pub fn install(settings: Settings) -> Result<Control, tracing::subscriber::SetGl
     Ok(control)
 }
 
+/// The settings in force, when this layer is where the process logs.
+pub(super) fn in_force() -> Option<Settings> {
+    tracing::dispatcher::get_default(|dispatch| {
+        let lines = dispatch.downcast_ref::<Lines>();
+        lines.map(|lines| lines.control.get())
+    })
+}
+
 struct Lines {
     control: Control,
 }
@@ -122,31 +130,45 @@ fn render(settings: &Settings, event: &Event<'_>) -> String {
     let mut fields = Fields::default();
     event.record(&mut fields);
     let source = source::of_target(event.metadata().target());
-    let level = level(event.metadata());
+    form(settings, level(event.metadata()), source, &fields)
+}
+
+/// One message without fields.
+pub(super) fn message(settings: &Settings, level: Level, source: &str, message: &str) -> String {
+    let fields = Fields {
+        message: message.to_owned(),
+        others: Vec::new(),
+    };
+    form(settings, level, source, &fields)
+}
+
+fn form(settings: &Settings, level: Level, source: &str, fields: &Fields) -> String {
     match settings.format {
-        Format::Text => text(level, source, settings.prefix, &fields),
-        Format::Json => json(level, source, &fields),
+        Format::Text => text(level, source, settings.prefix, fields),
+        Format::Json => json(level, source, fields),
     }
 }
 
-/// `I: [     policy     ] message name=value`, the prefix repeated on every line of the message.
-fn text(level: Level, source: &str, prefix: bool, fields: &Fields) -> String {
+/// What every line begins with.
+pub(super) fn head(level: Level, source: &str, prefix: bool) -> String {
     let letter = match level {
         Level::Debug => 'D',
         Level::Info => 'I',
         Level::Warn => 'W',
         Level::Error => 'E',
     };
-    let width = source::SOURCES
-        .iter()
-        .map(|source| source.len())
-        .max()
-        .unwrap_or_default();
-    let head = if prefix {
+    let widths = source::SOURCES.iter().map(|source| source.len());
+    let width = widths.max().unwrap_or_default();
+    if prefix {
         format!("{letter}: [{source:^width$}] ")
     } else {
         format!("{letter}: ")
-    };
+    }
+}
+
+/// `I: [     policy     ] message name=value`, the prefix repeated on every line of the message.
+fn text(level: Level, source: &str, prefix: bool, fields: &Fields) -> String {
+    let head = head(level, source, prefix);
     let mut message = fields.message.clone();
     for (name, value) in &fields.others {
         message += &format!(" {name}={value}");

@@ -1,6 +1,6 @@
 //! Asks the policy, with a deadline, and survives its panics.
 
-use resmgr_policy::{Decision, Measured, Policy, Refusal, State, View, check};
+use resmgr_policy::{Decision, Measured, Policy, Refusal, State, View, Violation, check};
 use resmgr_topology::{Nanos, Topology};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
@@ -14,6 +14,8 @@ pub(super) enum Failure {
     Late(Duration),
     /// The policy broke down.
     Broken(String),
+    /// What it decided breaks its own promises: never carried out.
+    Illegal(Vec<Violation>),
 }
 
 impl fmt::Display for Failure {
@@ -22,6 +24,18 @@ impl fmt::Display for Failure {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Late(after) => write!(f, "the policy gave no answer within {after:?}"),
             Self::Broken(how) => write!(f, "the policy broke down: {how}"),
+            Self::Illegal(violations) => {
+                f.write_str("the policy decided what must not be")?;
+                let mut lead = ": ";
+                for violation in violations.iter().take(MAX_NAMED) {
+                    write!(f, "{lead}{violation}")?;
+                    lead = "; ";
+                }
+                match violations.len().saturating_sub(MAX_NAMED) {
+                    0 => Ok(()),
+                    more => write!(f, "; and {more} more"),
+                }
+            }
         }
     }
 }
@@ -32,7 +46,7 @@ impl Failure {
         match self {
             Self::Refused(_) => 8,
             Self::Late(_) => 4,
-            Self::Broken(_) => 13,
+            Self::Broken(_) | Self::Illegal(_) => 13,
         }
     }
 }
@@ -40,7 +54,10 @@ impl Failure {
 /// Calls of a policy that may hang at one time; more fail at once.
 const MAX_HANGING: usize = 4;
 
-#[derive(Debug)]
+/// Violations named in one message.
+const MAX_NAMED: usize = 3;
+
+#[derive(Clone, Debug)]
 pub(super) struct Decider {
     pub(super) policy: Arc<dyn Policy>,
     pub(super) topology: Arc<Topology>,
@@ -89,26 +106,41 @@ impl Decider {
         }
     }
 
+    /// The same, asking another policy.
+    pub(super) fn with(&self, policy: Arc<dyn Policy>) -> Self {
+        Self {
+            policy,
+            ..self.clone()
+        }
+    }
+
     /// Whether a decision breaks a promise that was not broken before it.
     pub(super) fn check(&self, state: &State, decision: &Decision) -> Result<(), Failure> {
-        let rules = self.policy.rules(&self.topology);
         let mut after = state.clone();
         after.apply(decision);
-        let wrong = check(&self.topology, &after, &rules);
+        let Err(Failure::Illegal(mut wrong)) = self.check_whole(&after) else {
+            return Ok(());
+        };
+        let before = check(&self.topology, state, &self.policy.rules(&self.topology));
+        wrong.retain(|violation| !before.contains(violation));
         if wrong.is_empty() {
             return Ok(());
         }
-        let before = check(&self.topology, state, &rules);
-        match wrong.iter().find(|violation| !before.contains(violation)) {
-            None => Ok(()),
-            Some(violation) => Err(Failure::Broken(format!(
-                "its decision is illegal: {violation}"
-            ))),
+        Err(Failure::Illegal(wrong))
+    }
+
+    /// Whether a state breaks any promise.
+    pub(super) fn check_whole(&self, state: &State) -> Result<(), Failure> {
+        let wrong = check(&self.topology, state, &self.policy.rules(&self.topology));
+        if wrong.is_empty() {
+            return Ok(());
         }
+        Err(Failure::Illegal(wrong))
     }
 }
 
-fn now() -> Nanos {
+/// `CLOCK_MONOTONIC`, the clock of the measurements.
+pub(super) fn now() -> Nanos {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .map(Duration::from)
         .unwrap_or_default();

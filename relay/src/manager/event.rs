@@ -1,10 +1,15 @@
 //! What the owner is told and asked.
 
 use super::{Listing, Report};
-use crate::{cri::intercept::Status, enforce::Wanted};
+use crate::{
+    config::FailPolicies,
+    cri::intercept::Status,
+    enforce::Wanted,
+    ledger::{Entry, Stage},
+};
 use resmgr_policy::{ContainerId, Measured, Placement, Policy, Request, Requirements};
-use resmgr_topology::Topology;
-use std::sync::Arc;
+use resmgr_topology::{CpuSet, Topology};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// A container to place.
@@ -18,6 +23,26 @@ pub struct Ask {
     pub cgroup_parent: String,
     /// How often it was created in its pod.
     pub attempt: u32,
+    /// Whether it was created through us, as its annotation says.
+    pub marked: bool,
+}
+
+impl Ask {
+    /// The container as it is remembered before anything is decided.
+    #[must_use]
+    pub fn entry(&self, arrival: u64) -> Entry {
+        Entry {
+            request: self.request.remembered(),
+            placement: None,
+            unplaced: None,
+            arrival,
+            stage: Stage::Reserved,
+            asked: self.asked.clone(),
+            cgroup_parent: self.cgroup_parent.clone(),
+            attempt: self.attempt,
+            history: Vec::new(),
+        }
+    }
 }
 
 /// A place held for a container.
@@ -67,6 +92,78 @@ impl From<Denied> for Status {
     }
 }
 
+/// What another policy, or another configuration of it, changes for the containers that run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// Who moves, by name.
+    pub moves: Vec<Move>,
+    /// How many keep their CPUs.
+    pub staying: usize,
+}
+
+/// One container that gets other CPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// `namespace/pod/name`.
+    pub container: String,
+    /// Its CPUs before; `None` when it is not confined.
+    pub from: Option<CpuSet>,
+    /// Its CPUs after.
+    pub to: Option<CpuSet>,
+}
+
+impl fmt::Display for Outlook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (moving, staying) = (self.moves.len(), self.staying);
+        write!(f, "{moving} of {} containers move", moving + staying)
+    }
+}
+
+impl fmt::Display for Move {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cpus = |cpus: &Option<CpuSet>| match cpus {
+            Some(cpus) => format!("CPUs {cpus}"),
+            None => "no confinement".to_owned(),
+        };
+        let (from, to) = (cpus(&self.from), cpus(&self.to));
+        write!(f, "{}: from {from} to {to}", self.container)
+    }
+}
+
+/// Why another policy, or another configuration of it, was not taken over. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotTaken {
+    /// It has no place for some of what runs.
+    #[error("policy {policy} has no place for {} of the containers that run; nothing was changed. {}",
+        .containers.len(), listed(.containers))]
+    NoPlace {
+        /// The policy refused.
+        policy: &'static str,
+        /// Each container without a place (`namespace/pod/name`), and why.
+        containers: Vec<(String, String)>,
+    },
+    /// It cannot keep what runs where it must stay, broke down or was late.
+    #[error("{0}; nothing was changed")]
+    Policy(String),
+    /// A cgroup could not be written; those written before have their old values again.
+    #[error("the new placement could not be written, the old one is in force again: {0}")]
+    Kernel(String),
+    /// Containers were given back to the runtime.
+    #[error("cri-resmgr has given all containers back and places none until it is restarted")]
+    GivenBack,
+    /// The manager has ended.
+    #[error("cri-resmgr is shutting down")]
+    Ended,
+}
+
+fn listed(containers: &[(String, String)]) -> String {
+    let each: Vec<_> = containers
+        .iter()
+        .map(|(name, why)| format!("{name}: {why}"))
+        .collect();
+    each.join("; ")
+}
+
 /// Answer to a changed request of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Updated {
@@ -74,11 +171,20 @@ pub(super) struct Updated {
     pub(super) generation: u64,
 }
 
+/// Whether a refusal may still turn out to be one too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Round {
+    First,
+    Last,
+}
+
 #[derive(Debug)]
 pub(super) enum Event {
     Reserve {
         ask: Box<Ask>,
-        reply: oneshot::Sender<Result<Reserved, Denied>>,
+        round: Round,
+        /// `None`: the policy refuses, and it is worth asking the runtime what has ended.
+        reply: oneshot::Sender<Result<Option<Reserved>, Denied>>,
     },
     Commit {
         provisional: ContainerId,
@@ -123,7 +229,13 @@ pub(super) enum Event {
     Measured(Arc<Measured>),
     Reconfigure {
         policy: Arc<dyn Policy>,
-        reply: oneshot::Sender<Result<(), String>>,
+        /// Only say what it would do.
+        dry: bool,
+        reply: oneshot::Sender<Result<Outlook, NotTaken>>,
+    },
+    Limits {
+        fail: FailPolicies,
+        timeout: Duration,
     },
     Topology {
         topology: Arc<Topology>,

@@ -6,6 +6,7 @@ use super::{
     Denied, ManagerHandle, Ticket,
     event::{Event, Updated},
     export::Exports,
+    mark,
     runtime::{Listed, Listing, Stage},
     wire,
 };
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use prost::Message;
 use resmgr_policy::ContainerId;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -83,6 +84,7 @@ impl Hooks {
         let id = ContainerId(format!("creating/{}/{number}", std::process::id()).into());
         let ask = wire::ask(&create, id, self.memory_bytes());
         let export = self.export.as_ref().map(|export| export.mount(&ask));
+        let isolate = ask.request.remembered().command;
         let mut ticket = match self.manager.reserve(ask).await {
             Ok(ticket) => ticket,
             Err(denied) => return Before::Refuse(denied.into()),
@@ -90,10 +92,15 @@ impl Hooks {
         let reserved = ticket.reserved();
         // Only what is placed learns where it runs; a policy that places nothing changes nothing.
         let mounts = export.filter(|_mount| !reserved.wanted.cpus.is_empty());
+        let placement = reserved.placement.as_ref();
+        let replaced = placement.is_some_and(|placement| placement.command.is_some());
+        let mark = replaced.then(|| mark::annotation(&isolate)).flatten();
         let overlay = wire::create_overlay(
+            &create,
             &reserved.wanted,
-            reserved.placement.as_ref(),
+            placement,
             mounts.into_iter().collect(),
+            mark,
         );
         let request = match overlay.apply(body) {
             Ok(_same) if overlay.is_empty() => None,
@@ -337,27 +344,45 @@ impl After for ListEnd {
         let Outcome::Reply(body) = outcome else {
             return;
         };
-        let Ok(list) = v1::ListContainersResponse::decode(body) else {
+        let snapshot = self.manager.snapshot();
+        if !snapshot.synced {
+            return;
+        }
+        // The kubelet lists often: no more than ids and states are read of a list, and the owner is
+        // troubled only when somebody we know has ended.
+        let Ok(brief) = Brief::decode(body.clone()) else {
             return;
         };
-        let listing = listing(list, self.asked_at);
-        let snapshot = self.manager.snapshot();
-        // The kubelet lists often: the owner is troubled only when somebody we know has ended.
-        let live: std::collections::BTreeSet<_> = listing
-            .containers
-            .iter()
+        let exited = v1::ContainerState::ContainerExited as i32;
+        let live: HashSet<&[u8]> = (brief.containers.iter())
+            .filter(|listed| listed.state != exited)
             .map(|listed| &*listed.id)
             .collect();
-        let gone = snapshot.synced
-            && snapshot
-                .entries
-                .iter()
-                .any(|(id, entry)| entry.stage != Stage::Reserved && !live.contains(&*id.0));
-        if gone {
+        let mut known = snapshot.entries.iter();
+        let gone = known
+            .any(|(id, entry)| entry.stage != Stage::Reserved && !live.contains(id.0.as_bytes()));
+        if gone && let Ok(list) = v1::ListContainersResponse::decode(body) {
+            let listing = listing(list, self.asked_at);
             let unknown = Vec::new();
             self.manager.tell(Event::Listed { listing, unknown }).await;
         }
     }
+}
+
+/// A `ListContainersResponse`, of which only what tells the living from the dead is read.
+#[derive(Clone, PartialEq, Message)]
+struct Brief {
+    #[prost(message, repeated, tag = "1")]
+    containers: Vec<BriefContainer>,
+}
+
+/// A `Container`; see [`Brief`].
+#[derive(Clone, PartialEq, Message)]
+struct BriefContainer {
+    #[prost(bytes = "bytes", tag = "1")]
+    id: Bytes,
+    #[prost(int32, tag = "6")]
+    state: i32,
 }
 
 /// The live ones of a runtime's list.

@@ -2,14 +2,17 @@
 
 use super::{
     Ask, Counts, Denied, Listing, Reserved, Snapshot,
-    decide::{Decider, Failure},
-    event::{Event, Updated},
+    decide::{self, Decider, Failure},
+    event::{Event, NotTaken, Round, Updated},
     export::Exports,
     restore::{Report, restore},
 };
 use crate::{
     config::{FailPolicies, OnFailure},
-    enforce::{Cgroups, EnforceError, Place, Plan, Step, Wanted, plan, reconcile, watch::Watcher},
+    enforce::{
+        Cgroups, EnforceError, Place, Plan, Step, Wanted, plan, reconcile,
+        watch::{Noticed, Watcher},
+    },
     ledger::{Book, Durable, Entry, Note, Stage},
 };
 use resmgr_policy::{ContainerId, Decision, Explanation, Policy, Requirements, State};
@@ -19,11 +22,14 @@ use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+use steps::unplaced_note;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 mod adopt;
+mod feedback;
 mod steps;
+mod switch;
 
 type Entries = BTreeMap<ContainerId, Arc<Entry>>;
 
@@ -43,6 +49,7 @@ pub(super) struct Parts {
     pub(super) durable: Durable,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(super) poll: Arc<Notify>,
+    pub(super) vanishing: mpsc::Sender<ContainerId>,
     pub(super) export: Option<Arc<Exports>>,
 }
 
@@ -53,8 +60,8 @@ struct Pending {
     /// it back is exact.
     before: (Arc<State>, Entries),
     generation: u64,
-    /// Who grows when it is over.
-    growing: BTreeSet<ContainerId>,
+    /// Who grows when it is over, from what.
+    growing: BTreeMap<ContainerId, Wanted>,
     /// Since when its end is unknown.
     unknown_since: Option<Instant>,
 }
@@ -68,6 +75,8 @@ pub(super) struct Owner {
     durable: Durable,
     snapshots: watch::Sender<Arc<Snapshot>>,
     poll: Arc<Notify>,
+    /// Tells the poller whose cgroup has vanished.
+    vanishing: mpsc::Sender<ContainerId>,
     export: Option<Arc<Exports>>,
     state: Arc<State>,
     entries: Entries,
@@ -83,6 +92,7 @@ pub(super) struct Owner {
     restored: bool,
     reset: bool,
     watcher: Option<Watcher>,
+    feedback: feedback::Feedback,
 }
 
 impl Owner {
@@ -93,6 +103,7 @@ impl Owner {
         };
         let keeps = !reset && book.policy == parts.policy.name();
         let mut entries = book.entries;
+        state.rebalance = feedback::kept(book.rebalance, book.saved_at, keeps);
         if keeps {
             for (id, entry) in &entries {
                 if let Some(placement) = &entry.placement {
@@ -117,6 +128,7 @@ impl Owner {
             durable: parts.durable,
             snapshots: parts.snapshots,
             poll: parts.poll,
+            vanishing: parts.vanishing,
             export: parts.export,
             state: Arc::new(state),
             entries,
@@ -129,6 +141,7 @@ impl Owner {
             synced: false,
             restored: false,
             reset: !keeps,
+            feedback: feedback::Feedback::default(),
             watcher: None,
         }
     }
@@ -163,8 +176,10 @@ impl Owner {
                     Some(event) => self.handle(event).await,
                     None => return,
                 },
-                written = next_write(&mut self.watcher) => match written {
-                    Ok(id) => self.reconcile_some(&[id]).await,
+                noticed = next_notice(&mut self.watcher) => match noticed {
+                    Ok(Noticed::Written(id)) => self.reconcile_some(&[id]).await,
+                    // A full queue: the regular list says the same, later.
+                    Ok(Noticed::Vanished(id)) => drop(self.vanishing.try_send(id)),
                     Err(error) => {
                         tracing::warn!(%error, "inotify ended; other people's writes are noticed by looking");
                         self.watcher = None;
@@ -172,7 +187,7 @@ impl Owner {
                 },
                 _ = tick.tick(), if looks => {
                     self.reconcile_all().await;
-                    self.rebalance().await;
+                    self.heed_measurements();
                 }
                 () = stop.cancelled() => return,
             }
@@ -181,8 +196,8 @@ impl Owner {
 
     async fn handle(&mut self, event: Event) {
         match event {
-            Event::Reserve { ask, reply } => {
-                let reserved = self.reserve(*ask).await;
+            Event::Reserve { ask, round, reply } => {
+                let reserved = self.reserve(*ask, round).await;
                 drop(reply.send(reserved)); // the ticket of a caller that went away says Abort
             }
             Event::Commit { provisional, id } => self.commit(&provisional, id).await,
@@ -240,19 +255,23 @@ impl Owner {
                 self.reconcile_some(&[id]).await;
             }
             Event::Listed { listing, unknown } => self.listed(&listing, unknown).await,
-            Event::Measured(measured) => self.decider.measured = measured,
-            Event::Reconfigure { policy, reply } => {
-                drop(reply.send(self.reconfigure(policy).await)); // the asker may not care
+            Event::Measured(measured) => self.measured(measured).await,
+            Event::Reconfigure { policy, dry, reply } => {
+                drop(reply.send(self.reconfigure(policy, dry).await)); // the asker may not care
+            }
+            Event::Limits { fail, timeout } => {
+                self.fail = fail;
+                self.decider.timeout = timeout;
             }
             Event::Topology { topology, reply } => {
                 self.decider.topology = topology;
-                drop(reply.send(self.reconcile_policy().await)); // the asker may not care
+                drop(reply.send(self.repair().await)); // the asker may not care
             }
             Event::Restore { reply } => drop(reply.send(self.restore().await)),
         }
     }
 
-    async fn reserve(&mut self, ask: Ask) -> Result<Reserved, Denied> {
+    async fn reserve(&mut self, ask: Ask, round: Round) -> Result<Option<Reserved>, Denied> {
         let id = ask.request.id.clone();
         // The kubelet tries again: what it does not know of was not created, or will be met as a stranger.
         for older in self.same_container(&ask) {
@@ -271,6 +290,10 @@ impl Owner {
                 };
                 self.pending.insert(id.clone(), pending);
             }
+            Err(Failure::Refused(_)) if round == Round::First => {
+                (self.state, self.entries) = before;
+                return Ok(None);
+            }
             Err(failure) => {
                 (self.state, self.entries) = before.clone();
                 self.count(&failure);
@@ -279,6 +302,8 @@ impl Owner {
                 if choice == OnFailure::Refuse && !self.restored {
                     self.counts.refused += 1;
                     self.publish();
+                    tracing::warn!(container = %request.name, pod = %request.pod.name,
+                        namespace = %request.pod.namespace, why = %failure, "creation refused");
                     return Err(Denied {
                         code: failure.code(),
                         message: format!(
@@ -295,7 +320,7 @@ impl Owner {
                 let pending = Pending {
                     before,
                     generation: self.generation,
-                    growing: BTreeSet::new(),
+                    growing: BTreeMap::new(),
                     unknown_since: None,
                 };
                 self.pending.insert(id.clone(), pending);
@@ -305,19 +330,19 @@ impl Owner {
         let wanted = self.wanted(&id).unwrap_or_default();
         self.told
             .insert(id.clone(), (wanted.clone(), Instant::now()));
-        Ok(Reserved {
+        Ok(Some(Reserved {
             placement: self
                 .entries
                 .get(&id)
                 .and_then(|entry| entry.placement.clone()),
             wanted,
             generation: self.generation,
-        })
+        }))
     }
 
     /// Decides, applies and makes the others shrink. On failure the kernel is as before; state and
     /// entries are the caller's to put back.
-    async fn place(&mut self, ask: &Ask) -> Result<BTreeSet<ContainerId>, Failure> {
+    async fn place(&mut self, ask: &Ask) -> Result<BTreeMap<ContainerId, Wanted>, Failure> {
         if self.restored {
             let text =
                 "cri-resmgr has given all containers back and places none until it is restarted";
@@ -336,7 +361,7 @@ impl Owner {
         if let Err(error) = self.execute(&plan.before, true).await {
             return Err(Failure::Broken(format!("room could not be made: {error}")));
         }
-        Ok(plan.after.into_iter().map(|step| step.id).collect())
+        Ok(growing(plan))
     }
 
     async fn commit(&mut self, provisional: &ContainerId, id: ContainerId) {
@@ -457,7 +482,7 @@ impl Owner {
                 ..requirements
             };
         }
-        let mut growing = BTreeSet::new();
+        let mut growing = BTreeMap::new();
         if !same && self.state.containers.contains_key(id) {
             let (who, wish) = (id.clone(), request.clone());
             let moved = self
@@ -489,7 +514,7 @@ impl Owner {
                             message: format!("cri-resmgr cannot make room: {error}"),
                         });
                     }
-                    growing = plan.after.into_iter().map(|step| step.id).collect();
+                    growing = self::growing(plan);
                 }
                 Err(failure) => {
                     self.count(&failure);
@@ -548,34 +573,18 @@ impl Owner {
         })
     }
 
-    async fn rebalance(&mut self) {
-        if self.restored || !self.pending.is_empty() {
-            return;
-        }
-        let better = self
-            .decider
-            .ask(&self.state, |policy, view| Ok(policy.rebalance(view)))
-            .await;
-        match better {
-            Ok(None) => {}
-            Ok(Some(decision)) => match self.decider.check(&self.state, &decision) {
-                Ok(()) => {
-                    let plan = self.apply(&decision);
-                    self.run_plan(&plan).await;
-                    self.generation += 1;
-                    self.publish();
-                }
-                Err(failure) => self.count(&failure),
-            },
-            Err(failure) => self.count(&failure),
-        }
-    }
-
     fn count(&mut self, failure: &Failure) {
         match failure {
             Failure::Refused(_) => {}
             Failure::Late(_) => self.counts.policy_late += 1,
-            Failure::Broken(_) => self.counts.policy_broken += 1,
+            Failure::Broken(_) => {
+                self.counts.policy_broken += 1;
+                tracing::error!(policy = self.decider.policy.name(), %failure);
+            }
+            Failure::Illegal(_) => {
+                self.counts.policy_illegal += 1;
+                tracing::error!(policy = self.decider.policy.name(), %failure, "not carried out");
+            }
         }
     }
 
@@ -584,6 +593,8 @@ impl Owner {
             policy: self.decider.policy.name().to_owned(),
             next_arrival: self.state.next_arrival,
             entries: self.entries.clone(),
+            rebalance: self.state.rebalance.clone(),
+            saved_at: decide::now(),
         }
     }
 
@@ -603,16 +614,24 @@ impl Owner {
             state: Arc::clone(&self.state),
             entries: Arc::new(self.entries.clone()),
             counts: self.counts.clone(),
+            moves: self.feedback.moves.clone(),
+            measurements: self.feedback.condition,
             ledger: self.durable.health(),
         }));
     }
 }
 
-async fn next_write(watcher: &mut Option<Watcher>) -> std::io::Result<ContainerId> {
+async fn next_notice(watcher: &mut Option<Watcher>) -> std::io::Result<Noticed> {
     match watcher {
         Some(watcher) => watcher.next().await,
         None => std::future::pending().await,
     }
+}
+
+/// Who grows when a creation is over, from what.
+fn growing(plan: Plan) -> BTreeMap<ContainerId, Wanted> {
+    let steps = plan.after.into_iter();
+    steps.map(|step| (step.id, step.undo)).collect()
 }
 
 /// A release and a placement of the same container as one decision.
@@ -635,6 +654,7 @@ fn merge(release: Decision, place: Decision, who: &ContainerId) -> Decision {
         released,
         changes: changes.into_values().collect(),
         memory: place.memory,
+        notes: place.notes,
     }
 }
 

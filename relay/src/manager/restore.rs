@@ -1,10 +1,12 @@
 //! Gives every container back what it would have had without us.
 
+use super::{Runtime, RuntimeError};
 use crate::{
     enforce::{Cgroups, Place},
     ledger::{Book, Stage},
 };
 use resmgr_policy::ContainerId;
+use std::sync::Arc;
 
 /// What was given back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +17,29 @@ pub struct Report {
     pub absent: Vec<ContainerId>,
     /// Containers that could not be restored, and why.
     pub failed: Vec<(ContainerId, String)>,
+}
+
+/// What to restore when the ledger is lost: all that runs, as the runtime and the marks on the containers
+/// say. `None` when no container was created through us.
+///
+/// # Errors
+/// When the runtime does not answer.
+pub async fn learn(runtime: &dyn Runtime) -> Result<Option<Book>, RuntimeError> {
+    let mut book = Book::default();
+    let mut marked = false;
+    for listed in runtime.list().await?.containers {
+        match runtime.learn(&listed).await {
+            Ok(ask) => {
+                marked |= ask.marked;
+                let mut entry = ask.entry(0);
+                entry.stage = listed.stage;
+                book.entries.insert(ContainerId(listed.id), Arc::new(entry));
+            }
+            // It may have ended between the list and the question.
+            Err(error) => tracing::warn!(%error, container = %listed.id, "not learnt"),
+        }
+    }
+    Ok(marked.then_some(book))
 }
 
 /// Restores every container of the book; works without a running daemon, from the ledger.

@@ -1,9 +1,10 @@
-//! What the manager asks the container runtime, and the task that asks.
+//! What the manager asks the container runtime.
 
-use super::{Ask, ManagerHandle, event::Event};
+use super::Ask;
 use crate::enforce::Wanted;
 use async_trait::async_trait;
-use std::{fmt, sync::Arc, time::Duration, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
+use tokio::sync::mpsc;
 
 pub use crate::ledger::Stage;
 
@@ -52,55 +53,16 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
 
     /// Has the runtime itself change a container that has not started yet.
     async fn update(&self, id: &str, wanted: &Wanted) -> Result<(), RuntimeError>;
+
+    /// Tells the ids of containers (and of others) as they end. Returns when it cannot, or can no longer.
+    async fn endings(&self, tell: mpsc::Sender<Arc<str>>) -> NoEndings;
 }
 
-/// Asks the runtime what runs: at start, every interval, and when poked.
-#[derive(Debug)]
-pub(super) struct Poller {
-    pub(super) runtime: Arc<dyn Runtime>,
-    pub(super) interval: Duration,
-    pub(super) poll: Arc<tokio::sync::Notify>,
-    pub(super) handle: ManagerHandle,
-}
-
-impl Poller {
-    pub(super) async fn run(&self) {
-        let mut well = true;
-        loop {
-            match self.runtime.list().await {
-                Ok(listing) => {
-                    if !well {
-                        tracing::info!("the runtime answers again");
-                    }
-                    well = true;
-                    self.report(listing).await;
-                }
-                Err(error) => {
-                    if well {
-                        tracing::warn!(%error, "the runtime does not say what runs; trying again");
-                    }
-                    well = false;
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(self.interval) => {}
-                () = self.poll.notified() => {}
-            }
-        }
-    }
-
-    async fn report(&self, listing: Listing) {
-        let mut unknown = Vec::new();
-        for container in &listing.containers {
-            if self.handle.knows(&container.id) {
-                continue;
-            }
-            match self.runtime.learn(container).await {
-                Ok(ask) => unknown.push(ask),
-                // It may have ended between the list and the question; else the next list has it again.
-                Err(error) => tracing::debug!(%error, container = %container.id, "not learnt"),
-            }
-        }
-        self.handle.tell(Event::Listed { listing, unknown }).await;
-    }
+/// Why the runtime tells of no (more) endings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoEndings {
+    /// It does not tell, or not to several listeners; the list has to do.
+    NotOffered,
+    /// It went away, or broke the stream off.
+    Broken(RuntimeError),
 }

@@ -1,7 +1,8 @@
 //! What others may see of the manager's state.
 
+use super::MoveCounts;
 use crate::ledger::{Entry, Health};
-use resmgr_policy::{ContainerId, State};
+use resmgr_policy::{Condition, ContainerId, State};
 use resmgr_topology::Topology;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,6 +23,10 @@ pub struct Snapshot {
     pub entries: Arc<BTreeMap<ContainerId, Arc<Entry>>>,
     /// Events counted since start.
     pub counts: Counts,
+    /// Moves of what runs, counted since start.
+    pub moves: MoveCounts,
+    /// What the measurements were good for when they were last looked at.
+    pub measurements: Condition,
     /// How the ledger fares.
     pub ledger: Health,
 }
@@ -45,6 +50,8 @@ pub struct Counts {
     pub policy_late: u64,
     /// Breakdowns of the policy.
     pub policy_broken: u64,
+    /// Decisions that broke the policy's own promises; none was carried out.
+    pub policy_illegal: u64,
 }
 
 impl Snapshot {
@@ -57,6 +64,8 @@ impl Snapshot {
             state: Arc::default(),
             entries: Arc::default(),
             counts: Counts::default(),
+            moves: MoveCounts::default(),
+            measurements: Condition::Missing,
             ledger: Health::default(),
         }
     }

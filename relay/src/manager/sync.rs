@@ -1,9 +1,10 @@
 //! The container runtime, asked through CRI: what runs, and all about what we did not see being created.
 
 use super::{
-    Ask, Listed, Listing, Runtime, RuntimeError,
+    Ask, Listed, Listing, NoEndings, Runtime, RuntimeError,
     hooks::listing,
-    wire::{About, resources},
+    mark,
+    wire::{About, put_back, resources},
 };
 use crate::{
     cri::{
@@ -13,9 +14,11 @@ use crate::{
     enforce::Wanted,
 };
 use async_trait::async_trait;
+use futures::StreamExt;
 use resmgr_policy::{ContainerId, PodRef};
 use serde_json::Value;
 use std::{collections::HashMap, sync::Arc, time::Instant};
+use tokio::sync::mpsc;
 
 /// The runtime behind a client.
 #[derive(Clone, Debug)]
@@ -86,6 +89,11 @@ impl Runtime for RuntimeView {
             .pod_sandbox_status(&container.sandbox)
             .await
             .map_err(failed("ask the status of a pod"))?;
+        let annotations = status
+            .status
+            .as_ref()
+            .map(|status| status.annotations.clone())
+            .unwrap_or_default();
         let spec = details(&status.info)
             .get("runtimeSpec")
             .cloned()
@@ -101,6 +109,10 @@ impl Runtime for RuntimeView {
                     .map(|(key, value)| (key.to_owned(), value.to_owned()))
             })
             .collect();
+        let mut says = spec_resources(&spec);
+        let isolate = mark::find(&annotations);
+        let marked = put_back(&annotations, &mut says) || isolate.is_some();
+        let command = isolate.unwrap_or_else(|| words(&spec, "/process/args"));
         let about = About {
             id: ContainerId(Arc::clone(&container.id)),
             pod: PodRef {
@@ -113,11 +125,14 @@ impl Runtime for RuntimeView {
             cgroup_parent: cgroup_parent(&pod_info, &spec),
             annotations: pod.annotations,
             env,
-            command: words(&spec, "/process/args"),
+            command,
             args: Vec::new(),
             attempt: container.attempt,
         };
-        Ok(about.ask(&spec_resources(&spec), self.memory_total_bytes))
+        Ok(Ask {
+            marked,
+            ..about.ask(&says, self.memory_total_bytes)
+        })
     }
 
     async fn update(&self, id: &str, wanted: &Wanted) -> Result<(), RuntimeError> {
@@ -125,6 +140,39 @@ impl Runtime for RuntimeView {
             .update_container_resources(id, resources(wanted))
             .await
             .map_err(failed("update a container's resources"))
+    }
+
+    async fn endings(&self, tell: mpsc::Sender<Arc<str>>) -> NoEndings {
+        let broken = |error| NoEndings::Broken(failed("listen to containers that end")(error));
+        match self.client.tells_everybody().await {
+            Ok(true) => {}
+            Ok(false) => return NoEndings::NotOffered,
+            Err(error) => return broken(error),
+        }
+        let mut events = match self.client.container_events().await {
+            Ok(events) => std::pin::pin!(events),
+            Err(error) if error.status.code == 12 => return NoEndings::NotOffered,
+            Err(error) => return broken(error),
+        };
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    let ended = matches!(
+                        event.container_event_type(),
+                        v1::ContainerEventType::ContainerStoppedEvent
+                            | v1::ContainerEventType::ContainerDeletedEvent
+                    );
+                    if ended && tell.send(event.container_id.into()).await.is_err() {
+                        break; // nobody listens any more
+                    }
+                }
+                Err(error) => return broken(error),
+            }
+        }
+        NoEndings::Broken(RuntimeError {
+            operation: "listen to containers that end",
+            problem: "the runtime ended the stream".to_owned(),
+        })
     }
 }
 

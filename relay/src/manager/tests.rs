@@ -19,120 +19,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod churn;
+mod endings;
 mod faults;
+mod feedback;
+mod switch;
+mod toy;
 
-/// Guaranteed containers get the lowest free CPUs for themselves, all others share the rest.
-#[derive(Debug)]
-struct Toy {
-    name: &'static str,
-    mood: Mutex<Mood>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
-    Well,
-    Slow,
-    Dead,
-}
-
-impl Toy {
-    fn new(name: &'static str) -> Arc<Self> {
-        Arc::new(Self {
-            name,
-            mood: Mutex::new(Mood::Well),
-        })
-    }
-
-    fn follow(view: View<'_>, state: &State, mut changes: Vec<Change>) -> Vec<Change> {
-        let mut exclusive = state.exclusive();
-        for change in &changes {
-            exclusive = exclusive.union(&change.placement.exclusive);
-        }
-        let shared = view.topology.online.difference(&exclusive);
-        for (id, container) in &state.containers {
-            if container.placement.exclusive.is_empty() && container.placement.cpus != shared {
-                let placement = Placement {
-                    cpus: shared,
-                    ..container.placement.clone()
-                };
-                changes.push(Change {
-                    id: id.clone(),
-                    request: None,
-                    placement,
-                    explanation: None,
-                });
-            }
-        }
-        changes.sort_by(|a, b| a.id.cmp(&b.id));
-        changes
-    }
-}
-
-impl Policy for Toy {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn place(&self, view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
-        match *self.mood.lock().unwrap() {
-            Mood::Well => {}
-            Mood::Slow => std::thread::sleep(Duration::from_millis(2000)),
-            Mood::Dead => panic!("dead by injection"),
-        }
-        let free = view.topology.online.difference(&view.state.exclusive());
-        let count = request.requirements.cpu_request.0 as usize / 1000;
-        let mut placement = Placement::default();
-        if request.qos == QosClass::Guaranteed {
-            if count >= free.len() {
-                return Err(Refusal {
-                    message: format!("{count} exclusive CPUs asked, {} free", free.len()),
-                });
-            }
-            placement.exclusive = free.iter().take(count).collect();
-            placement.cpus = placement.exclusive;
-        } else {
-            placement.cpus = free;
-        }
-        let change = Change {
-            id: request.id.clone(),
-            request: Some(request.clone()),
-            placement,
-            explanation: Some(Explanation {
-                summary: "lowest free".into(),
-                ..Explanation::default()
-            }),
-        };
-        Ok(Decision {
-            memory: None,
-            released: Vec::new(),
-            changes: Self::follow(view, view.state, vec![change]),
-        })
-    }
-
-    fn release(&self, view: View<'_>, gone: &ContainerId) -> Decision {
-        let mut state = view.state.clone();
-        state.containers.remove(gone);
-        Decision {
-            memory: None,
-            released: vec![gone.clone()],
-            changes: Self::follow(view, &state, Vec::new()),
-        }
-    }
-
-    fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
-        Ok(Decision {
-            memory: None,
-            released: Vec::new(),
-            changes: Self::follow(view, view.state, Vec::new()),
-        })
-    }
-}
+use toy::{Mood, Toy};
 
 /// A runtime that is only a list.
 #[derive(Debug, Default)]
 struct Paper {
     containers: Mutex<Vec<Listed>>,
     updates: Mutex<Vec<(String, Wanted)>>,
+    /// Whom endings are told; taken away, the stream breaks off.
+    told: Mutex<Option<tokio::sync::mpsc::Sender<Arc<str>>>>,
+    streams: std::sync::atomic::AtomicU32,
 }
 
 #[async_trait]
@@ -162,6 +65,19 @@ impl Runtime for Paper {
             .unwrap()
             .push((id.to_owned(), wanted.clone()));
         Ok(())
+    }
+
+    async fn endings(&self, tell: tokio::sync::mpsc::Sender<Arc<str>>) -> NoEndings {
+        *self.told.lock().unwrap() = Some(tell.clone());
+        self.streams
+            .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        while self.told.lock().unwrap().is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        NoEndings::Broken(RuntimeError {
+            operation: "listen",
+            problem: "taken away by the test".to_owned(),
+        })
     }
 }
 
@@ -194,29 +110,30 @@ impl Node {
     }
 
     async fn start(&self) -> Running {
-        let mut topology = Topology {
-            cpus: Vec::new(),
-            online: CpuSet::EMPTY,
-            isolated: CpuSet::EMPTY,
-            cores: Vec::new(),
-            l2s: Vec::new(),
-            llcs: Vec::new(),
-            dies: Vec::new(),
-            packages: Vec::new(),
-            nodes: Vec::new(),
-            distances: Vec::new(),
-            origin: "test".into(),
-        };
-        topology.online = cpus("0-7");
+        self.start_looking_every(Duration::from_millis(20)).await
+    }
+
+    async fn start_looking_every(&self, reconcile_interval: Duration) -> Running {
+        let policy = Arc::clone(&self.policy) as Arc<dyn Policy>;
+        self.start_with(policy, machine("0-7"), reconcile_interval)
+            .await
+    }
+
+    async fn start_with(
+        &self,
+        policy: Arc<dyn Policy>,
+        topology: Topology,
+        reconcile_interval: Duration,
+    ) -> Running {
         let config = Config {
-            policy: Arc::clone(&self.policy) as Arc<dyn Policy>,
+            policy,
             topology: Arc::new(topology),
             cgroups: Arc::clone(&self.cgroups),
             ledger: Ledger::open(self.state.path()).unwrap(),
             runtime: Arc::clone(&self.runtime) as Arc<dyn Runtime>,
             fail: FailPolicies::default(),
             policy_timeout: Duration::from_millis(800),
-            reconcile_interval: Duration::from_millis(20),
+            reconcile_interval,
             export: Some(self.state.path().join("containers")),
             mailbox: 64,
             reset_policy: false,
@@ -332,6 +249,23 @@ impl Drop for Running {
         if let Some(machine) = self.machine.take() {
             machine.shutdown_background();
         }
+    }
+}
+
+/// A machine of which only its online CPUs are known.
+fn machine(online: &str) -> Topology {
+    Topology {
+        cpus: Vec::new(),
+        online: cpus(online),
+        isolated: CpuSet::EMPTY,
+        cores: Vec::new(),
+        l2s: Vec::new(),
+        llcs: Vec::new(),
+        dies: Vec::new(),
+        packages: Vec::new(),
+        nodes: Vec::new(),
+        distances: Vec::new(),
+        origin: "test".into(),
     }
 }
 

@@ -14,6 +14,7 @@ use resmgr_policy::{
     requirements_from_annotation,
 };
 use resmgr_topology::{CpuSet, NodeId};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 
 /// Reads a container's request out of a CreateContainerRequest.
@@ -116,6 +117,7 @@ impl About<'_> {
             asked: asked(resources),
             cgroup_parent: self.cgroup_parent,
             attempt: self.attempt,
+            marked: false,
         }
     }
 }
@@ -170,20 +172,97 @@ fn overlaid(wanted: &Wanted) -> Resources {
     }
 }
 
+/// Annotation of a container: the resources of its request that were replaced, as they were. The runtime
+/// keeps it, so that what was asked for is known even without our own state.
+const REPLACED: &str = "cri-resource-manager.intel.com/replaced-resources";
+
+/// Resources of a request that an overlay replaced; what it left alone is `None`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Replaced {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpuset_cpus: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpuset_mems: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_shares: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_quota: Option<i64>,
+}
+
+fn replaced(create: &v1::CreateContainerRequest, by: &Resources) -> Option<(String, String)> {
+    if *by == Resources::default() {
+        return None;
+    }
+    let linux = create
+        .config
+        .as_ref()
+        .and_then(|config| config.linux.as_ref());
+    let was = linux
+        .and_then(|linux| linux.resources.clone())
+        .unwrap_or_default();
+    let replaced = Replaced {
+        cpuset_cpus: by.cpuset_cpus.as_ref().map(|_| was.cpuset_cpus),
+        cpuset_mems: by.cpuset_mems.as_ref().map(|_| was.cpuset_mems),
+        cpu_shares: by.cpu_shares.map(|_| was.cpu_shares),
+        cpu_quota: by.cpu_quota.map(|_| was.cpu_quota),
+    };
+    let text = serde_json::to_string(&replaced).ok()?;
+    Some((REPLACED.to_owned(), text))
+}
+
+/// Undoes in what the runtime has what an overlay replaced when the container was created. A later change
+/// of the same fields by the kubelet is not in there: only our own state knows it. Whether anything was
+/// replaced.
+pub(super) fn put_back(
+    annotations: &HashMap<String, String>,
+    has: &mut v1::LinuxContainerResources,
+) -> bool {
+    let Some(text) = annotations.get(REPLACED) else {
+        return false;
+    };
+    let replaced: Replaced = match serde_json::from_str(text) {
+        Ok(replaced) => replaced,
+        Err(error) => {
+            tracing::warn!(%error, text, "{REPLACED} is not ours; taken for what was asked: what is");
+            return false;
+        }
+    };
+    if let Some(cpus) = replaced.cpuset_cpus {
+        has.cpuset_cpus = cpus;
+    }
+    if let Some(mems) = replaced.cpuset_mems {
+        has.cpuset_mems = mems;
+    }
+    if let Some(shares) = replaced.cpu_shares {
+        has.cpu_shares = shares;
+    }
+    if let Some(quota) = replaced.cpu_quota {
+        has.cpu_quota = quota;
+    }
+    true
+}
+
 /// What to lay over a CreateContainerRequest.
 pub(super) fn create_overlay(
+    create: &v1::CreateContainerRequest,
     wanted: &Wanted,
     placement: Option<&Placement>,
     mounts: Vec<BindMount>,
+    mark: Option<(String, String)>,
 ) -> CreateOverlay {
+    let resources = overlaid(wanted);
     CreateOverlay {
-        resources: overlaid(wanted),
+        annotations: replaced(create, &resources)
+            .into_iter()
+            .chain(mark)
+            .collect(),
+        resources,
         envs: placement
             .map(|placement| placement.env.clone())
             .unwrap_or_default(),
         command: placement.and_then(|placement| placement.command.clone()),
         mounts,
-        ..CreateOverlay::default()
     }
 }
 
@@ -203,5 +282,57 @@ pub(super) fn resources(wanted: &Wanted) -> v1::LinuxContainerResources {
         cpu_shares: overlaid.cpu_shares.unwrap_or_default(),
         cpu_quota: overlaid.cpu_quota.unwrap_or_default(),
         ..v1::LinuxContainerResources::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_overlay_replaces_is_known_from_the_container_itself() {
+        let was = v1::LinuxContainerResources {
+            cpu_shares: 2458,
+            cpu_quota: 240_000,
+            cpu_period: 100_000,
+            cpuset_mems: "0".into(),
+            ..v1::LinuxContainerResources::default()
+        };
+        let create = v1::CreateContainerRequest {
+            config: Some(v1::ContainerConfig {
+                linux: Some(v1::LinuxContainerConfig {
+                    resources: Some(was.clone()),
+                    ..v1::LinuxContainerConfig::default()
+                }),
+                ..v1::ContainerConfig::default()
+            }),
+            ..v1::CreateContainerRequest::default()
+        };
+        let wanted = Wanted {
+            cpus: "2-7".parse().unwrap(),
+            cpu_shares: Some(409),
+            ..Wanted::default()
+        };
+        let overlay = create_overlay(&create, &wanted, None, Vec::new(), None);
+        let annotations = overlay.annotations.into_iter().collect();
+        // What the runtime shows: ours, and a quota that the kubelet has changed since.
+        let mut has = v1::LinuxContainerResources {
+            cpuset_cpus: "2-7".into(),
+            cpu_shares: 409,
+            cpu_quota: 300_000,
+            ..was.clone()
+        };
+        put_back(&annotations, &mut has);
+        let expected = v1::LinuxContainerResources {
+            cpu_quota: 300_000,
+            ..was
+        };
+        assert_eq!(has, expected);
+
+        let none = create_overlay(&create, &Wanted::default(), None, Vec::new(), None);
+        assert!(none.is_empty());
+        let foreign = HashMap::from([(REPLACED.to_owned(), "[".to_owned())]);
+        put_back(&foreign, &mut has);
+        assert_eq!(has, expected);
     }
 }

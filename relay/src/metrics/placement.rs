@@ -164,6 +164,11 @@ impl Collector for PlacementMetrics {
                 counts.policy_broken,
             ),
             (
+                "policy_illegal_decisions",
+                "Decisions that would have broken the policy's own promises; none was carried out",
+                counts.policy_illegal,
+            ),
+            (
                 "enforce_drifts",
                 "Settings changed behind our back and repaired",
                 counts.drifts,
@@ -183,6 +188,6 @@ impl Collector for PlacementMetrics {
             let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
             counter.encode(metric)?;
         }
-        Ok(())
+        super::moves::encode(&mut encoder, &snapshot)
     }
 }

@@ -2,14 +2,14 @@
 
 use crate::{
     inspect::top::{Look, Named},
-    telemetry::{ContainerTelemetry, Quality},
+    telemetry::{ContainerTelemetry, Culprit, Harm, Quality},
 };
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
-use std::{fmt, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, fmt, sync::Arc};
 
 /// Renders the last look of the telemetry at each scrape.
 pub struct SchedulerMetrics {
@@ -36,6 +36,25 @@ struct ContainerKind {
     container: String,
     kind: &'static str,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ContainerBy {
+    namespace: String,
+    pod: String,
+    container: String,
+    by: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ContainerNode {
+    namespace: String,
+    pod: String,
+    container: String,
+    node: u32,
+}
+
+/// Culprits named for each container: those that cost it most.
+const CULPRITS: usize = 5;
 
 type Encoded = Result<(), fmt::Error>;
 
@@ -82,6 +101,70 @@ fn family<const N: usize>(
                 kind,
             };
             ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Counters by who keeps each container from running.
+fn culprits(
+    encoder: &mut DescriptorEncoder<'_>,
+    look: &Look,
+    (name, help): (&str, &str),
+    value: impl Fn(&Harm) -> f64,
+) -> Encoded {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for one in &look.snapshot.containers {
+        let victim = look.names.get(&one.id).cloned().unwrap_or_default();
+        // Several that have ended are one label.
+        let mut harms = BTreeMap::<String, Harm>::new();
+        for (who, harm) in &one.harm {
+            let by = match who {
+                Culprit::Kernel => "kernel".to_owned(),
+                Culprit::Other => "other".to_owned(),
+                Culprit::Container(id) => look.names.get(id).map_or_else(
+                    || "ended".to_owned(),
+                    |named| format!("{}/{}/{}", named.namespace, named.pod, named.container),
+                ),
+            };
+            let sum = harms.entry(by).or_default();
+            sum.preemptions += harm.preemptions;
+            sum.wait_ns += harm.wait_ns;
+        }
+        let mut harms: Vec<_> = harms.into_iter().collect();
+        harms.sort_by_key(|(_, harm)| Reverse((harm.wait_ns, harm.preemptions)));
+        for (by, harm) in harms.into_iter().take(CULPRITS) {
+            let labels = ContainerBy {
+                namespace: victim.namespace.clone(),
+                pod: victim.pod.clone(),
+                container: victim.container.clone(),
+                by,
+            };
+            ConstCounter::new(value(&harm)).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where each container's memory is.
+fn resident(encoder: &mut DescriptorEncoder<'_>, look: &Look) -> Encoded {
+    let mut metric = encoder.encode_descriptor(
+        "memory_resident_bytes",
+        "Memory charged to the container on each NUMA node",
+        None,
+        MetricType::Gauge,
+    )?;
+    for one in &look.snapshot.containers {
+        let named = look.names.get(&one.id).cloned().unwrap_or_default();
+        for (node, bytes) in &one.resident {
+            let labels = ContainerNode {
+                namespace: named.namespace.clone(),
+                pod: named.pod.clone(),
+                container: named.container.clone(),
+                node: node.0,
+            };
+            let bytes = i64::try_from(*bytes).unwrap_or(i64::MAX);
+            ConstGauge::new(bytes).encode(metric.encode_family(&labels)?)?;
         }
     }
     Ok(())
@@ -157,6 +240,29 @@ impl Collector for SchedulerMetrics {
                 each
             },
         )?;
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "counts beyond 2^53 are not reached"
+        )]
+        culprits(
+            &mut encoder,
+            &look,
+            (
+                "scheduler_preempted_by",
+                "Preemptions by each of the five others that cost the container most",
+            ),
+            |harm| harm.preemptions as f64,
+        )?;
+        culprits(
+            &mut encoder,
+            &look,
+            (
+                "scheduler_blamed_wait_seconds",
+                "Contention wait by who ran on those CPUs meanwhile, itself included: an estimate",
+            ),
+            |harm| seconds(harm.wait_ns),
+        )?;
+        resident(&mut encoder, &look)?;
         let mut metric = encoder.encode_descriptor(
             "scheduler_foreign_seconds",
             "Time others ran on the container's exclusive CPUs; kernel threads apart, it must stay 0",
@@ -185,6 +291,18 @@ impl Collector for SchedulerMetrics {
         quality.encode(encoder.encode_descriptor(
             "telemetry_quality",
             "2: every switch is counted by the BPF program; 1: polled from the kernel's books; 0: off",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        ConstCounter::new(look.snapshot.unseen_switches).encode(encoder.encode_descriptor(
+            "telemetry_unseen_switches",
+            "Context switches the kernel kept from the program; their times are booked at the next one",
+            None,
+            MetricType::Counter,
+        )?)?;
+        ConstGauge::new(seconds(look.snapshot.sweep_ns)).encode(encoder.encode_descriptor(
+            "telemetry_sweep_seconds",
+            "Time the last reading of the program's maps took",
             None,
             MetricType::Gauge,
         )?)?;

@@ -2,18 +2,18 @@
 
 use super::{
     RegisterError,
-    books::{Account, Registered},
+    books::{Account, Gain, Registered},
     hierarchy::Hierarchy,
     load::Program,
     now_ns,
     slots::Slots,
-    snapshot::Snapshot,
+    snapshot::{Culprit, Snapshot},
     status::Quality,
 };
-use resmgr_common::{Css, Record, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED};
+use resmgr_common::{Cell, Css, Record, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED};
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem};
 
 /// A sweep looks only at CPUs a container may run on; every so often at all of them.
 const FULL_SWEEP_EVERY: u64 = 10;
@@ -31,15 +31,31 @@ pub(super) struct Exact {
     pub(super) kernel: Account,
     pub(super) busy_ns: BTreeMap<CpuId, u64>,
     pub(super) switches: u64,
-    last_switches: BTreeMap<CpuId, u32>,
+    unseen: u64,
+    /// What was seen of each CPU.
+    rows: Vec<Row>,
     sweep: u64,
     /// A walk that was under way while a container was registered may have remembered a stale answer.
     forget_again: bool,
 }
 
+/// What was seen of one CPU.
+#[derive(Clone, Debug, Default)]
+struct Row {
+    /// Switches at the last look.
+    switches: u32,
+    /// Those the kernel had hidden.
+    unseen: u32,
+    /// Switches at the last look at all its cells.
+    whole: u32,
+    /// Both counts of switches of each slot, as one word; empty before anything ran there.
+    counts: Vec<u64>,
+}
+
 impl Exact {
     pub(super) fn new(program: Program, hierarchy: Hierarchy) -> Self {
         Self {
+            rows: vec![Row::default(); program.rows as usize],
             slots: Slots::new(SLOTS_RESERVED, program.slots),
             program,
             hierarchy,
@@ -48,7 +64,7 @@ impl Exact {
             kernel: Account::default(),
             busy_ns: BTreeMap::new(),
             switches: 0,
-            last_switches: BTreeMap::new(),
+            unseen: 0,
             sweep: 0,
             forget_again: false,
         }
@@ -91,6 +107,9 @@ impl Exact {
                 account: Account::default(),
                 outside_ns: 0,
                 foreign: BTreeMap::new(),
+                harm: BTreeMap::new(),
+                preemptions_seen: BTreeMap::new(),
+                preempted_seen: 0,
             },
         );
         Ok(())
@@ -122,8 +141,11 @@ impl Exact {
 
     /// Sweeps and shows everything.
     pub(super) fn snapshot(&mut self, at_ns: u64, all: bool) -> Snapshot {
+        let began = now_ns();
         self.sweep(at_ns, all);
+        let sweep_ns = now_ns().saturating_sub(began);
         Snapshot {
+            sweep_ns,
             quality: Quality::Exact,
             at_ns,
             containers: self
@@ -135,6 +157,7 @@ impl Exact {
             kernel: self.kernel.total.clone(),
             busy_ns: self.busy_ns.clone(),
             switches: self.switches,
+            unseen_switches: self.unseen,
         }
     }
 
@@ -145,6 +168,14 @@ impl Exact {
             .filter(|entry| entry.slot >= SLOTS_RESERVED)
             .count();
         css + self.program.cgroups.keys().filter_map(Result::ok).count()
+    }
+
+    /// Cgroups whose owner the program remembers, by the id the kernel gives them and takes back.
+    pub(super) fn remembered(&self) -> usize {
+        (0..self.program.css.len())
+            .filter_map(|index| self.program.css.get(index))
+            .filter(|entry| entry.serial != 0)
+            .count()
     }
 
     /// Drops remembered answers that lead to `slot`.
@@ -167,19 +198,30 @@ impl Exact {
     pub(super) fn sweep(&mut self, now_ns: u64, all: bool) {
         self.sweep += 1;
         let all = all || self.sweep.is_multiple_of(FULL_SWEEP_EVERY);
-        if std::mem::take(&mut self.forget_again) {
+        if mem::take(&mut self.forget_again) {
             self.forget(SLOT_OTHER);
         }
         for slot in self.slots.wake(self.sweep) {
             self.forget(slot);
             for row in 0..self.program.rows {
                 self.program.cells.zero(self.cell(row, slot));
+                if let Some(counts) = self.rows[row as usize].counts.get_mut(slot as usize) {
+                    *counts = 0;
+                }
+            }
+            for other in 0..self.program.slots {
+                self.program.preemptions.zero(self.pair(slot, other));
+                self.program.preemptions.zero(self.pair(other, slot));
+            }
+            for victim in self.registered.values_mut() {
+                victim.preemptions_seen.remove(&slot);
             }
             self.slots.rested(slot);
         }
         for row in 0..self.program.rows {
             self.row(row, now_ns, all);
         }
+        self.count_culprits();
     }
 
     fn row(&mut self, row: u32, now_ns: u64, all: bool) {
@@ -188,9 +230,12 @@ impl Exact {
             let Some(record) = self.program.records.get(row as usize) else {
                 return;
             };
-            let last = self.last_switches.get(&cpu).copied().unwrap_or(0);
-            let idle_since = record.pid == 0 && record.switches == last;
-            if idle_since && !all {
+            let Some(seen) = self.rows.get_mut(row as usize) else {
+                return;
+            };
+            // Cells only change at a switch: idle since then, there is nothing to see.
+            let looked_at = if all { seen.whole } else { seen.switches };
+            if record.pid == 0 && record.switches == looked_at {
                 return;
             }
             if record.seq % 2 == 1 {
@@ -198,26 +243,31 @@ impl Exact {
                 continue;
             }
             // What is running is read before and after its cell, so that a stint is not counted twice.
-            let running = self.program.cells.get(self.cell(row, record.slot));
+            let first = row as usize * self.program.slots as usize;
+            let running = self.program.cells.get(first + record.slot as usize);
             let after = self.program.records.get(row as usize);
             let Some(running) = running.filter(|_| after.is_some_and(|a| a.seq == record.seq))
             else {
                 continue;
             };
-            self.switches += u64::from(record.switches.wrapping_sub(last));
-            self.last_switches.insert(cpu, record.switches);
+            self.switches += u64::from(record.switches.wrapping_sub(seen.switches));
+            self.unseen += u64::from(record.unseen.wrapping_sub(seen.unseen));
+            (seen.switches, seen.unseen) = (record.switches, record.unseen);
+            if all {
+                seen.whole = record.switches;
+            }
+            seen.counts.resize(self.program.slots as usize, 0);
             let in_flight = in_flight_ns(&record, now_ns);
             let mut gains = Vec::new();
-            let looked = |slot: u32, account: &mut Account, gains: &mut Vec<(u32, u64)>| {
+            let looked = |slot: u32, account: &mut Account, gains: &mut Vec<(u32, Gain)>| {
                 let (cell, in_flight) = if slot == record.slot && record.pid != 0 {
                     (Some(running), in_flight)
                 } else {
-                    let index = row as usize * self.program.slots as usize + slot as usize;
-                    (self.program.cells.get(index), 0)
+                    (self.program.cells.get(first + slot as usize), 0)
                 };
                 if let Some(cell) = cell {
                     let gained = account.look(cpu, &cell, in_flight);
-                    if gained != 0 {
+                    if gained != Gain::default() {
                         gains.push((slot, gained));
                     }
                 }
@@ -230,7 +280,17 @@ impl Exact {
                     || container.cpus.contains(cpu)
                     || *slot == record.slot
                 {
-                    looked(*slot, &mut container.account, &mut gains);
+                    // Whoever ran and runs no more has been counted as it left. Now and then all are
+                    // read: a look may come between the count and what is written after it.
+                    let counts = self
+                        .program
+                        .cells
+                        .word(first + *slot as usize, Cell::SWITCHES_WORD);
+                    let before = seen.counts.get_mut(*slot as usize);
+                    let same = before.is_some_and(|one| mem::replace(one, counts) == counts);
+                    if all || !same || *slot == record.slot {
+                        looked(*slot, &mut container.account, &mut gains);
+                    }
                 }
             }
             self.book(cpu, &gains);
@@ -239,8 +299,9 @@ impl Exact {
     }
 
     /// Busy time, time outside the cpuset, and time on somebody else's exclusive CPU.
-    fn book(&mut self, cpu: CpuId, gains: &[(u32, u64)]) {
-        for (slot, gained) in gains {
+    fn book(&mut self, cpu: CpuId, gains: &[(u32, Gain)]) {
+        self.share_out(gains);
+        for (slot, Gain { run_ns: gained, .. }) in gains {
             *self.busy_ns.entry(cpu).or_default() += gained;
             if let Some(container) = self.registered.get_mut(slot)
                 && !container.cpus.is_empty()
@@ -261,6 +322,62 @@ impl Exact {
                 }
             }
         }
+    }
+
+    /// The wait on one CPU is the doing of whoever ran there meanwhile: of each by the time it ran.
+    fn share_out(&mut self, gains: &[(u32, Gain)]) {
+        let ran: u128 = gains.iter().map(|(_, gain)| u128::from(gain.run_ns)).sum();
+        if ran == 0 {
+            return;
+        }
+        for (slot, gain) in gains.iter().filter(|(_, gain)| gain.contention_ns != 0) {
+            for (culprit, theirs) in gains {
+                let part = u128::from(gain.contention_ns) * u128::from(theirs.run_ns) / ran;
+                let who = self.who(*culprit);
+                if part != 0
+                    && let Some(victim) = self.registered.get_mut(slot)
+                {
+                    victim.blame(who, 0, u64::try_from(part).unwrap_or(u64::MAX));
+                }
+            }
+        }
+    }
+
+    /// Who took CPUs from whom: looked up only for containers that were preempted since.
+    fn count_culprits(&mut self) {
+        let slots: Vec<u32> = self
+            .registered
+            .iter()
+            .filter(|(_, one)| one.account.total.preempted_by_others != one.preempted_seen)
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in slots {
+            for culprit in 0..self.program.slots {
+                let count = self.program.preemptions.get(self.pair(slot, culprit));
+                let Some(count) = count.filter(|count| *count != 0) else {
+                    continue;
+                };
+                let who = self.who(culprit);
+                if let Some(victim) = self.registered.get_mut(&slot) {
+                    let seen = victim.preemptions_seen.insert(culprit, count).unwrap_or(0);
+                    victim.blame(who, count.saturating_sub(seen), 0);
+                    victim.preempted_seen = victim.account.total.preempted_by_others;
+                }
+            }
+        }
+    }
+
+    fn who(&self, slot: u32) -> Culprit {
+        if slot == SLOT_KERNEL {
+            return Culprit::Kernel;
+        }
+        self.registered
+            .get(&slot)
+            .map_or(Culprit::Other, |one| Culprit::Container(one.id.clone()))
+    }
+
+    fn pair(&self, victim: u32, culprit: u32) -> usize {
+        victim as usize * self.program.slots as usize + culprit as usize
     }
 
     fn cell(&self, row: u32, slot: u32) -> usize {

@@ -23,6 +23,7 @@ pub(super) struct Program {
     pub(super) ebpf: Ebpf,
     pub(super) cells: Mapped<Cell>,
     pub(super) records: Mapped<Record>,
+    pub(super) preemptions: Mapped<u64>,
     pub(super) css: Mapped<Css>,
     pub(super) cgroups: HashMap<MapData, u64, u32>,
     pub(super) tasks: Map,
@@ -32,7 +33,7 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Loads and attaches.
+    /// Loads and attaches; `overrides` are globals that differ from what this kernel asks for.
     ///
     /// # Errors
     /// Why this machine cannot run it.
@@ -40,6 +41,7 @@ impl Program {
         topology: &Topology,
         hierarchy: &Hierarchy,
         options: &TelemetryOptions,
+        overrides: &[(&'static str, u32)],
     ) -> Result<Self, Reason> {
         if OBJECT.is_empty() {
             return Err(Reason::NotBuilt);
@@ -73,13 +75,14 @@ impl Program {
             aya::Btf::from_sys_fs().map_err(|error| refused("type information")(&error))?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&kernel));
-        for (name, value) in &fields.globals {
+        for (name, value) in fields.globals.iter().chain(overrides) {
             loader.override_global(name, value, true);
         }
         let mut ebpf = loader
             .override_global("SLOTS", &slots, true)
             .override_global("NODES", &nodes, true)
             .map_max_entries("CELLS", rows.saturating_mul(slots))
+            .map_max_entries("PREEMPTIONS", slots.saturating_mul(slots))
             .map_max_entries("RECORDS", rows)
             .map_max_entries("PLACES", rows)
             .map_max_entries("DISTANCES", nodes * nodes)
@@ -90,6 +93,7 @@ impl Program {
         let program = Self {
             cells: mapped(&mut ebpf, "CELLS", rows * slots)?,
             records: mapped(&mut ebpf, "RECORDS", rows)?,
+            preemptions: mapped(&mut ebpf, "PREEMPTIONS", slots * slots)?,
             css: mapped(&mut ebpf, "CSS", CSS_ENTRIES)?,
             cgroups: HashMap::try_from(take(&mut ebpf, "CGROUPS")?)
                 .map_err(|error| refused("the table of cgroups")(&error))?,
@@ -163,6 +167,7 @@ impl Program {
         let bytes = |count: usize, size: usize| (count * size) as u64;
         bytes(self.cells.len(), size_of::<Cell>())
             + bytes(self.records.len(), size_of::<Record>())
+            + bytes(self.preemptions.len(), size_of::<u64>())
             + bytes(self.css.len(), size_of::<Css>())
             + bytes(TASK_ENTRIES as usize, size_of::<Task>())
     }

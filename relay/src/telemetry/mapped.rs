@@ -22,6 +22,8 @@ unsafe impl Plain for resmgr_common::Cell {}
 unsafe impl Plain for resmgr_common::Record {}
 // SAFETY: as above.
 unsafe impl Plain for resmgr_common::Css {}
+// SAFETY: as above.
+unsafe impl Plain for u64 {}
 
 /// `BPF_F_MMAPABLE` array mapped into this process.
 #[derive(Debug)]
@@ -87,6 +89,15 @@ impl<T: Plain> Mapped<T> {
                 value.assume_init()
             }
         })
+    }
+
+    /// One word of an entry.
+    pub(super) fn word(&self, index: usize, word: usize) -> u64 {
+        if index >= self.entries || word >= Self::WORDS {
+            return 0;
+        }
+        // SAFETY: within the mapping.
+        unsafe { self.start.add(index * Self::WORDS + word).as_ref() }.load(Ordering::Acquire)
     }
 
     /// Zeroes an entry, last word last.

@@ -92,6 +92,8 @@ impl Polled {
             run_ns: BTreeMap::new(),
             outside_ns: 0,
             foreign: Vec::new(),
+            harm: BTreeMap::new(),
+            resident: BTreeMap::new(),
         };
         let stat = fs::read_to_string(folder.join("cpu.stat")).unwrap_or_default();
         let field = |name: &str| {

@@ -1,13 +1,14 @@
 //! Exponentially weighted averages of the totals: what decisions are made of.
 
-use super::snapshot::{ContainerTelemetry, Snapshot, Totals};
+use super::{
+    snapshot::{ContainerTelemetry, Culprit, Snapshot, Totals},
+    status::Quality,
+};
 use resmgr_common::{BUCKETS, bucket_ceiling_ns};
-use resmgr_policy::{Confidence, ContainerId, Measured, Observed};
-use resmgr_topology::{CpuId, Nanos};
+use resmgr_policy::{Confidence, ContainerId, Fidelity, HALF_LIFE, Measured, Observed};
+use resmgr_topology::{CpuId, Nanos, NodeId};
 use std::collections::BTreeMap;
 
-/// After this long without change an average has come half the way to the present rate.
-const HALF_LIFE_S: f64 = 10.0;
 /// Half-lives after which the confidence is full.
 const FULL_AFTER: f64 = 4.0;
 /// Looks nearer to each other than this are skipped: the counters' grain would be all one sees.
@@ -17,6 +18,9 @@ const LEAST_S: f64 = 0.05;
 struct Average {
     before: Totals,
     foreign_before_ns: u64,
+    /// Preemptions by other containers: as last told, and per second in thousandths.
+    preempted_by: BTreeMap<ContainerId, (u64, f64)>,
+    resident: BTreeMap<NodeId, u64>,
     seen_s: f64,
     rates: [f64; RATES],
     buckets: [f64; BUCKETS],
@@ -26,14 +30,36 @@ struct Average {
 const RATES: usize = 7;
 
 /// Smoothed rates.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Smooth {
+    /// After this long without change an average has come half the way to the present rate.
+    half_life_s: f64,
     at_ns: Option<u64>,
     containers: BTreeMap<ContainerId, Average>,
     busy: BTreeMap<CpuId, (u64, f64)>,
+    fidelity: Fidelity,
+    switches: u64,
+}
+
+impl Default for Smooth {
+    fn default() -> Self {
+        Self::new(HALF_LIFE)
+    }
 }
 
 impl Smooth {
+    /// Knows nothing yet.
+    pub(super) fn new(half_life: Nanos) -> Self {
+        Self {
+            half_life_s: seconds(half_life.0),
+            at_ns: None,
+            containers: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            fidelity: Fidelity::default(),
+            switches: 0,
+        }
+    }
+
     /// Takes in a snapshot.
     pub(super) fn feed(&mut self, snapshot: &Snapshot) {
         let elapsed_s = self
@@ -43,14 +69,31 @@ impl Smooth {
         if self.at_ns.is_some() && elapsed_s.is_none() {
             return;
         }
+        // Looking is itself a switch: where none was booked, the program no longer runs, and its books say
+        // nothing about now. The averages then keep the age of the last look that did.
+        let silent = snapshot.quality == Quality::Exact && snapshot.switches == self.switches;
+        if self.at_ns.is_some() && silent {
+            return;
+        }
+        self.switches = snapshot.switches;
         self.at_ns = Some(snapshot.at_ns);
+        self.fidelity = match snapshot.quality {
+            Quality::Exact => Fidelity::Exact,
+            Quality::Polled | Quality::Off => Fidelity::Polled,
+        };
         for container in &snapshot.containers {
             match (self.containers.get_mut(&container.id), elapsed_s) {
-                (Some(average), Some(elapsed)) => average.feed(container, elapsed),
+                (Some(average), Some(elapsed)) => {
+                    average.feed(container, elapsed, self.half_life_s);
+                }
                 _ => {
                     let average = Average {
                         before: container.total.clone(),
                         foreign_before_ns: foreign_ns(container),
+                        preempted_by: preemptions(container)
+                            .map(|(id, count)| (id.clone(), (count, 0.0)))
+                            .collect(),
+                        resident: container.resident.clone(),
                         ..Average::default()
                     };
                     self.containers.insert(container.id.clone(), average);
@@ -61,7 +104,7 @@ impl Smooth {
             let (before, rate) = self.busy.entry(*cpu).or_insert((*busy_ns, 0.0));
             if let Some(elapsed) = elapsed_s {
                 let now = seconds(busy_ns.saturating_sub(*before)) / elapsed;
-                *rate += (now - *rate) * weight(elapsed);
+                *rate += (now - *rate) * weight(elapsed, self.half_life_s);
             }
             *before = *busy_ns;
         }
@@ -77,7 +120,7 @@ impl Smooth {
         let containers = self
             .containers
             .iter()
-            .map(|(id, average)| (id.clone(), average.observed()));
+            .map(|(id, average)| (id.clone(), average.observed(self.half_life_s)));
         Measured {
             containers: containers.collect(),
             cpu_busy_milli: self
@@ -86,12 +129,14 @@ impl Smooth {
                 .map(|(cpu, (_, rate))| (*cpu, small(rate * 1000.0)))
                 .collect(),
             at: Nanos(self.at_ns.unwrap_or(0)),
+            fidelity: self.fidelity,
+            half_life: Nanos(large(self.half_life_s * 1e9)),
         }
     }
 }
 
 impl Average {
-    fn feed(&mut self, container: &ContainerTelemetry, elapsed_s: f64) {
+    fn feed(&mut self, container: &ContainerTelemetry, elapsed_s: f64, half_life_s: f64) {
         let (now, before) = (&container.total, &self.before);
         let foreign = foreign_ns(container);
         let gained = |now: u64, before: u64| float(now.saturating_sub(before)) / elapsed_s;
@@ -106,22 +151,32 @@ impl Average {
             gained(foreign, self.foreign_before_ns),
         ];
         // The first looks weigh more: an average over what there is, not one that starts from zero.
-        let weight = weight(elapsed_s).max(elapsed_s / (self.seen_s + elapsed_s));
+        let lasting = weight(elapsed_s, half_life_s);
+        let weight = lasting.max(elapsed_s / (self.seen_s + elapsed_s));
         for (average, rate) in self.rates.iter_mut().zip(rates) {
             *average += (rate - *average) * weight;
         }
         for (index, bucket) in self.buckets.iter_mut().enumerate() {
             let count = now.wait_histogram[index].saturating_sub(before.wait_histogram[index]);
-            *bucket = *bucket * (1.0 - self::weight(elapsed_s)) + float(count);
+            *bucket = *bucket * (1.0 - lasting) + float(count);
         }
+        for (id, count) in preemptions(container) {
+            // Somebody new has done nothing before.
+            let entry = self.preempted_by.entry(id.clone()).or_default();
+            entry.1 += (gained(count, entry.0) * 1000.0 - entry.1) * weight;
+            entry.0 = count;
+        }
+        self.preempted_by
+            .retain(|id, _| container.harm.contains_key(&Culprit::Container(id.clone())));
+        self.resident.clone_from(&container.resident);
         self.seen_s += elapsed_s;
         self.foreign_before_ns = foreign;
         self.before = now.clone();
     }
 
-    fn observed(&self) -> Observed {
+    fn observed(&self, half_life_s: f64) -> Observed {
         let [run, wait, throttled, llc, node, package, foreign] = self.rates;
-        let confidence = (self.seen_s / (HALF_LIFE_S * FULL_AFTER)).min(1.0) * 1000.0;
+        let confidence = (self.seen_s / (half_life_s * FULL_AFTER)).min(1.0) * 1000.0;
         Observed {
             utilisation_mcpu: small(run),
             wait_ns_per_s: large(wait),
@@ -132,15 +187,22 @@ impl Average {
             node_migrations_milli_per_s: large(node),
             package_migrations_milli_per_s: large(package),
             foreign_ns_per_s: large(foreign),
+            preempted_by: self
+                .preempted_by
+                .iter()
+                .map(|(id, (_, rate))| (id.clone(), large(*rate)))
+                .filter(|(_, rate)| *rate != 0)
+                .collect(),
+            resident_bytes: self.resident.values().sum(),
+            resident_by_node: self.resident.clone(),
             confidence: Confidence(u16::try_from(small(confidence)).unwrap_or(1000)),
-            ..Observed::default()
         }
     }
 }
 
 /// Share of the present in an average after this long.
-fn weight(elapsed_s: f64) -> f64 {
-    1.0 - (-elapsed_s / HALF_LIFE_S).exp2()
+fn weight(elapsed_s: f64, half_life_s: f64) -> f64 {
+    1.0 - (-elapsed_s / half_life_s).exp2()
 }
 
 /// Upper bound of the bucket that holds the quantile; 0 when nobody waited.
@@ -157,6 +219,14 @@ fn quantile(buckets: &[f64; BUCKETS], share: f64) -> u64 {
         }
     }
     1 << (BUCKETS + 9)
+}
+
+/// How often each other container took a CPU from this one.
+fn preemptions(container: &ContainerTelemetry) -> impl Iterator<Item = (&ContainerId, u64)> {
+    container.harm.iter().filter_map(|(who, harm)| match who {
+        Culprit::Container(id) if *id != container.id => Some((id, harm.preemptions)),
+        _ => None,
+    })
 }
 
 fn foreign_ns(container: &ContainerTelemetry) -> u64 {
@@ -187,7 +257,6 @@ fn small(value: f64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::status::Quality;
     use resmgr_topology::CpuSet;
 
     fn at(second: u64, run_ns: u64, waits: u64) -> Snapshot {
@@ -205,13 +274,34 @@ mod tests {
             run_ns: BTreeMap::new(),
             outside_ns: 0,
             foreign: Vec::new(),
+            harm: BTreeMap::new(),
+            resident: BTreeMap::new(),
         };
         Snapshot {
             quality: Quality::Exact,
             at_ns: second * 1_000_000_000,
             containers: vec![container],
+            switches: second + 1,
             ..Snapshot::default()
         }
+    }
+
+    #[test]
+    fn a_program_that_was_cut_off_makes_no_number_newer() {
+        let mut smooth = Smooth::default();
+        for second in 0..=40 {
+            smooth.feed(&at(second, second * 500_000_000, second * 10));
+        }
+        let before = smooth.measured();
+        for second in 41..=60 {
+            // Detached: what ran last seems to run for ever, and nothing is ever booked.
+            let mut frozen = at(second, second * 1_000_000_000, 400);
+            frozen.switches = 41;
+            smooth.feed(&frozen);
+        }
+        assert_eq!(smooth.measured(), before);
+        smooth.feed(&at(61, 30_500_000_000, 610));
+        assert_eq!(smooth.measured().at, Nanos(61_000_000_000));
     }
 
     #[test]
@@ -237,6 +327,21 @@ mod tests {
         }
         let seen = &smooth.measured().containers[&ContainerId("db".into())];
         assert_eq!(seen.utilisation_mcpu, 500);
+    }
+
+    #[test]
+    fn the_half_life_is_the_operators() {
+        let mut smooth = Smooth::new(Nanos(2_000_000_000));
+        for second in 0..=20 {
+            smooth.feed(&at(second, 0, 0));
+        }
+        for second in 21..=22 {
+            smooth.feed(&at(second, (second - 20) * 1_000_000_000, 0));
+        }
+        let measured = smooth.measured();
+        let seen = &measured.containers[&ContainerId("db".into())];
+        assert_eq!(seen.utilisation_mcpu, 500);
+        assert_eq!(measured.half_life, Nanos(2_000_000_000));
     }
 
     #[test]

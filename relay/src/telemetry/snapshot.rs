@@ -3,7 +3,7 @@
 use super::status::Quality;
 use resmgr_common::{BUCKETS, Cell};
 use resmgr_policy::ContainerId;
-use resmgr_topology::{CpuId, CpuSet};
+use resmgr_topology::{CpuId, CpuSet, NodeId};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -85,6 +85,28 @@ pub struct Foreign {
     pub run_ns: u64,
 }
 
+/// Who keeps a container from running.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Culprit {
+    /// A container; itself when its own threads wait for each other.
+    Container(ContainerId),
+    /// Threads of the kernel.
+    Kernel,
+    /// Anything else, and containers whose part was too small to be told apart.
+    Other,
+}
+
+/// What somebody does to a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Harm {
+    /// Times it took the CPU from a thread that wanted to run on: counted at each switch.
+    pub preemptions: u64,
+    /// Its part of the container's contention wait, nanoseconds: an estimate. The wait on each CPU
+    /// between two looks is shared out by who ran there meanwhile.
+    pub wait_ns: u64,
+}
+
 /// One container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ContainerTelemetry {
@@ -102,6 +124,11 @@ pub struct ContainerTelemetry {
     pub outside_ns: u64,
     /// Others on its exclusive CPUs, kernel threads apart: empty proves exclusivity.
     pub foreign: Vec<Foreign>,
+    /// Who kept it from running.
+    pub harm: BTreeMap<Culprit, Harm>,
+    /// Memory charged to it by NUMA node, bytes; as of the last ten seconds, empty where the kernel does
+    /// not tell.
+    pub resident: BTreeMap<NodeId, u64>,
 }
 
 /// Everything measured at one moment.
@@ -119,6 +146,11 @@ pub struct Snapshot {
     pub kernel: Totals,
     /// Busy time by CPU, nanoseconds since start.
     pub busy_ns: BTreeMap<CpuId, u64>,
+    /// How long reading the program's maps took, nanoseconds.
+    pub sweep_ns: u64,
     /// Switches booked since start.
     pub switches: u64,
+    /// Switches the kernel kept from the program since start, as the next one on that CPU showed; what
+    /// was run and waited over them is booked all the same.
+    pub unseen_switches: u64,
 }

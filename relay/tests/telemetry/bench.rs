@@ -41,6 +41,7 @@ pub(crate) fn telemetry() -> Option<(Alone, Topology)> {
     let options = TelemetryOptions {
         enabled: true,
         max_containers: 8,
+        ..TelemetryOptions::default()
     };
     let telemetry = Telemetry::start(&topology, &options);
     match &telemetry.status().reason {

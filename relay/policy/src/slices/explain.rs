@@ -6,8 +6,15 @@ use crate::{
     decision::{Explanation, View},
     request::{Request, Source},
     state::{Placement, Quota},
+    workload::Known,
 };
-use alloc::{format, string::String, vec, vec::Vec};
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec,
+    vec::Vec,
+};
+use core::cmp::Reverse;
 use resmgr_topology::CpuSet;
 
 impl<F: Flavour> Slices<F> {
@@ -24,6 +31,7 @@ impl<F: Flavour> Slices<F> {
         taken: &CpuSet,
         chosen: &Chosen,
         contention: &Contention,
+        known: Option<&Known>,
     ) -> Explanation {
         let split = F::split(&self.config, request);
         let name = full_name(request);
@@ -75,39 +83,110 @@ impl<F: Flavour> Slices<F> {
         if placement.quota == Quota::Unlimited {
             reasons.push("quota removed: its CPUs are its own".into());
         }
+        reasons.extend(known.map(Known::line));
+        if let Some(confined) = &placement.confined {
+            reasons.push(format!(
+                "confined to {confined}, where a rebalancing had put it or its predecessors"
+            ));
+        }
+        let lent = sets.lent.shared.intersection(&placement.cpus);
+        if placement.pool.as_deref() == Some("shared") && !lent.is_empty() && !split.reserved {
+            reasons.push(format!(
+                "the shared pool borrows CPUs {lent} of the reserved ones"
+            ));
+        }
         reasons.extend(contention.note.clone());
-        let mut candidates = Vec::new();
-        if split.full > 0 && !chosen.kept {
-            let free = source(sets, From::Either).difference(taken);
-            for node in view
-                .topology
-                .nodes
-                .iter()
-                .filter(|node| !node.cpus.is_empty())
-            {
-                let here = node.cpus.intersection(&free);
-                let isolated = here.intersection(&sets.isolated).len();
-                let got = node.cpus.intersection(&chosen.cpus);
-                let busy = if contention.is_empty() {
-                    String::new()
-                } else {
-                    format!(", {} of 1000 busy", contention.mean(&node.cpus))
-                };
-                let line = format!(
-                    "node {}: {} CPUs free ({isolated} isolated) of {}{busy}; gives {}",
-                    node.id,
-                    here.len(),
-                    node.cpus.len(),
-                    listed(&got)
-                );
-                candidates.push((core::cmp::Reverse(got.len()), node.id, line));
-            }
-            candidates.sort();
+        let candidates = match split.full > 0 && !chosen.kept {
+            true => candidates(view, sets, taken, chosen, contention),
+            false => Vec::new(),
+        };
+        if !candidates.is_empty() && !contention.is_empty() {
+            reasons.push(
+                "rule: what fits the topology best; among equals the least busy cores and caches, and those \
+                 whose containers wait least"
+                    .into(),
+            );
         }
         Explanation {
             summary,
             reasons,
-            candidates: candidates.into_iter().map(|(_, _, line)| line).collect(),
+            candidates,
         }
     }
+}
+
+/// Candidates told of; the rest is counted.
+const TOLD: usize = 16;
+
+/// The domains that could have given the CPUs, the smallest kind that holds them, the chosen ones first,
+/// then those with the least contention.
+fn candidates(
+    view: View<'_>,
+    sets: &Sets,
+    taken: &CpuSet,
+    chosen: &Chosen,
+    contention: &Contention,
+) -> Vec<String> {
+    let topology = view.topology;
+    let free = source(sets, From::Either).difference(taken);
+    let named = |kind: &str, id: String, cpus: CpuSet| (format!("{kind} {id}"), cpus);
+    let cores = topology.cores.iter();
+    let cores = cores.map(|one| named("core", one.id.to_string(), one.cpus));
+    let llcs = topology.llcs.iter();
+    let llcs = llcs.map(|one| named("cache", one.id.to_string(), one.cpus));
+    let nodes = topology.nodes.iter();
+    let nodes = nodes.map(|one| named("node", one.id.to_string(), one.cpus));
+    let packages = topology.packages.iter();
+    let packages = packages.map(|one| named("package", one.id.to_string(), one.cpus));
+    let kinds: [Vec<(String, CpuSet)>; 4] = [
+        cores.collect(),
+        llcs.collect(),
+        nodes.collect(),
+        packages.collect(),
+    ];
+    let holds = |kind: &&Vec<(String, CpuSet)>| {
+        let mut each = kind.iter();
+        each.any(|(_, cpus)| chosen.cpus.is_subset(cpus))
+    };
+    // Nodes are what people know: smaller ones only where measurements tell them apart.
+    let [_, _, nodes, packages] = &kinds;
+    let measured = !contention.is_empty();
+    let mut smaller = kinds.iter().take(2).filter(|_| measured);
+    let kind = match smaller.find(|kind| holds(kind) && kind.len() > nodes.len()) {
+        Some(smaller) => smaller,
+        None if holds(&nodes) || !holds(&packages) => nodes,
+        None => packages,
+    };
+    let mut lines = Vec::new();
+    for (index, (name, cpus)) in kind.iter().enumerate() {
+        let here = cpus.intersection(&free);
+        if here.is_empty() {
+            continue;
+        }
+        let isolated = here.intersection(&sets.isolated).len();
+        let got = cpus.intersection(&chosen.cpus);
+        let measured = match contention.is_empty() {
+            true => String::new(),
+            false => format!(
+                ", {} of 1000 busy, {} of 1000 around it, {} ms/s waited there",
+                contention.mean(cpus),
+                contention.around(topology, cpus),
+                contention.waited_us(cpus) / 1000
+            ),
+        };
+        let line = format!(
+            "{name}: {} CPUs free ({isolated} isolated) of {}{measured}; gives {}",
+            here.len(),
+            cpus.len(),
+            listed(&got)
+        );
+        let cost: u64 = here.iter().map(|cpu| contention.cost(cpu)).sum();
+        let cost = cost / u64::try_from(here.len()).unwrap_or(1);
+        lines.push((Reverse(got.len()), cost, index, line));
+    }
+    lines.sort();
+    let more = lines.len().saturating_sub(TOLD);
+    let lines = lines.into_iter().take(TOLD).map(|(_, _, _, line)| line);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    lines.chain(more).collect()
 }

@@ -2,6 +2,7 @@
 
 use super::{Flavour, Item, Sets, Slices, taken, unthrottled};
 use crate::{
+    annotation::wants_rebalance,
     decision::Change,
     mems::mems,
     request::{QosClass, estimate::shares_from_milli},
@@ -42,9 +43,16 @@ impl<F: Flavour> Slices<F> {
             if split.reserved && !sets.reserved.is_empty() {
                 placement.pool = Some(reserved.clone());
                 placement.cpus = sets.reserved;
+                if !sets.lent.reserved.is_empty() && wants_rebalance(item.request) != Some(false) {
+                    placement.cpus = sets.reserved.union(&sets.lent.reserved.intersection(&pool));
+                }
             } else if item.exclusive.is_empty() || split.part.0 > 0 {
                 let base = if spills {
                     pool.union(&sets.reserved)
+                } else if !sets.lent.shared.is_empty()
+                    && wants_rebalance(item.request) != Some(false)
+                {
+                    pool.union(&sets.lent.shared)
                 } else {
                     pool
                 };

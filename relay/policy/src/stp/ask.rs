@@ -1,6 +1,6 @@
 //! What a container asks of the pools: extended resource, command line, environment; later overrides earlier.
 
-use super::isolate::{go_integer, line, parse_isolate};
+use super::isolate::{go_integer, parse_isolate, program};
 use crate::request::Request;
 use alloc::{
     format,
@@ -33,7 +33,7 @@ impl Ask {
         if let Some(found) = &isolate {
             ask.notes.push(format!(
                 "cmk isolate on its command line; {} is run",
-                line(&found.command)
+                program(&found.command)
             ));
             pool.clone_from(&found.pool);
             ask.socket = found.socket;

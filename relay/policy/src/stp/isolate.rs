@@ -53,6 +53,19 @@ pub fn parse_isolate(command: &[String], args: &[String]) -> Result<Option<Isola
     Ok(None)
 }
 
+/// A `cmk isolate` found in a command line, with its options and without the command it would run; empty
+/// when there is none, or one that is not understood.
+pub(crate) fn isolate_words(command: &[String], args: &[String]) -> Vec<String> {
+    let Ok(Some(found)) = parse_isolate(command, args) else {
+        return Vec::new();
+    };
+    let mut words = alloc::vec!["cmk".to_string(), "isolate".to_string()];
+    words.extend(found.pool.map(|pool| format!("--pool={pool}")));
+    words.extend(found.socket.map(|id| format!("--socket-id={id}")));
+    words.extend(found.no_affinity.then(|| "--no-affinity".to_string()));
+    words
+}
+
 /// The last `count` words of a text, verbatim.
 fn tail(text: &str, count: usize) -> &str {
     let mut rest = text.trim();
@@ -166,13 +179,9 @@ pub(super) fn go_integer(text: &str) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
-/// For the explanation: the command as one line.
-pub(super) fn line(command: &[String]) -> String {
-    if command.is_empty() {
-        "nothing".into()
-    } else {
-        command.join(" ")
-    }
+/// For the explanation, which is kept: the program alone, its arguments may be secret.
+pub(super) fn program(command: &[String]) -> &str {
+    command.first().map_or("nothing", String::as_str)
 }
 
 #[cfg(test)]

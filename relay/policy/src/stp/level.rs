@@ -1,98 +1,321 @@
-//! Levelling the shared lists of a pool: containers that wait move to a list with room.
+//! Levelling the shared lists of a pool: containers that wait move to a list with room, pairs that hurt
+//! each other are parted, and exclusive lists are exchanged where the pod asked for it.
 
-use super::{Ask, StaticPools};
+use super::{Ask, FULL_MILLI, StaticPools, pools::List, pools::Pool};
 use crate::{
+    annotation::wants_exclusive_moved,
     contention::Contention,
-    decision::View,
-    rebalance::{Movable, Proposal, movable},
+    decision::{Change, View},
+    measured::Observed,
+    rebalance::{Movable, Part, Proposal, RebalanceMemory, What, movable},
     request::ContainerId,
-    state::Placement,
+    slices::{HURT_NS_PER_S, PAIR_MILLI_PER_S, due_to},
+    state::{Container, Placement},
 };
-use alloc::{format, vec, vec::Vec};
+use alloc::{format, string::String, vec, vec::Vec};
+use core::cmp::Reverse;
 use resmgr_topology::CpuSet;
 
 /// Waiting from which a container is worth moving, nanoseconds per second.
 const WAITS_NS_PER_S: u64 = 50_000_000;
 /// The other list must stay this much less busy with the container on it, thousandths.
 const HYSTERESIS_MILLI: u64 = 200;
+/// Time per second others ran on its own CPUs, nanoseconds.
+const FOREIGN_NS_PER_S: u64 = 20_000_000;
+/// Pairs looked at, the worst first.
+const PAIRS: usize = 4;
+
+/// A container on one shared list that may be moved.
+struct Shared<'a> {
+    id: &'a ContainerId,
+    one: &'a Container,
+    seen: &'a Observed,
+    pool: &'a Pool,
+    list: CpuSet,
+}
+
+impl StaticPools {
+    fn shared<'a>(&'a self, view: View<'a>, id: &'a ContainerId) -> Option<Shared<'a>> {
+        let one = view.state.containers.get(id)?;
+        let placed = &one.placement;
+        let pool = self.pools.get(placed.pool.as_deref()?)?;
+        let [list] = placed.lists.as_slice() else {
+            return None;
+        };
+        if pool.exclusive || placed.cpus.is_empty() {
+            return None;
+        }
+        let seen = movable(view, id, &one.request)?;
+        Some(Shared {
+            id,
+            one,
+            seen,
+            pool,
+            list: *list,
+        })
+    }
+}
+
+impl Shared<'_> {
+    /// The other lists it may run on, and how busy each would be with it; the least busy first.
+    fn others(&self, view: View<'_>, contention: &Contention) -> Vec<(u64, &List)> {
+        let socket = self.one.placement.socket;
+        let others = self.pool.lists.iter().filter(|other| {
+            let wanted = socket.is_none_or(|socket| socket == other.socket);
+            wanted && other.cpus != self.list && !online(view, &other.cpus).is_empty()
+        });
+        let mut with_it: Vec<_> = others
+            .map(|other| {
+                let cpus = online(view, &other.cpus);
+                let width = u64::try_from(cpus.len().max(1)).unwrap_or(1);
+                let added = u64::from(self.seen.utilisation_mcpu) / width;
+                (contention.mean(&cpus) + added, other)
+            })
+            .collect();
+        with_it.sort_by_key(|(busy, _)| *busy);
+        with_it
+    }
+
+    fn to(&self, list: &List) -> Part {
+        Part {
+            id: self.id.clone(),
+            what: What::Span,
+            from: Some(self.list),
+            to: Some(list.cpus),
+        }
+    }
+}
+
+fn online(view: View<'_>, list: &CpuSet) -> CpuSet {
+    list.intersection(&view.topology.online)
+}
+
+fn told(others: &[(u64, &List)]) -> Vec<String> {
+    let each = others.iter().take(8);
+    each.map(|(busy, list)| {
+        format!(
+            "list {} (socket {}): would be {busy} of 1000 busy with it",
+            list.cpus, list.socket
+        )
+    })
+    .collect()
+}
+
+fn level(view: View<'_>, contention: &Contention, shared: &Shared<'_>) -> Option<Proposal> {
+    if shared.seen.wait_ns_per_s < WAITS_NS_PER_S {
+        return None;
+    }
+    let here = contention.mean(&online(view, &shared.list));
+    let others = shared.others(view, contention);
+    let (there, other) = others.first()?;
+    if there + HYSTERESIS_MILLI > here {
+        return None;
+    }
+    Some(Proposal {
+        parts: vec![shared.to(other)],
+        watched: Vec::new(),
+        reason: "contention",
+        gain_ns_per_s: shared.seen.wait_ns_per_s / 2,
+        tidies: false,
+        why: vec![
+            format!(
+                "waited {} µs/s on list {}, {here} of 1000 busy",
+                shared.seen.wait_ns_per_s / 1000,
+                shared.list
+            ),
+            format!(
+                "list {} would be {there} of 1000 busy with it, at least {HYSTERESIS_MILLI} less",
+                other.cpus
+            ),
+        ],
+        candidates: told(&others),
+    })
+}
+
+/// One of two that hurt each other goes to another list: the victim, or else who hurts it.
+fn parting(policy: &StaticPools, view: View<'_>, contention: &Contention) -> Vec<Proposal> {
+    let mut pairs: Vec<(u64, &ContainerId, &ContainerId)> = Vec::new();
+    for (id, seen) in &view.measured.containers {
+        let others = seen.preempted_by.iter().filter(|(by, _)| *by != id);
+        let worst = others.max_by_key(|(_, rate)| **rate);
+        if let Some((by, rate)) = worst.filter(|(_, rate)| **rate >= PAIR_MILLI_PER_S)
+            && seen.wait_ns_per_s >= HURT_NS_PER_S
+        {
+            pairs.push((*rate, id, by));
+        }
+    }
+    pairs.sort_by_key(|(rate, id, _)| (Reverse(*rate), *id));
+    let mut proposals = Vec::new();
+    for (rate, victim, by) in pairs.into_iter().take(PAIRS) {
+        let list = |id| {
+            let one = view.state.containers.get(id)?;
+            one.placement.lists.first().copied()
+        };
+        let hurt = view.measured.containers.get(victim);
+        let (Some(hurt), Some(on), true) = (hurt, list(victim), list(victim) == list(by)) else {
+            continue;
+        };
+        for goes in [victim, by] {
+            let Some(shared) = policy.shared(view, goes) else {
+                continue;
+            };
+            let here = contention.mean(&online(view, &shared.list));
+            let others = shared.others(view, contention);
+            let room = |busy: u64| busy <= FULL_MILLI.min(here.max(HYSTERESIS_MILLI));
+            let Some((there, other)) = others.first().filter(|(busy, _)| room(*busy)) else {
+                continue;
+            };
+            proposals.push(Proposal {
+                parts: vec![shared.to(other)],
+                watched: vec![victim.clone(), by.clone()],
+                reason: "parting",
+                // Who hurts is moved for the sake of the other: half as sure to help.
+                gain_ns_per_s: due_to(hurt, rate) / if goes == victim { 2 } else { 4 },
+                tidies: false,
+                why: vec![
+                    format!(
+                        "{by} preempts {victim} {} times a second on list {on}, who waits {} µs/s",
+                        rate / 1000,
+                        hurt.wait_ns_per_s / 1000
+                    ),
+                    format!("list {} would be {there} of 1000 busy with it", other.cpus),
+                ],
+                candidates: told(&others),
+            });
+        }
+    }
+    proposals
+}
+
+/// Other lists of the same exclusive pool, away from where others run all the same.
+fn exchange(
+    policy: &StaticPools,
+    view: View<'_>,
+    contention: &Contention,
+    id: &ContainerId,
+    one: &Container,
+) -> Option<Proposal> {
+    let placed = &one.placement;
+    let seen = view.measured.containers.get(id)?;
+    if placed.exclusive.is_empty()
+        || placed.cpus.is_empty()
+        || seen.foreign_ns_per_s < FOREIGN_NS_PER_S
+        || !wants_exclusive_moved(&one.request)
+    {
+        return None;
+    }
+    let seen = movable(view, id, &one.request)?;
+    let pool = policy.pools.get(placed.pool.as_deref()?)?;
+    let taken = view.state.exclusive();
+    let mut free: Vec<&List> = pool
+        .lists
+        .iter()
+        .filter(|list| {
+            let wanted = placed.socket.is_none_or(|socket| socket == list.socket);
+            wanted && list.cpus.is_disjoint(&taken) && list.cpus.is_subset(&view.topology.online)
+        })
+        .collect();
+    free.sort_by_key(|list| contention.mean(&list.cpus));
+    let lists = free.get(..placed.lists.len())?;
+    let to = lists
+        .iter()
+        .fold(CpuSet::EMPTY, |all, list| all.union(&list.cpus));
+    Some(Proposal {
+        parts: vec![Part {
+            id: id.clone(),
+            what: What::Exclusive,
+            from: Some(all(&placed.lists)),
+            to: Some(to),
+        }],
+        watched: Vec::new(),
+        reason: "foreign",
+        gain_ns_per_s: seen.foreign_ns_per_s / 2,
+        tidies: false,
+        why: vec![
+            format!(
+                "others ran {} µs/s on its CPUs {}; {to} are free",
+                seen.foreign_ns_per_s / 1000,
+                placed.exclusive
+            ),
+            "its pod lets exclusive CPUs be exchanged (annotation rebalance-exclusive)".into(),
+        ],
+        candidates: Vec::new(),
+    })
+}
+
+fn all(lists: &[CpuSet]) -> CpuSet {
+    lists.iter().fold(CpuSet::EMPTY, |all, one| all.union(one))
+}
 
 impl Movable for StaticPools {
     fn proposals(&self, view: View<'_>) -> Vec<Proposal> {
         let contention = Contention::of(view);
-        let mut proposals = Vec::new();
+        // Of two that win as much the more precise one is first.
+        let mut proposals = parting(self, view, &contention);
         for (id, one) in &view.state.containers {
-            let placed = &one.placement;
-            let pool = placed.pool.as_deref().and_then(|name| self.pools.get(name));
-            let (Some(pool), [list]) = (pool, placed.lists.as_slice()) else {
-                continue;
-            };
-            if pool.exclusive || placed.cpus.is_empty() {
-                continue;
+            match self.shared(view, id) {
+                Some(shared) => proposals.extend(level(view, &contention, &shared)),
+                None => proposals.extend(exchange(self, view, &contention, id, one)),
             }
-            let Some(seen) = movable(view, id, &one.request) else {
-                continue;
-            };
-            if seen.wait_ns_per_s < WAITS_NS_PER_S {
-                continue;
-            }
-            let online = |list: &CpuSet| list.intersection(&view.topology.online);
-            let here = contention.mean(&online(list));
-            let others = pool.lists.iter().filter(|other| {
-                let wanted = placed.socket.is_none_or(|socket| socket == other.socket);
-                wanted && other.cpus != *list && !online(&other.cpus).is_empty()
-            });
-            let with_it = others.map(|other| {
-                let width = u64::try_from(online(&other.cpus).len().max(1)).unwrap_or(1);
-                let added = u64::from(seen.utilisation_mcpu) / width;
-                (contention.mean(&online(&other.cpus)) + added, other)
-            });
-            let Some((there, other)) = with_it.min_by_key(|(busy, _)| *busy) else {
-                continue;
-            };
-            if there + HYSTERESIS_MILLI > here {
-                continue;
-            }
-            proposals.push(Proposal {
-                id: id.clone(),
-                to: Some(other.cpus),
-                reason: "contention",
-                gain_ns_per_s: seen.wait_ns_per_s / 2,
-                why: vec![
-                    format!(
-                        "waited {} µs/s on list {list}, {here} of 1000 busy",
-                        seen.wait_ns_per_s / 1000
-                    ),
-                    format!("list {} would be {there} of 1000 busy with it", other.cpus),
-                ],
-            });
         }
         proposals
     }
 
-    fn span(&self, placement: &Placement) -> Option<CpuSet> {
-        placement.lists.first().copied()
-    }
-
-    fn confined(&self, view: View<'_>, id: &ContainerId, to: Option<CpuSet>) -> Option<Placement> {
-        let one = view.state.containers.get(id)?;
-        let old = &one.placement;
-        let name = old.pool.as_deref()?;
-        let list = self
-            .pools
-            .get(name)?
-            .lists
-            .iter()
-            .find(|list| Some(list.cpus) == to)?;
-        let ask = Ask {
-            socket: old.socket,
-            ..Ask::default()
-        };
-        let new = self.placement(view.topology, &one.request, name, vec![list.cpus], &ask);
-        let alive = !new.cpus.is_empty() && new.exclusive.is_empty();
-        // The environment of a running process cannot change.
-        (alive && new.cpus != old.cpus).then(|| Placement {
-            env: old.env.clone(),
-            ..new
-        })
+    fn carried_out(
+        &self,
+        view: View<'_>,
+        parts: &[Part],
+        _memory: &RebalanceMemory,
+    ) -> Option<Vec<Change>> {
+        let mut changes = Vec::new();
+        for part in parts {
+            let one = view.state.containers.get(&part.id)?;
+            let old = &one.placement;
+            let name = old.pool.as_deref()?;
+            let pool = self.pools.get(name)?;
+            let to = part.to?;
+            let lists: Vec<CpuSet> = match &part.what {
+                What::Span => pool.lists.iter().filter(|list| list.cpus == to).collect(),
+                What::Exclusive => {
+                    let inside = pool.lists.iter().filter(|list| list.cpus.is_subset(&to));
+                    inside.collect::<Vec<_>>()
+                }
+                What::Pool(_) => return None,
+            }
+            .into_iter()
+            .map(|list| list.cpus)
+            .collect();
+            let exclusive = part.what == What::Exclusive;
+            let others = view.state.containers.iter();
+            let mut others = others.filter(|(id, _)| **id != part.id);
+            let free =
+                !exclusive || others.all(|(_, one)| one.placement.exclusive.is_disjoint(&to));
+            if lists.is_empty() || all(&lists) != to || pool.exclusive != exclusive || !free {
+                return None;
+            }
+            if exclusive && lists.len() != old.lists.len() {
+                return None;
+            }
+            let ask = Ask {
+                socket: old.socket,
+                ..Ask::default()
+            };
+            let new = self.placement(view.topology, &one.request, name, lists, &ask);
+            if new.cpus.is_empty() || new.cpus == old.cpus {
+                return None;
+            }
+            changes.push(Change {
+                id: part.id.clone(),
+                request: None,
+                // The environment of a running process cannot change.
+                placement: Placement {
+                    env: old.env.clone(),
+                    ..new
+                },
+                explanation: None,
+            });
+        }
+        changes.sort_by(|a, b| a.id.cmp(&b.id));
+        (!changes.is_empty()).then_some(changes)
     }
 }

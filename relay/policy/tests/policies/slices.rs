@@ -2,9 +2,11 @@
 
 use super::common::*;
 use resmgr_policy::{
+    Policy as _,
     QosClass::{BestEffort, Burstable, Guaranteed},
-    Quota, StaticConfig, StaticPlusPolicy, StaticPolicy,
+    Quota, Reserved, StaticConfig, StaticPlusPolicy, StaticPolicy,
 };
+use resmgr_topology::MilliCpu;
 
 const PREFER: &str = "cri-resource-manager.intel.com/prefer-isolated-cpus";
 
@@ -26,6 +28,24 @@ fn no_reservation_is_a_clear_refusal() {
     assert!(problems[0].to_string().contains("needs reserved CPUs"));
     let problems = StaticPlusPolicy::new(&n4c16(), reserving("0,99")).unwrap_err();
     assert!(problems[0].to_string().contains("CPUs 99 are not among"));
+}
+
+#[test]
+fn one_reserved_cpu_is_the_first_wherever_others_are_isolated() {
+    let topology = n4c16().with_isolated(cpus("8-9")).unwrap();
+    let config = |available: Option<&str>| StaticConfig {
+        available: available.map(cpus),
+        reserved: Some(Reserved::Quantity(MilliCpu(750))),
+        ..StaticConfig::default()
+    };
+    for policy in [None, Some("0-3,10")] {
+        let plus = StaticPlusPolicy::new(&topology, config(policy)).unwrap();
+        assert_eq!(plus.rules(&topology).reserved, cpus("0"), "{policy:?}");
+        let fixed = StaticPolicy::new(&topology, config(policy)).unwrap();
+        assert_eq!(fixed.rules(&topology).reserved, cpus("0"), "{policy:?}");
+    }
+    let elsewhere = StaticPolicy::new(&topology, config(Some("4-7"))).unwrap();
+    assert_eq!(elsewhere.rules(&topology).reserved, cpus("4"));
 }
 
 #[test]

@@ -134,6 +134,26 @@ fn without_affinity_only_the_environment_tells() {
 }
 
 #[test]
+fn what_is_remembered_of_a_command_line_places_as_the_whole_did() {
+    let mut first = world();
+    let mut request = asks("c", 1, &[]);
+    request.command = [
+        "/opt/bin/cmk",
+        "isolate",
+        "--pool=exclusive",
+        "--socket-id=1",
+    ]
+    .map(String::from)
+    .into();
+    request.args = ["--", "db", "--password=hunter2"].map(String::from).into();
+    let whole = first.place(&request).unwrap();
+    let again = world().place(&request.remembered()).unwrap();
+    assert_eq!((whole.cpus, whole.exclusive), (cpus("8-9"), cpus("8-9")));
+    assert_eq!((again.cpus, again.pool), (whole.cpus, whole.pool));
+    assert!(!format!("{:?}", request.remembered()).contains("hunter2"));
+}
+
+#[test]
 fn refusals_say_what_users_of_pools_know() {
     let none = "exclusive pool specified but the number of exclusive CPUs requested is 0";
     let few = "not enough free cpu lists in pool \"exclusive\"";

@@ -139,3 +139,19 @@ fn the_printed_configuration_is_yaml_with_every_option() {
         "{text}"
     );
 }
+
+#[test]
+fn a_socket_that_is_no_path_is_one_problem_and_not_two() {
+    let problems = resolved("--runtime-socket relative").unwrap_err();
+    assert_eq!(problems.0.len(), 1, "{problems}");
+    let problems = resolved("--runtime-socket - --image-socket disabled").unwrap_err();
+    assert!(problems.to_string().contains("both off"), "{problems}");
+}
+
+#[test]
+fn what_is_given_is_printed_behind_the_default_it_adds_to() {
+    let argv = ["cri-resmgr", "--fail-policy", "batch=pass"].map(Into::into);
+    let text = super::super::print::yaml(&crate::cli::parse(argv).unwrap().raw);
+    let line = "fail-policy: [\"refuse,kube-system=pass\", \"batch=pass\"]";
+    assert!(text.lines().any(|printed| printed == line), "{text}");
+}

@@ -143,22 +143,44 @@ async fn pushes_are_judged_applied_and_answered() {
 }
 
 #[tokio::test]
-async fn a_push_nobody_applies_is_refused_in_time() {
+async fn a_push_nobody_applies_is_given_up_in_time_and_may_be_tried_again() {
     let (sender, receiver) = mpsc::channel(1);
     let server = ConfigServer::new(judge(), sender, Duration::from_millis(50));
     let push = |server: &ConfigServer| {
         let server = server.clone();
         async move {
-            server
-                .set_config(Request::new(request(&[("rebalance", "on")])))
-                .await
-                .unwrap()
-                .into_inner()
+            let pushed = request(&[("rebalance", "on")]);
+            server.set_config(Request::new(pushed)).await.unwrap_err()
         }
     };
+    // No refusal: an agent does not try again what was refused.
     let late = push(&server).await;
-    assert!(late.error.contains("not applied within"), "{}", late.error);
+    assert_eq!(late.code(), tonic::Code::Unavailable);
+    assert!(late.message().contains("not applied within"), "{late}");
     drop(receiver);
     let stopping = push(&server).await;
-    assert!(stopping.error.contains("is stopping"), "{}", stopping.error);
+    assert_eq!(stopping.code(), tonic::Code::Unavailable);
+    assert!(stopping.message().contains("is stopping"), "{stopping}");
+}
+
+#[tokio::test]
+async fn what_is_only_checked_is_judged_and_planned_and_changes_nothing() {
+    let (sender, mut pushes) = mpsc::channel(1);
+    let server = ConfigServer::new(judge(), sender, Duration::from_secs(20));
+    let check = async |text: &str| {
+        let asked = request(&[("rebalance", text)]);
+        let reply = server.check_config(Request::new(asked)).await;
+        reply.unwrap().into_inner()
+    };
+    let (reply, ()) = tokio::join!(check("on"), async {
+        let pushed = pushes.recv().await.unwrap();
+        assert!(pushed.dry);
+        let notes = vec!["1 container would move".to_owned()];
+        pushed.answer.send(Ok(Applied { notes })).unwrap();
+    });
+    assert_eq!((reply.error.as_str(), reply.notes.len()), ("", 1));
+    assert!(check("sideways").await.error.contains("sideways"));
+    let status = server.get_status(Request::new(GetStatusRequest {})).await;
+    let status = status.unwrap().into_inner();
+    assert_eq!((status.generation, status.error.as_str()), (0, ""));
 }

@@ -15,6 +15,7 @@ impl Observer for Heard {
             Event::Request { .. } => "request",
             Event::Rewritten { .. } => "rewritten",
             Event::Reply { .. } => "reply",
+            Event::TooLong { .. } => "too long",
             Event::End { .. } => "end",
         };
         self.0
@@ -47,10 +48,27 @@ fn old_runtime(listener: tokio::net::UnixListener) {
         }
         Ok::<_, std::convert::Infallible>(reply)
     });
+    serve(listener, service);
+}
+
+fn serve<S, F>(listener: tokio::net::UnixListener, service: S)
+where
+    S: tower::Service<
+            http::Request<hyper::body::Incoming>,
+            Response = http::Response<tonic::body::Body>,
+            Error = std::convert::Infallible,
+            Future = F,
+        > + Clone
+        + Send
+        + 'static,
+    F: Future<Output = Result<http::Response<tonic::body::Body>, std::convert::Infallible>>
+        + Send
+        + 'static,
+{
     tokio::spawn(async move {
         let mut stream = UnixListenerStream::new(listener);
         while let Some(Ok(connection)) = tokio_stream::StreamExt::next(&mut stream).await {
-            let service = hyper_util::service::TowerToHyperService::new(service);
+            let service = hyper_util::service::TowerToHyperService::new(service.clone());
             tokio::spawn(async move {
                 hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new())
                     .serve_connection(TokioIo::new(connection), service)
@@ -96,4 +114,71 @@ async fn a_runtime_that_is_not_there_is_unavailable_with_the_reason() {
     let error = client.version().await.unwrap_err();
     assert!(error.is_unavailable());
     assert!(error.to_string().contains("No such file"), "{error}");
+}
+
+#[test]
+fn only_a_containerd_of_version_two_tells_everybody() {
+    for (version, number) in [("v2.1.4", 2), ("2.0.0-rc.1", 2), ("1.6.20~ds1", 1), ("", 0)] {
+        assert_eq!(major(version), number, "{version:?}");
+    }
+}
+
+/// A containerd of version 2 that tells of two endings and goes away.
+fn new_runtime(listener: tokio::net::UnixListener) {
+    let frame = |body: Vec<u8>| {
+        let mut frame = vec![0];
+        frame.extend_from_slice(&u32::try_from(body.len()).unwrap().to_be_bytes());
+        frame.extend_from_slice(&body);
+        frame
+    };
+    let service = tower::service_fn(
+        move |request: http::Request<hyper::body::Incoming>| async move {
+            let bytes = match request.uri().path() {
+                "/runtime.v1.RuntimeService/Version" => frame(
+                    cri::VersionResponse {
+                        runtime_name: "containerd".into(),
+                        runtime_version: "v2.1.4".into(),
+                        ..cri::VersionResponse::default()
+                    }
+                    .encode_to_vec(),
+                ),
+                "/runtime.v1.RuntimeService/GetContainerEvents" => ["one", "two"]
+                    .into_iter()
+                    .flat_map(|id| {
+                        let event = cri::ContainerEventResponse {
+                            container_id: id.into(),
+                            container_event_type: cri::ContainerEventType::ContainerStoppedEvent
+                                .into(),
+                            ..cri::ContainerEventResponse::default()
+                        };
+                        frame(event.encode_to_vec())
+                    })
+                    .collect(),
+                other => panic!("{other}"),
+            };
+            let mut reply = http::Response::new(tonic::body::Body::new(http_body_util::Full::new(
+                Bytes::from(bytes),
+            )));
+            let headers = reply.headers_mut();
+            headers.insert("content-type", "application/grpc".parse().unwrap());
+            headers.insert("grpc-status", "0".parse().unwrap());
+            Ok::<_, std::convert::Infallible>(reply)
+        },
+    );
+    serve(listener, service);
+}
+
+#[tokio::test]
+async fn events_are_streamed_until_the_runtime_ends_the_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("runtime.sock");
+    new_runtime(tokio::net::UnixListener::bind(&socket).unwrap());
+    let client = RuntimeClient::new(&socket, Duration::from_secs(10), Vec::new());
+    assert!(client.tells_everybody().await.unwrap());
+    let mut events = std::pin::pin!(client.container_events().await.unwrap());
+    let mut ids = Vec::new();
+    while let Some(Ok(event)) = events.next().await {
+        ids.push(event.container_id);
+    }
+    assert_eq!(ids, ["one", "two"]);
 }

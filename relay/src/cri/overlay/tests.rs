@@ -254,7 +254,8 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 0..256),
         cpus in ".{0,8}",
     ) {
-        fuzz(&bytes, &cpus);
+        let len = u8::try_from(cpus.len()).unwrap();
+        crate::cri::fuzz::overlays(&[&[len], cpus.as_bytes(), &bytes].concat());
     }
 }
 

@@ -16,9 +16,8 @@ impl Session {
             }
             input.advance(known);
             self.preface_seen = true;
-            self.forward_up(0, frame::PREFACE);
         }
-        while let Some((head, octets)) = next_frame(input, self.upstream_max_frame)? {
+        while let Some((head, octets)) = next_frame(input, self.announced.max_frame)? {
             self.client_frame(head, &octets)?;
         }
         Ok(())
@@ -39,27 +38,27 @@ impl Session {
                 self.client_reset(head.stream, octets);
                 Ok(())
             }
-            frame::SETTINGS if head.has(frame::ACK) && !self.own_settings_acked => {
-                self.own_settings_acked = true;
+            frame::WINDOW_UPDATE => {
+                self.client_grants(head.stream, octets);
                 Ok(())
             }
-            frame::SETTINGS => {
-                for (key, value) in frame::settings(&octets[frame::HEAD..]) {
-                    match key {
-                        1 => self.upstream_headers.announce(to_usize(value)),
-                        5 => self.client_max_frame = max_frame(value)?,
-                        _ => {}
-                    }
-                }
-                self.forward_up(0, octets);
-                Ok(())
-            }
+            frame::SETTINGS => self.client_settings(head, &octets[frame::HEAD..]),
+            frame::PING => self.client_ping(head, &octets[frame::HEAD..]),
             frame::PUSH_PROMISE => Err(fault(frame::PROTOCOL_ERROR, "a client cannot push")),
-            _ if self.dead.contains(&head.stream) => Ok(()),
-            _ => {
-                self.forward_up(head.stream, octets);
-                Ok(())
-            }
+            // A client that says goodbye closes its connection when its calls have ended. Others mean
+            // nothing for a call: RFC 9113, 5.5 wants unknown frames discarded.
+            _ => Ok(()),
+        }
+    }
+
+    fn client_grants(&mut self, id: u32, octets: &Bytes) {
+        let grant = number(octets).unwrap_or(0) & frame::MAX_STREAM;
+        if id == 0 {
+            self.client_room = self.client_room.saturating_add(i64::from(grant));
+            self.unqueue_to_client();
+            self.grant_links();
+        } else if let Some(stream) = self.streams.get(&id) {
+            self.links[stream.route.index()].forward(id, octets);
         }
     }
 
@@ -75,37 +74,36 @@ impl Session {
             ));
         }
         if id > self.last_stream {
-            if self.going_away.is_some_and(|last| id > last) {
-                self.ignore(id, end);
+            if self.going_away.is_some_and(|last| id > last) || !self.open(id, end, &list) {
                 return Ok(());
             }
-            if !self.open(id, end, &list) {
-                return Ok(());
-            }
-        } else if self.dead.contains(&id) {
-            if end {
-                self.dead.remove(&id);
-            }
-            return Ok(());
+        } else if self.streams.get(&id).is_none_or(|s| s.client_done) {
+            return Ok(()); // of a call that is over
+        } else if end && self.streams.get(&id).is_some_and(|s| s.held.is_some()) {
+            // gRPC's clients send no trailers: those of a held call end its request, and are all it loses.
+            return self.hold(id, 0, Bytes::new(), true);
         }
-        self.forward_block(id, end, &list);
-        if end {
-            self.client_ended(id);
-        }
-        Ok(())
-    }
-
-    fn forward_block(&mut self, id: u32, end: bool, list: &[Header]) {
         let mut block = BytesMut::with_capacity(512);
-        hpack::encode(list, &mut block);
-        let max = self.upstream_max_frame;
-        if self.connected {
-            frame::put_block(&mut self.to_upstream, id, &block, end, max);
+        hpack::encode(&list, &mut block);
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        stream.client_done |= end;
+        let link = &mut self.links[stream.route.index()];
+        let max = link.settings.max_frame;
+        if link.connected && stream.blocked == 0 {
+            frame::put_block(&mut link.out, id, &block, end, max);
         } else {
             let mut frames = BytesMut::with_capacity(block.len() + frame::HEAD);
             frame::put_block(&mut frames, id, &block, end, max);
-            self.pending.push((id, frames.freeze()));
+            if stream.blocked == 0 {
+                link.pending.push((id, frames.freeze()));
+            } else {
+                link.blocked.push_back((id, frames.freeze()));
+            }
         }
+        self.grant_stream(id);
+        Ok(())
     }
 
     /// Enters a new call; false when it goes no further.
@@ -113,8 +111,8 @@ impl Session {
         let path = hpack::find(list, ":path").unwrap_or_default();
         let shared = Arc::clone(&self.shared);
         let route = Route::of(path);
-        if !shared.upstreams.serves(route) {
-            self.last_stream = id;
+        self.last_stream = id;
+        let Some(line) = shared.upstreams.line(route) else {
             let message = format!(
                 "the {} is turned off in cri-resmgr's configuration",
                 route.name()
@@ -123,23 +121,13 @@ impl Session {
                 code: status::UNIMPLEMENTED,
                 message,
             };
-            self.send_trailers(id, &status::trailers(&off, true));
-            self.ignore(id, end);
+            let block = self.block_to_client(id, &status::trailers(&off, true), true);
+            self.to_client.extend_from_slice(&block);
+            if !end {
+                frame::put_reset(&mut self.to_client, id, frame::NO_ERROR);
+            }
             return false;
-        }
-        let bound = *self.route.get_or_insert(route);
-        if !shared.upstreams.same(bound, route) {
-            // One connection serves one socket. Calls above the last stream named here were not
-            // processed, so gRPC clients repeat them on a new connection by themselves.
-            self.go_away(
-                self.last_stream,
-                frame::NO_ERROR,
-                "another service needs another connection",
-            );
-            self.ignore(id, end);
-            return false;
-        }
-        self.last_stream = id;
+        };
         let received = Instant::now();
         let deadline = hpack::find(list, "grpc-timeout")
             .and_then(status::timeout)
@@ -165,14 +153,18 @@ impl Session {
                 kind,
                 shared.options.max_observed_bytes,
             );
-            held = wanted.then(|| Box::new(Held::new(call, self.upstream_initial_window)));
+            held = wanted.then(|| Box::new(Held::new(call)));
         }
         let stream = Stream {
             received,
             deadline,
+            route: line,
             endless: path.ends_with(b"/GetContainerEvents"),
             client_done: false,
             replied: false,
+            window: i64::from(self.links[line.index()].settings.initial_window),
+            granted: 0,
+            blocked: 0,
             held,
             tee,
         };
@@ -180,71 +172,47 @@ impl Session {
         true
     }
 
-    fn ignore(&mut self, id: u32, end: bool) {
-        if !end {
-            self.dead.insert(id);
-        }
-    }
-
-    fn client_ended(&mut self, id: u32) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.client_done = true;
-        }
-    }
-
     fn client_data(&mut self, head: Head, octets: &Bytes) -> Result<(), Fault> {
         let (id, end) = (head.stream, head.has(frame::END_STREAM));
-        if self.dead.contains(&id) {
-            frame::put_window_update(&mut self.to_client, 0, head.len);
-            if end {
-                self.dead.remove(&id);
-            }
+        self.client_credit -= signed(head.len);
+        if self.client_credit < 0 {
+            let text = "more DATA than was granted";
+            return Err(fault(frame::FLOW_CONTROL_ERROR, text));
+        }
+        let Some(stream) = self.streams.get_mut(&id).filter(|s| !s.client_done) else {
+            // Of a call that is over: it fills no window.
+            self.grant_client();
+            return Ok(());
+        };
+        stream.granted -= signed(head.len);
+        if stream.tee.is_none() && stream.held.is_none() {
+            stream.client_done = end;
+            self.pass_up(id, octets);
             return Ok(());
         }
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.client_done |= end;
-            if let Some(tee) = &mut stream.tee {
-                let range = frame::content(head, &octets[frame::HEAD..])
-                    .ok_or_else(|| fault(frame::PROTOCOL_ERROR, "DATA is all padding"))?;
-                tee.request(&octets[frame::HEAD..][range], end);
-            }
-            if stream.held.is_some() {
-                return self.hold(head, octets);
-            }
+        let payload = octets.slice(frame::HEAD..);
+        let range = frame::content(head, &payload)
+            .ok_or_else(|| fault(frame::PROTOCOL_ERROR, "DATA is all padding"))?;
+        if let Some(tee) = &mut stream.tee {
+            tee.request(&payload[range.clone()], end);
         }
-        if self.blocked.is_empty() && signed(head.len) <= self.upstream_window {
-            self.upstream_window -= signed(head.len);
-            self.forward_up(id, octets);
-        } else {
-            self.blocked.push_back((id, octets.clone()));
+        if stream.held.is_some() {
+            return self.hold(id, head.len, payload.slice(range), end);
         }
+        stream.client_done = end;
+        self.pass_up(id, octets);
         Ok(())
     }
 
     fn client_reset(&mut self, id: u32, octets: &Bytes) {
-        if self.dead.remove(&id) {
-            return;
-        }
+        self.drop_queued(id);
         if let Some(stream) = self.streams.remove(&id) {
-            self.unqueue(id, stream.held.is_some());
+            self.take_back(id, &stream);
+            let link = &mut self.links[stream.route.index()];
+            if link.connected {
+                link.out.extend_from_slice(octets);
+            }
             self.abandon(stream, "the client cancelled the call");
         }
-        if self.connected {
-            self.to_upstream.extend_from_slice(octets);
-        }
     }
-}
-
-pub(super) fn to_usize(value: u32) -> usize {
-    usize::try_from(value).unwrap_or(usize::MAX)
-}
-
-pub(super) fn max_frame(value: u32) -> Result<usize, Fault> {
-    if (1 << 14..1 << 24).contains(&value) {
-        return Ok(to_usize(value));
-    }
-    Err(fault(
-        frame::PROTOCOL_ERROR,
-        format!("MAX_FRAME_SIZE {value}"),
-    ))
 }

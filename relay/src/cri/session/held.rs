@@ -21,8 +21,6 @@ pub(super) enum Phase {
 pub(super) struct Held {
     call: Arc<Call>,
     pub(super) phase: Phase,
-    /// The runtime's window for this stream.
-    pub(super) window: i64,
     pub(super) after: Option<Box<dyn After>>,
     reply: BytesMut,
     reply_cut: bool,
@@ -37,11 +35,10 @@ impl std::fmt::Debug for Held {
 }
 
 impl Held {
-    pub(super) fn new(call: Arc<Call>, window: i64) -> Self {
+    pub(super) fn new(call: Arc<Call>) -> Self {
         Self {
             call,
             phase: Phase::Collecting(BytesMut::new()),
-            window,
             after: None,
             reply: BytesMut::new(),
             reply_cut: false,
@@ -74,40 +71,47 @@ impl Held {
 }
 
 impl Session {
-    /// DATA of an intercepted call: kept; the client gets its window back from the relay.
-    pub(super) fn hold(&mut self, head: Head, octets: &Bytes) -> Result<(), Fault> {
-        let (id, end) = (head.stream, head.has(frame::END_STREAM));
-        let payload = octets.slice(frame::HEAD..);
-        let range = frame::content(head, &payload)
-            .ok_or_else(|| fault(frame::PROTOCOL_ERROR, "DATA is all padding"))?;
+    /// Part of the request of an intercepted call, `octets` long on the wire: kept; the client gets its
+    /// window back from the relay.
+    pub(super) fn hold(
+        &mut self,
+        id: u32,
+        octets: usize,
+        part: Bytes,
+        end: bool,
+    ) -> Result<(), Fault> {
         let max = self.shared.options.max_message_bytes;
-        let Some(held) = self.streams.get_mut(&id).and_then(|s| s.held.as_mut()) else {
+        let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
-        frame::put_window_update(&mut self.to_client, 0, head.len);
+        let Some(held) = stream.held.as_mut() else {
+            return Ok(());
+        };
         let Phase::Collecting(body) = &mut held.phase else {
             return Err(fault(
                 frame::PROTOCOL_ERROR,
                 "DATA after the end of the stream",
             ));
         };
-        if body.len() + range.len() > max {
+        stream.client_done = end;
+        if body.len() + part.len() > max {
             let path = Arc::clone(&held.call.path);
             let message =
                 format!("request of {path} is larger than {max} octets, the most that is held");
-            self.fail(
+            self.refuse(
                 id,
                 Status {
                     code: status::RESOURCE_EXHAUSTED,
                     message,
                 },
             );
-            self.cancel_upstream(id);
             return Ok(());
         }
-        body.extend_from_slice(&payload[range]);
+        body.extend_from_slice(&part);
         if !end {
-            frame::put_window_update(&mut self.to_client, id, head.len);
+            frame::put_window_update(&mut self.to_client, id, octets);
+            stream.granted += signed(octets);
+            self.grant_client();
             return Ok(());
         }
         let data = std::mem::take(body).freeze();
@@ -127,6 +131,7 @@ impl Session {
                 self.send(id, data);
             }
         }
+        self.grant_client();
         Ok(())
     }
 
@@ -148,8 +153,7 @@ impl Session {
         let Some(held) = &mut stream.held else { return };
         match before {
             Before::Refuse(status) => {
-                self.fail(id, status);
-                self.cancel_upstream(id);
+                self.refuse(id, status);
             }
             Before::Forward { request, after } => {
                 held.after = after;
@@ -195,32 +199,32 @@ impl Session {
     /// True when nothing of it is left.
     fn send_one(&mut self, id: u32) -> bool {
         loop {
-            let Some(held) = self.streams.get_mut(&id).and_then(|s| s.held.as_mut()) else {
+            let Some(stream) = self.streams.get_mut(&id) else {
                 return true;
             };
-            let Phase::Sending(rest) = &mut held.phase else {
+            let Some(Phase::Sending(rest)) = stream.held.as_mut().map(|held| &mut held.phase)
+            else {
                 return true;
             };
-            let window = held.window.min(self.upstream_window).max(0);
-            let window = usize::try_from(window).unwrap_or(0);
-            let n = rest.len().min(self.upstream_max_frame).min(window);
+            let link = &mut self.links[stream.route.index()];
+            let window = usize::try_from(stream.window.min(link.window)).unwrap_or(0);
+            let n = rest.len().min(link.settings.max_frame).min(window);
             if n == 0 && !rest.is_empty() {
                 return false;
             }
             let part = rest.split_to(n);
             let last = rest.is_empty();
-            held.window -= signed(n);
-            self.upstream_window -= signed(n);
-            self.debt += n;
+            stream.window -= signed(n);
+            link.window -= signed(n);
             let mut octets = BytesMut::with_capacity(frame::HEAD + n);
             let flags = if last { frame::END_STREAM } else { 0 };
             frame::put_head(&mut octets, n, frame::DATA, flags, id);
             octets.extend_from_slice(&part);
+            link.forward(id, &octets);
             if last {
-                held.phase = Phase::Sent;
-            }
-            self.forward_up(id, &octets);
-            if last {
+                if let Some(held) = stream.held.as_mut() {
+                    held.phase = Phase::Sent;
+                }
                 return true;
             }
         }
@@ -254,7 +258,8 @@ impl Session {
             return;
         };
         let trailers = std::mem::take(trailers);
-        self.send_trailers(id, &trailers);
+        let block = self.block_to_client(id, &trailers, true);
+        self.pass_down(id, &block);
         self.finish(id, &trailers);
     }
 }

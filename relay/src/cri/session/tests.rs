@@ -2,20 +2,17 @@ use super::*;
 use proptest::{collection as several, prelude::*};
 
 fn session() -> Session {
-    let path = Some(std::path::PathBuf::from("/run/runtime"));
-    let session = Session::new(Arc::new(Shared {
+    Session::new(Arc::new(Shared {
         upstreams: Upstreams {
-            runtime: path.clone(),
-            image: path,
+            runtime: Some("/run/runtime".into()),
+            image: Some("/run/images".into()),
         },
         options: Options::default(),
         interceptor: None,
         observers: Vec::new(),
         seq: AtomicU64::new(1),
         outages: Outages::default(),
-    }));
-    assert_eq!(session.route(), Some(Route::Runtime));
-    session
+    }))
 }
 
 /// Frames that are well cut but otherwise anything, on few streams so that they meet.
@@ -34,19 +31,27 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn no_frames_from_either_side_make_it_panic(
-        client in frames(), upstream in frames(), connected in any::<bool>(),
+        client in frames(),
+        runtime in frames(),
+        images in frames(),
+        connected in any::<[bool; 2]>(),
     ) {
         let mut session = session();
-        if connected {
-            session.connected();
+        for (route, connected) in [Route::Runtime, Route::Image].into_iter().zip(connected) {
+            if connected {
+                session.connected(route);
+            }
         }
         let mut input = BytesMut::from(&frame::PREFACE[..]);
         input.extend_from_slice(&client);
         drop(session.take_from_client(&mut input));
-        drop(session.take_from_upstream(&mut BytesMut::from(&upstream[..])));
-        session.expire(Instant::now() + session.shared.options.connect_limit, "away");
+        drop(session.take_from_upstream(Route::Runtime, &mut BytesMut::from(&runtime[..])));
+        drop(session.take_from_upstream(Route::Image, &mut BytesMut::from(&images[..])));
+        let late = Instant::now() + session.shared.options.connect_limit;
+        session.expire(Route::Runtime, late, "away");
         session.drain("the end");
-        session.upstream_lost("the end");
+        session.upstream_lost(Route::Runtime, "the end");
+        session.cut("the end");
         prop_assert!(session.finished());
     }
 

@@ -1,140 +1,130 @@
 //! What the runtime sends.
 
-use super::client::{max_frame, to_usize};
 use super::*;
 
 impl Session {
-    /// Takes in whatever has arrived from the runtime; an incomplete frame stays in `input`.
-    pub(in crate::cri) fn take_from_upstream(&mut self, input: &mut BytesMut) -> Result<(), Fault> {
+    /// Takes in whatever has arrived from the socket of `route`; an incomplete frame stays in `input`.
+    pub(in crate::cri) fn take_from_upstream(
+        &mut self,
+        route: Route,
+        input: &mut BytesMut,
+    ) -> Result<(), Fault> {
         while let Some((head, octets)) = next_frame(input, self.client_max_frame)? {
-            self.upstream_frame(head, &octets)?;
+            self.upstream_frame(route, head, &octets)?;
         }
         Ok(())
     }
 
-    fn upstream_frame(&mut self, head: Head, octets: &Bytes) -> Result<(), Fault> {
-        check_order(self.upstream_block.as_ref(), head)?;
+    fn upstream_frame(&mut self, route: Route, head: Head, octets: &Bytes) -> Result<(), Fault> {
+        let block = &mut self.links[route.index()].block;
+        check_order(block.as_ref(), head)?;
+        let id = head.stream;
+        let payload = &octets[frame::HEAD..];
         match head.kind {
-            frame::DATA => return self.upstream_data(head, octets),
+            frame::DATA => self.upstream_data(route, head, octets),
             frame::HEADERS | frame::CONTINUATION => {
                 let max = self.shared.options.max_header_list_bytes;
-                if let Some((id, end, block)) =
-                    collect(&mut self.upstream_block, head, octets, max)?
-                {
-                    self.upstream_block_in(id, end, &block)?;
+                match collect(block, head, octets, max)? {
+                    Some((id, end, block)) => self.upstream_headers(route, id, end, &block),
+                    None => Ok(()),
                 }
-                return Ok(());
             }
             frame::WINDOW_UPDATE => {
-                self.window_update(head.stream, number(octets).unwrap_or(0) & frame::MAX_STREAM);
-                return Ok(());
+                let grant = number(octets).unwrap_or(0) & frame::MAX_STREAM;
+                self.upstream_grants(route, id, i64::from(grant));
+                Ok(())
             }
             frame::RST_STREAM => {
-                if let Some(stream) = self.streams.remove(&head.stream) {
-                    self.unqueue(head.stream, stream.held.is_some());
-                    self.abandon(stream, "the runtime reset the call");
-                }
+                self.upstream_reset(route, id, octets);
+                Ok(())
             }
-            frame::SETTINGS if !head.has(frame::ACK) => self.upstream_settings(octets)?,
-            frame::PUSH_PROMISE => {
-                return Err(fault(
-                    frame::PROTOCOL_ERROR,
-                    "the runtime pushes, which gRPC never does",
-                ));
-            }
-            _ => {}
+            frame::SETTINGS => self.upstream_settings(route, head, payload),
+            frame::PING => self.upstream_ping(route, head, payload),
+            frame::GOAWAY => self.upstream_goes(route, payload),
+            frame::PUSH_PROMISE => Err(fault(
+                frame::PROTOCOL_ERROR,
+                "the runtime pushes, which gRPC never does",
+            )),
+            _ => Ok(()),
         }
-        self.to_client.extend_from_slice(octets);
-        Ok(())
     }
 
-    fn upstream_settings(&mut self, octets: &Bytes) -> Result<(), Fault> {
-        for (key, value) in frame::settings(&octets[frame::HEAD..]) {
-            match key {
-                1 => self.client_headers.announce(to_usize(value)),
-                4 => {
-                    let change = i64::from(value) - self.upstream_initial_window;
-                    self.upstream_initial_window = i64::from(value);
-                    for stream in self.streams.values_mut() {
-                        if let Some(held) = &mut stream.held {
-                            held.window += change;
-                        }
-                    }
-                }
-                5 => self.upstream_max_frame = max_frame(value)?,
-                _ => {}
-            }
-        }
-        self.send_held();
-        Ok(())
-    }
-
-    fn window_update(&mut self, id: u32, octets: u32) {
+    fn upstream_grants(&mut self, route: Route, id: u32, grant: i64) {
         if id == 0 {
-            self.upstream_window += i64::from(octets);
-            let octets = to_usize(octets);
-            let kept = octets.min(self.debt);
-            self.debt -= kept;
-            frame::put_window_update(&mut self.to_client, 0, octets - kept);
-            self.unblock();
+            let link = &mut self.links[route.index()];
+            link.window = link.window.saturating_add(grant);
+        } else if let Some(stream) = self.streams.get_mut(&id).filter(|s| s.route == route) {
+            stream.window = stream.window.saturating_add(grant);
+        }
+        self.unblock(route);
+        if id == 0 {
+            self.grant_client();
         } else {
-            // The client of a held call has had all its window from the relay itself.
-            match self.streams.get_mut(&id).and_then(|s| s.held.as_mut()) {
-                Some(held) => held.window += i64::from(octets),
-                None => frame::put_window_update(&mut self.to_client, id, to_usize(octets)),
-            }
+            self.grant_stream(id);
         }
         self.send_held();
     }
 
-    fn unblock(&mut self) {
-        while let Some((id, octets)) = self.blocked.pop_front() {
-            let len = signed(data_len(&octets));
-            if len > self.upstream_window {
-                self.blocked.push_front((id, octets));
-                return;
-            }
-            self.upstream_window -= len;
-            self.forward_up(id, &octets);
+    fn upstream_reset(&mut self, route: Route, id: u32, octets: &Bytes) {
+        match self.streams.get(&id) {
+            Some(stream) if stream.route != route => return,
+            Some(_) => {}
+            // The client may not have ended it yet, though the reply is complete.
+            None if id <= self.last_stream => return self.pass_down(id, octets),
+            None => return,
+        }
+        if let Some(stream) = self.streams.remove(&id) {
+            self.take_back(id, &stream);
+            self.pass_down(id, octets);
+            self.abandon(stream, "the runtime reset the call");
         }
     }
 
-    fn upstream_data(&mut self, head: Head, octets: &Bytes) -> Result<(), Fault> {
-        let id = head.stream;
-        if let Some(stream) = self.streams.get_mut(&id) {
-            if stream.tee.is_some() || stream.held.is_some() {
-                let payload = octets.slice(frame::HEAD..);
-                let range = frame::content(head, &payload)
-                    .ok_or_else(|| fault(frame::PROTOCOL_ERROR, "DATA is all padding"))?;
-                if let Some(held) = &mut stream.held {
-                    held.collect_reply(
-                        &payload[range.clone()],
-                        self.shared.options.max_message_bytes,
-                    );
-                }
-                if let Some(tee) = &mut stream.tee {
-                    tee.reply(&payload[range]);
-                }
+    fn upstream_data(&mut self, route: Route, head: Head, octets: &Bytes) -> Result<(), Fault> {
+        let (id, link) = (head.stream, &mut self.links[route.index()]);
+        link.may_send -= signed(head.len);
+        if link.may_send < 0 {
+            let text = "the runtime sends more DATA than it was granted";
+            return Err(fault(frame::FLOW_CONTROL_ERROR, text));
+        }
+        let Some(stream) = self.streams.get_mut(&id).filter(|s| s.route == route) else {
+            // The client was told that this call is over: it fills no window.
+            self.grant_links();
+            return Ok(());
+        };
+        if stream.tee.is_some() || stream.held.is_some() {
+            let payload = octets.slice(frame::HEAD..);
+            let range = frame::content(head, &payload)
+                .ok_or_else(|| fault(frame::PROTOCOL_ERROR, "DATA is all padding"))?;
+            if let Some(held) = &mut stream.held {
+                held.collect_reply(
+                    &payload[range.clone()],
+                    self.shared.options.max_message_bytes,
+                );
             }
-            self.to_client.extend_from_slice(octets);
-            if head.has(frame::END_STREAM) {
-                self.finish(id, &[]);
+            if let Some(tee) = &mut stream.tee {
+                tee.reply(&payload[range]);
             }
-        } else {
-            // The client was told that this call is over: its window is given back in its name.
-            if self.connected {
-                frame::put_window_update(&mut self.to_upstream, 0, head.len);
-            }
+        }
+        self.pass_down(id, octets);
+        if head.has(frame::END_STREAM) {
+            self.finish(id, &[]);
         }
         Ok(())
     }
 
-    fn upstream_block_in(&mut self, id: u32, end: bool, block: &Bytes) -> Result<(), Fault> {
-        let list = self
-            .upstream_headers
+    fn upstream_headers(
+        &mut self,
+        route: Route,
+        id: u32,
+        end: bool,
+        block: &Bytes,
+    ) -> Result<(), Fault> {
+        let list = self.links[route.index()]
+            .headers
             .decode(block)
             .map_err(|error| fault(frame::COMPRESSION_ERROR, error.to_string()))?;
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get_mut(&id).filter(|s| s.route == route) else {
             return Ok(());
         };
         if end {
@@ -148,9 +138,14 @@ impl Session {
             // An informational response is not yet the response.
             stream.replied |= hpack::find(&list, ":status").is_some_and(|s| !s.starts_with(b"1"));
         }
-        let mut block = BytesMut::with_capacity(256);
-        hpack::encode(&list, &mut block);
-        frame::put_block(&mut self.to_client, id, &block, end, self.client_max_frame);
+        if self.queued.is_empty() {
+            let mut block = BytesMut::with_capacity(256);
+            hpack::encode(&list, &mut block);
+            frame::put_block(&mut self.to_client, id, &block, end, self.client_max_frame);
+        } else {
+            let block = self.block_to_client(id, &list, end);
+            self.pass_down(id, &block);
+        }
         if end {
             self.finish(id, &list);
         }
@@ -162,9 +157,12 @@ impl Session {
         let Some(mut stream) = self.streams.remove(&id) else {
             return;
         };
-        let held = stream.held.is_some();
-        if held {
-            self.unqueue(id, held);
+        if !stream.client_done {
+            // What the client may still send is of no use to anyone.
+            self.links[stream.route.index()].reset(id, frame::NO_ERROR);
+        }
+        if stream.held.is_some() || stream.blocked > 0 {
+            self.take_back(id, &stream);
         }
         let failed = status::of(trailers);
         if let Some(held) = stream.held.take() {

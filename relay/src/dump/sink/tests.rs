@@ -313,3 +313,40 @@ fn a_file_that_cannot_be_opened_is_an_error_at_start() {
     let error = Dumper::start(&config, None).unwrap_err();
     assert!(error.to_string().contains("/nowhere/at/all"));
 }
+
+#[test]
+fn what_the_relay_itself_does_is_dumped_under_its_own_name() {
+    let directory = tempfile::tempdir().unwrap();
+    for (spec, format, expected) in [
+        (
+            "full:Rebalance",
+            DumpFormat::Text,
+            "(own) EVENT Rebalance #7\n",
+        ),
+        (
+            "full:Rebalance",
+            DumpFormat::Text,
+            "Rebalance :: outcome: undone\n",
+        ),
+        (
+            "name:Rebalance",
+            DumpFormat::Text,
+            "(own) REQUEST Rebalance #7\n",
+        ),
+        ("full:Rebalance", DumpFormat::Json, "\"event\":\"event\""),
+        ("full:Rebalance", DumpFormat::Json, "\"outcome\":\"undone\""),
+    ] {
+        let file = directory.path().join("dump");
+        let dumper = dumper(&file, spec, format, false);
+        let value = json!({"outcome": "undone", "reason": "migrations"});
+        dumper.tell("Rebalance", 7, value);
+        assert!(dumper.flush(LIMIT));
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    let file = directory.path().join("dump");
+    let dumper = dumper(&file, "off:Rebalance", DumpFormat::Text, false);
+    dumper.tell("Rebalance", 7, Value::Null);
+    assert!(dumper.flush(LIMIT));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "");
+}

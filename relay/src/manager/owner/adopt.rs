@@ -12,7 +12,7 @@ impl Owner {
                 let pending = Pending {
                     before: (Arc::clone(&self.state), self.entries.clone()),
                     generation: u64::MAX,
-                    growing: BTreeSet::new(),
+                    growing: BTreeMap::new(),
                     unknown_since: Some(Instant::now()),
                 };
                 self.pending.insert(id, pending);
@@ -24,11 +24,13 @@ impl Owner {
         for id in self.pending.keys().cloned().collect::<Vec<_>>() {
             self.abort(&id).await;
         }
-        if reset {
-            self.place_all_anew().await;
-        }
-        if let Err(problem) = self.reconcile_policy().await {
-            tracing::error!(%problem, "what runs cannot be placed as configured");
+        let placed = if reset {
+            self.place_all_anew().await
+        } else {
+            self.repair().await
+        };
+        if let Err(problem) = placed {
+            tracing::error!(%problem, "not all that runs could be placed as configured");
         }
         self.synced = true;
         self.generation += 1;
@@ -95,7 +97,7 @@ impl Owner {
             .collect();
         self.left
             .retain(|_id, left| left.elapsed() < MEMORY_OF_THE_GONE);
-        unknown.sort_by(|a, b| largest_first(&a.request, &b.request));
+        unknown.sort_by(|a, b| switch::largest_first(&a.request, &b.request));
         for ask in unknown {
             let reserved = self.entries.iter().find(|(_id, entry)| {
                 entry.stage == Stage::Reserved
@@ -162,7 +164,7 @@ impl Owner {
                     Arc::make_mut(entry).stage = Stage::Created;
                 }
                 self.counts.placed += 1;
-                for id in growing.iter().chain([&id]) {
+                for id in growing.keys().chain([&id]) {
                     self.reconcile_some(std::slice::from_ref(id)).await;
                 }
             }
@@ -179,105 +181,4 @@ impl Owner {
         self.generation += 1;
         self.publish();
     }
-
-    /// Another policy, or another configuration of it: all at once, or nothing.
-    pub(super) async fn reconfigure(&mut self, policy: Arc<dyn Policy>) -> Result<(), String> {
-        let old = std::mem::replace(&mut self.decider.policy, policy);
-        if old.name() == self.decider.policy.name() {
-            let done = self.reconcile_policy().await;
-            if done.is_err() {
-                self.decider.policy = old;
-            }
-            return done;
-        }
-        self.place_all_anew().await;
-        Ok(())
-    }
-
-    /// Places every container as if it had just come, largest guarantee first.
-    async fn place_all_anew(&mut self) {
-        let was = self.wanted_all();
-        let mut asks: Vec<_> = self
-            .entries
-            .values()
-            .map(|entry| entry.request.clone())
-            .collect();
-        asks.sort_by(largest_first);
-        Arc::make_mut(&mut self.state).containers.clear();
-        for entry in self.entries.values_mut() {
-            Arc::make_mut(entry).placement = None;
-        }
-        for request in asks {
-            let id = request.id.clone();
-            let decision = self
-                .decider
-                .ask(&self.state, move |policy, view| {
-                    policy.place(view, &request)
-                })
-                .await
-                .and_then(|decision| {
-                    self.decider.check(&self.state, &decision)?;
-                    Ok(decision)
-                });
-            match decision {
-                Ok(decision) => drop(self.apply(&decision)), // written below, in one order
-                Err(failure) => {
-                    self.count(&failure);
-                    tracing::error!(container = %id, %failure, "runs UNPLACED under the new policy");
-                    if let Some(entry) = self.entries.get_mut(&id) {
-                        Arc::make_mut(entry).unplaced = Some(failure.to_string());
-                    }
-                }
-            }
-        }
-        let plan = plan(&was, &self.wanted_all());
-        let freed: Vec<_> = plan
-            .after
-            .iter()
-            .filter(|step| step.to.cpus.is_empty())
-            .map(|step| step.id.clone())
-            .collect();
-        self.run_plan(&plan).await;
-        self.set_free(&freed).await;
-        self.generation += 1;
-        self.publish();
-    }
-
-    /// Containers the policy leaves alone get what the runtime asked for.
-    async fn set_free(&mut self, ids: &[ContainerId]) {
-        let mut book = self.book();
-        book.entries.retain(|id, _entry| ids.contains(id));
-        let cgroups = Arc::clone(&self.cgroups);
-        let report = tokio::task::spawn_blocking(move || restore(&book, &cgroups)).await;
-        for (id, problem) in report.unwrap_or_default().failed {
-            tracing::error!(container = %id, problem, "could not be set free");
-        }
-    }
-
-    /// Has the policy repair the state, and carries it out.
-    pub(super) async fn reconcile_policy(&mut self) -> Result<(), String> {
-        let decision = self
-            .decider
-            .ask(&self.state, |policy, view| policy.reconcile(view))
-            .await
-            .map_err(|failure| failure.to_string())?;
-        if decision == Decision::default() {
-            self.show();
-            return Ok(());
-        }
-        let plan = self.apply(&decision);
-        self.run_plan(&plan).await;
-        self.generation += 1;
-        self.publish();
-        Ok(())
-    }
-}
-
-/// Guaranteed before Burstable before BestEffort, then by CPU request, then by age of the name.
-fn largest_first(a: &resmgr_policy::Request, b: &resmgr_policy::Request) -> std::cmp::Ordering {
-    a.qos
-        .cmp(&b.qos)
-        .then(b.requirements.cpu_request.cmp(&a.requirements.cpu_request))
-        .then_with(|| a.pod.name.cmp(&b.pod.name))
-        .then_with(|| a.name.cmp(&b.name))
 }

@@ -27,17 +27,7 @@ impl Owner {
     }
 
     pub(super) fn insert(&mut self, ask: &Ask) {
-        let entry = Entry {
-            request: ask.request.clone(),
-            placement: None,
-            unplaced: None,
-            arrival: self.state.next_arrival,
-            stage: Stage::Reserved,
-            asked: ask.asked.clone(),
-            cgroup_parent: ask.cgroup_parent.clone(),
-            attempt: ask.attempt,
-            history: Vec::new(),
-        };
+        let entry = ask.entry(self.state.next_arrival);
         self.entries.insert(ask.request.id.clone(), Arc::new(entry));
     }
 
@@ -47,19 +37,10 @@ impl Owner {
             namespace = %request.pod.namespace, why, "runs UNPLACED, as the fail policy says");
         self.counts.passed_unplaced += 1;
         self.insert(&ask);
-        let cpus = self.shelter();
         if let Some(entry) = self.entries.get_mut(&ask.request.id) {
             let entry = Arc::make_mut(entry);
             entry.unplaced = Some(why.to_owned());
-            entry.note(Note {
-                at_unix_s: unix_s(),
-                cpus,
-                why: Explanation {
-                    summary: "not placed: passed through by the fail policy".to_owned(),
-                    reasons: vec![why.to_owned()],
-                    candidates: Vec::new(),
-                },
-            });
+            entry.note(unplaced_note(why));
         }
     }
 
@@ -90,36 +71,23 @@ impl Owner {
                 });
             }
         }
-        self.export(decision);
-        let mut plan = plan(&before, &self.wanted_all());
-        // Setting a container free means giving it what the runtime asked for.
-        for step in plan.after.iter_mut().chain(&mut plan.before) {
-            if step.to.cpus.is_empty()
-                && let Some(entry) = self.entries.get(&step.id)
-            {
-                step.to.cpus = entry.asked.cpus;
-                if step.to.cpus.is_empty() {
-                    step.to.cpus = self.decider.topology.online;
-                }
-                step.to.cpu_quota = step.to.cpu_quota.or(entry.asked.cpu_quota);
-                step.to.cpu_shares = step.to.cpu_shares.or(entry.asked.cpu_shares);
-            } else if step.undo.cpu_quota.is_some()
-                && step.to.cpu_quota.is_none()
-                && let Some(entry) = self.entries.get(&step.id)
-            {
-                step.to.cpu_quota = entry.asked.cpu_quota;
-            }
-        }
-        plan
+        self.export(decision.changes.iter().map(|change| &change.id));
+        self.plan_from(&before)
     }
 
-    fn export(&self, decision: &Decision) {
+    /// The writes that lead from an earlier state of things to the present one.
+    pub(super) fn plan_from(&self, before: &BTreeMap<ContainerId, Wanted>) -> Plan {
+        plan(before, &self.wanted_all())
+    }
+
+    /// Tells containers where they run now.
+    pub(super) fn export<'a>(&self, ids: impl IntoIterator<Item = &'a ContainerId>) {
         let Some(export) = &self.export else { return };
-        for change in &decision.changes {
-            if let Some(entry) = self.entries.get(&change.id)
+        for id in ids {
+            if let Some(entry) = self.entries.get(id)
                 && let Err(error) = export.write(entry)
             {
-                tracing::warn!(%error, container = %change.id, "it is not shown where it runs");
+                tracing::warn!(%error, container = %id, "it is not shown where it runs");
             }
         }
     }
@@ -142,8 +110,7 @@ impl Owner {
             .iter()
             .filter_map(|step| {
                 let entry = self.entries.get(&step.id)?;
-                (entry.stage != Stage::Reserved)
-                    .then(|| (step.clone(), entry.cgroup_parent.clone()))
+                (entry.stage != Stage::Reserved).then(|| (step.clone(), Arc::clone(entry)))
             })
             .collect();
         let cgroups = Arc::clone(&self.cgroups);
@@ -160,20 +127,20 @@ impl Owner {
     /// A creation or a change is over: whoever was to grow, grows.
     pub(super) async fn end_growth(&mut self, id: &ContainerId) {
         if let Some(pending) = self.pending.remove(id) {
-            let ids: Vec<_> = pending.growing.into_iter().collect();
-            self.write_wanted(ids).await;
+            self.grow(pending.growing).await;
         }
     }
 
-    async fn write_wanted(&mut self, ids: Vec<ContainerId>) {
-        let steps: Vec<_> = ids
+    /// Containers that waited for their CPUs get them, from what they had until now.
+    async fn grow(&mut self, growing: BTreeMap<ContainerId, Wanted>) {
+        let steps: Vec<_> = growing
             .into_iter()
-            .filter_map(|id| {
+            .filter_map(|(id, undo)| {
                 let to = self.wanted(&id)?;
                 Some(Step {
                     id,
                     phase: crate::enforce::Phase::Grow,
-                    undo: to.clone(),
+                    undo,
                     to,
                 })
             })
@@ -196,7 +163,7 @@ impl Owner {
         let growing: BTreeSet<_> = self
             .pending
             .values()
-            .flat_map(|pending| pending.growing.iter().cloned())
+            .flat_map(|pending| pending.growing.keys().cloned())
             .collect();
         let shelter = self.shelter();
         let work: Vec<_> = ids
@@ -287,21 +254,38 @@ fn wanted_of(entry: &Entry, shelter: &resmgr_topology::CpuSet) -> Wanted {
     }
 }
 
-fn write_all(cgroups: &Cgroups, work: &[(Step, String)], undo: bool) -> Vec<String> {
-    let write = |id: &ContainerId, parent: &str, wanted: &Wanted| {
-        let place = Place { id: &id.0, parent };
-        match cgroups.write(&place, wanted) {
+/// A container that runs without a decision, in its own history. Where it runs is the explanation's word:
+/// the CPUs follow what the others hold.
+pub(super) fn unplaced_note(why: &str) -> Note {
+    Note {
+        at_unix_s: unix_s(),
+        cpus: resmgr_topology::CpuSet::EMPTY,
+        why: Explanation {
+            summary: "not placed: it runs on all CPUs that nobody holds exclusively".to_owned(),
+            reasons: vec![why.to_owned()],
+            candidates: Vec::new(),
+        },
+    }
+}
+
+fn write_all(cgroups: &Cgroups, work: &[(Step, Arc<Entry>)], undo: bool) -> Vec<String> {
+    let write = |id: &ContainerId, entry: &Entry, from: &Wanted, to: &Wanted| {
+        let place = Place {
+            id: &id.0,
+            parent: &entry.cgroup_parent,
+        };
+        match cgroups.change(&place, from, to, &entry.asked) {
             Err(error) if error.is_absent() => Ok(()), // not started, or ended: nothing runs there
             other => other,
         }
     };
     let mut failures = Vec::new();
-    for (index, (step, parent)) in work.iter().enumerate() {
-        if let Err(error) = write(&step.id, parent, &step.to) {
+    for (index, (step, entry)) in work.iter().enumerate() {
+        if let Err(error) = write(&step.id, entry, &step.undo, &step.to) {
             failures.push(describe(&step.id, &error));
             if undo {
-                for (step, parent) in work.iter().take(index).rev() {
-                    if let Err(error) = write(&step.id, parent, &step.undo) {
+                for (step, entry) in work.iter().take(index + 1).rev() {
+                    if let Err(error) = write(&step.id, entry, &step.to, &step.undo) {
                         failures.push(describe(&step.id, &error));
                     }
                 }

@@ -27,6 +27,21 @@ async fn a_list_made_before_a_container_ended_does_not_bring_it_back() {
 }
 
 #[tokio::test]
+async fn what_has_just_ended_is_no_reason_to_refuse() {
+    let node = Node::new();
+    let relay = node.start().await;
+    for id in ["init-0", "init-1", "init-2", "init-3"] {
+        assert_eq!(relay.create(&node, id, POD, 6000).await, "0-5");
+        // It exits; nobody says so.
+        node.runtime.containers.lock().unwrap().clear();
+    }
+    relay.create(&node, "db", POD, 6000).await;
+    let more = create_request("more", "default", POD, 6000);
+    let before = relay.call("CreateContainer", &more).await;
+    assert!(matches!(before, Before::Refuse(_)), "{before:?}");
+}
+
+#[tokio::test]
 async fn a_caller_that_goes_away_before_the_request_went_out_leaves_nothing_behind() {
     let node = Node::new();
     let relay = node.start().await;

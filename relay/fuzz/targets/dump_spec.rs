@@ -1,0 +1,7 @@
+//! See `cri_resmgr::fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(
+    init: cri_resmgr_fuzz::sow("dump_spec"),
+    |octets: &[u8]| cri_resmgr_fuzz::run("dump_spec", octets)
+);

@@ -1,0 +1,7 @@
+//! See `cri_resmgr::fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(
+    init: cri_resmgr_fuzz::sow("pools_file"),
+    |octets: &[u8]| cri_resmgr_fuzz::run("pools_file", octets)
+);

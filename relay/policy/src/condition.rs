@@ -1,0 +1,73 @@
+//! Whether the measurements may be acted on, and if not, why: then everything is as without telemetry.
+
+use crate::{
+    decision::View,
+    measured::{Fidelity, Measured},
+};
+use core::fmt;
+use resmgr_topology::Nanos;
+
+/// Measurements older than this (5 s) say nothing about now: the window within which decisions fall back.
+pub const STALE_NS: u64 = 5_000_000_000;
+
+/// What the measurements are good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// They may be acted on.
+    Usable,
+    /// There are none: telemetry is off, or has not seen anything yet.
+    Missing,
+    /// They were polled, not counted: too coarse.
+    Coarse,
+    /// They are older than [`STALE_NS`].
+    Stale {
+        /// How old, seconds.
+        age_s: u64,
+    },
+}
+
+impl Condition {
+    /// What these measurements are good for at this time (`CLOCK_MONOTONIC`).
+    #[must_use]
+    pub fn of(measured: &Measured, now: Nanos) -> Self {
+        let age = now.0.saturating_sub(measured.at.0);
+        if measured.containers.is_empty() && measured.cpu_busy_milli.is_empty() {
+            Self::Missing
+        } else if age > STALE_NS {
+            Self::Stale {
+                age_s: age / 1_000_000_000,
+            }
+        } else if measured.fidelity == Fidelity::Polled {
+            Self::Coarse
+        } else {
+            Self::Usable
+        }
+    }
+
+    /// Whether they may be acted on.
+    #[must_use]
+    pub fn is_usable(self) -> bool {
+        self == Self::Usable
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usable => f.write_str("measurements are used"),
+            Self::Missing => f.write_str("nothing is measured: decided as without telemetry"),
+            Self::Coarse => f.write_str(
+                "measurements are only polled, too coarse to act on: decided as without telemetry",
+            ),
+            Self::Stale { age_s } => write!(
+                f,
+                "measurements are {age_s} s old and not used: decided as without telemetry"
+            ),
+        }
+    }
+}
+
+/// Whether the measurements of a view may be acted on.
+pub(crate) fn usable(view: View<'_>) -> bool {
+    Condition::of(view.measured, view.now).is_usable()
+}

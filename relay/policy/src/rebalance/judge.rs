@@ -1,0 +1,183 @@
+//! Whether the last move kept its promise.
+
+use super::{
+    MIN_GAIN_NS, Movable, REST_NS, REST_UNDONE_NS, SECOND_NS, VERIFY_FROM_NS, VERIFY_NS,
+    cost::lost_ns_per_s,
+    memory::{Moved, Outcome, Part, RebalanceMemory, What},
+};
+use crate::{
+    contention::CONFIDENT,
+    decision::{Change, Decision, Explanation, View},
+    request::ContainerId,
+    slices::full_name,
+    workload::{Known, key},
+};
+use alloc::{format, string::String, sync::Arc, vec, vec::Vec};
+use resmgr_topology::Nanos;
+
+/// What is known of a move by now.
+struct Seen {
+    /// Lost and promised then, by those who are still there.
+    before: u64,
+    promised: u64,
+    after: u64,
+}
+
+pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Option<Decision> {
+    let mut memory = view.state.rebalance.clone();
+    let lives = |id: &ContainerId| view.state.containers.contains_key(id);
+    let since = view.now.0.saturating_sub(trial.at.0);
+    if !trial.judged.iter().any(|one| lives(&one.id)) {
+        memory.settle(Outcome::Ended, None);
+        return Some(Decision {
+            memory: Some(memory),
+            ..Decision::default()
+        });
+    }
+    let verify_ns = view.measured.paced(VERIFY_NS);
+    if since < view.measured.paced(VERIFY_FROM_NS) {
+        return None;
+    }
+    let Some(seen) = seen(view, trial) else {
+        // Too little is known: what cannot be judged in a while stays, so that others get their turn.
+        if since <= verify_ns.saturating_mul(10) {
+            return None;
+        }
+        let text = format!(
+            "nothing could be measured in {} s: it stays",
+            since / SECOND_NS
+        );
+        return Some(kept(view, trial, memory, None, text));
+    };
+    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let won = signed(seen.before) - signed(seen.after);
+    let least = match trial.promised_ns_per_s {
+        // It promised nothing, but was not to hurt.
+        0 => -signed(MIN_GAIN_NS.max(seen.before / 10)),
+        _ => signed(seen.promised / 2),
+    };
+    let numbers = format!(
+        "promised {} µs/s less waiting and cache refill, seen {} µs/s after {} s",
+        seen.promised / 1000,
+        won / 1000,
+        since / SECOND_NS
+    );
+    let proven = won >= least && (trial.promised_ns_per_s > 0 || since >= verify_ns);
+    if proven {
+        return Some(kept(view, trial, memory, Some(won), numbers));
+    }
+    if since < verify_ns {
+        return None;
+    }
+    memory.settle(Outcome::Undone, Some(won));
+    let rest_ns = view.measured.paced(REST_UNDONE_NS);
+    let until = Nanos(view.now.0.saturating_add(rest_ns));
+    for part in &trial.parts {
+        memory.rest(part, until);
+        remember_undone(view, &mut memory, part, until);
+        if let What::Pool(name) = &part.what {
+            memory.lend(name, part.from);
+        }
+    }
+    let back: Vec<Part> = trial
+        .parts
+        .iter()
+        .filter(|part| lives(&part.id) || matches!(part.what, What::Pool(_)))
+        .map(|part| Part {
+            from: part.to,
+            to: part.from,
+            ..part.clone()
+        })
+        .collect();
+    let mut decision = Decision {
+        changes: policy.carried_out(view, &back, &memory).unwrap_or_default(),
+        memory: Some(memory),
+        ..Decision::default()
+    };
+    let why = |part: &Part| {
+        let name = view.state.containers.get(&part.id);
+        let name = name.map_or_else(String::new, |one| full_name(&one.request));
+        Explanation {
+            summary: format!("{name}: move undone, it did not help ({})", trial.reason),
+            reasons: vec![
+                format!("{numbers}; not tried again for {} s", rest_ns / SECOND_NS),
+                format!("moved back: {}", part.line()),
+            ],
+            candidates: Vec::new(),
+        }
+    };
+    for part in &back {
+        tell(&mut decision, &part.id, why(part));
+    }
+    Some(decision)
+}
+
+/// Puts an explanation where its container's change is, or beside the changes.
+pub(super) fn tell(decision: &mut Decision, id: &ContainerId, why: Explanation) {
+    let change = decision.changes.iter_mut().find(|change| change.id == *id);
+    match change {
+        Some(Change { explanation, .. }) => *explanation = Some(why),
+        None => decision.notes.push((id.clone(), why)),
+    }
+}
+
+fn seen(view: View<'_>, trial: &Moved) -> Option<Seen> {
+    let (mut before, mut after) = (0u64, 0u64);
+    for one in &trial.judged {
+        if !view.state.containers.contains_key(&one.id) {
+            continue;
+        }
+        let seen = view.measured.containers.get(&one.id);
+        let seen = seen.filter(|seen| seen.confidence.0 >= CONFIDENT)?;
+        before = before.saturating_add(one.lost_ns_per_s);
+        after = after.saturating_add(lost_ns_per_s(seen));
+    }
+    // What those who have left would have won is not asked of the others.
+    let part = u128::from(before) * u128::from(trial.promised_ns_per_s);
+    let promised = part / u128::from(trial.lost_ns_per_s.max(1));
+    Some(Seen {
+        before,
+        promised: u64::try_from(promised).unwrap_or(u64::MAX),
+        after,
+    })
+}
+
+fn kept(
+    view: View<'_>,
+    trial: &Moved,
+    mut memory: RebalanceMemory,
+    won: Option<i64>,
+    numbers: String,
+) -> Decision {
+    memory.settle(Outcome::Kept, won);
+    let until = Nanos(view.now.0.saturating_add(view.measured.paced(REST_NS)));
+    let mut decision = Decision::default();
+    for part in &trial.parts {
+        memory.rest(part, until);
+        let Some(container) = view.state.containers.get(&part.id) else {
+            continue;
+        };
+        let why = Explanation {
+            summary: format!(
+                "{}: move kept ({})",
+                full_name(&container.request),
+                trial.reason
+            ),
+            reasons: vec![numbers.clone()],
+            candidates: Vec::new(),
+        };
+        decision.notes.push((part.id.clone(), why));
+    }
+    decision.memory = Some(memory);
+    decision
+}
+
+/// A container that comes back under another id is not moved the same way again soon.
+fn remember_undone(view: View<'_>, memory: &mut RebalanceMemory, part: &Part, until: Nanos) {
+    let Some(container) = view.state.containers.get(&part.id) else {
+        return;
+    };
+    let workloads = Arc::make_mut(&mut memory.workloads);
+    let known: &mut Known = workloads.entry(key(&container.request)).or_default();
+    known.rests_until = Some(until);
+}

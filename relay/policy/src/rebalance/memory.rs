@@ -1,0 +1,177 @@
+//! What rebalancing has to remember from one round to the next.
+
+use crate::{request::ContainerId, workload::Workloads};
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    string::String,
+    sync::Arc,
+    vec::Vec,
+};
+use core::fmt;
+use resmgr_topology::{CpuSet, Nanos};
+use serde::{Deserialize, Serialize};
+
+/// Records of moves kept.
+const HISTORY: usize = 64;
+
+/// What came of a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Not judged yet.
+    Trial,
+    /// It helped and stays.
+    Kept,
+    /// It did not help and was taken back.
+    Undone,
+    /// Its containers ended before it could be judged.
+    Ended,
+    /// Only shown, never made.
+    Shadow,
+}
+
+impl Outcome {
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Trial => "trial",
+            Self::Kept => "kept",
+            Self::Undone => "undone",
+            Self::Ended => "ended",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
+/// What of a container, or of its pool, a move changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// The CPUs its shared part is confined to, or its shared list.
+    Span,
+    /// The CPUs it holds exclusively. Only of pods that asked for it.
+    Exclusive,
+    /// The CPUs its pool borrows of another one.
+    Pool(Arc<str>),
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Span => f.write_str("span"),
+            Self::Exclusive => f.write_str("exclusive CPUs"),
+            Self::Pool(name) => write!(f, "pool {name}"),
+        }
+    }
+}
+
+/// One change of a move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Who; of a pool the member that waits most.
+    pub id: ContainerId,
+    /// What of it.
+    pub what: What,
+    /// CPUs before; `None`: not confined, nothing borrowed.
+    pub from: Option<CpuSet>,
+    /// CPUs after.
+    pub to: Option<CpuSet>,
+}
+
+/// One container by which a move is judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judged {
+    /// Who.
+    pub id: ContainerId,
+    /// Time it lost per second (waiting, refilling caches, foreigners on its CPUs) before the move,
+    /// nanoseconds.
+    pub lost_ns_per_s: u64,
+}
+
+/// A move that was made, or would have been.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Who it is about: the first part's.
+    pub id: ContainerId,
+    /// When (`CLOCK_MONOTONIC`).
+    pub at: Nanos,
+    /// Short name of the reason: `migrations`, `contention`, `parting`, `foreign`, `starving`, `idle`.
+    pub reason: String,
+    /// What it changed; two of a pair that is parted.
+    pub parts: Vec<Part>,
+    /// By whom it is judged.
+    pub judged: Vec<Judged>,
+    /// What they lost per second together before the move, nanoseconds.
+    pub lost_ns_per_s: u64,
+    /// Of that, what the move promised to win back.
+    pub promised_ns_per_s: u64,
+    /// What it costs, spread over the time in which it must pay, nanoseconds per second.
+    pub cost_ns_per_s: u64,
+    /// What it won; negative when it got worse. `None` while it is not judged, or could not be.
+    pub seen_ns_per_s: Option<i64>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What rebalancing has to remember.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RebalanceMemory {
+    /// Containers that must not be moved before this time.
+    pub rests_until: BTreeMap<ContainerId, Nanos>,
+    /// Pools that must not grow or shrink before this time.
+    pub pools_rest_until: BTreeMap<Arc<str>, Nanos>,
+    /// CPUs a pool borrows of another, by the borrower's name.
+    pub lent: BTreeMap<Arc<str>, CpuSet>,
+    /// The last moves, oldest first; a trial is always the last one.
+    pub history: VecDeque<Moved>,
+    /// What is known of containers that came before.
+    pub workloads: Arc<Workloads>,
+}
+
+impl RebalanceMemory {
+    /// The move that is being watched, if one is.
+    #[must_use]
+    pub fn trial(&self) -> Option<&Moved> {
+        let last = self.history.back();
+        last.filter(|last| last.outcome == Outcome::Trial)
+    }
+
+    pub(super) fn settle(&mut self, outcome: Outcome, seen: Option<i64>) {
+        if let Some(last) = self.history.back_mut() {
+            last.outcome = outcome;
+            last.seen_ns_per_s = seen;
+        }
+    }
+
+    pub(super) fn add(&mut self, moved: Moved) {
+        self.history.push_back(moved);
+        while self.history.len() > HISTORY {
+            self.history.pop_front();
+        }
+    }
+
+    pub(super) fn rest(&mut self, part: &Part, until: Nanos) {
+        match &part.what {
+            What::Pool(name) => self.pools_rest_until.insert(name.clone(), until),
+            What::Span | What::Exclusive => self.rests_until.insert(part.id.clone(), until),
+        };
+    }
+
+    pub(super) fn rests(&self, part: &Part, now: Nanos) -> bool {
+        let until = match &part.what {
+            What::Pool(name) => self.pools_rest_until.get(name),
+            What::Span | What::Exclusive => self.rests_until.get(&part.id),
+        };
+        until.is_some_and(|until| now < *until)
+    }
+
+    /// Books what a pool borrows.
+    pub(super) fn lend(&mut self, name: &Arc<str>, cpus: Option<CpuSet>) {
+        match cpus.filter(|cpus| !cpus.is_empty()) {
+            Some(cpus) => self.lent.insert(name.clone(), cpus),
+            None => self.lent.remove(name),
+        };
+    }
+}

@@ -1,0 +1,267 @@
+//! What is known of a container from its predecessors: the same namespace, workload and container name.
+//!
+//! CRI does not say what made a pod, so the workload is read from the pod's name, by the shapes in which
+//! Kubernetes makes names (`k8s.io/apimachinery/pkg/util/rand`: generated parts use the letters
+//! `bcdfghjklmnpqrstvwxz2456789` only):
+//!
+//! 1. the annotation `workload`, when the pod has it, is the workload;
+//! 2. a last part of five such letters is generated and is dropped (`ReplicaSet`, `DaemonSet`, `Job`); then
+//!    a part of 6 to 10 such letters (the hash of a `Deployment`'s template) or of 8 or more digits (a
+//!    `CronJob`'s time) before it is dropped too;
+//! 3. otherwise a last part of digits only is dropped (`StatefulSet`).
+
+use crate::{
+    annotation::effective,
+    condition::usable,
+    contention::CONFIDENT,
+    decision::View,
+    measured::Observed,
+    rebalance::RebalanceMemory,
+    request::{ContainerId, Request},
+};
+use alloc::{
+    collections::BTreeMap,
+    format,
+    string::{String, ToString},
+    sync::Arc,
+};
+use resmgr_topology::{CpuSet, Nanos};
+use serde::{Deserialize, Serialize};
+
+/// Workloads remembered; beyond it those not seen for longest are forgotten.
+pub const MAX_WORKLOADS: usize = 1024;
+
+/// Below this (thousandths of a CPU) a container does nothing that could be learnt from: it may have ended.
+const ALIVE_MCPU: u32 = 1;
+
+/// What its predecessors did, smoothed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// CPU time per second, thousandths of a CPU.
+    pub utilisation_mcpu: u32,
+    /// Run-queue wait per second, nanoseconds.
+    pub wait_ns_per_s: u64,
+    /// Migrations per second between nodes and packages, thousandths.
+    pub far_migrations_milli_per_s: u64,
+    /// CPUs it was confined to when it was last seen, if a rebalancing had confined it.
+    pub confined: Option<CpuSet>,
+    /// A move of it was undone: not again before this time.
+    pub rests_until: Option<Nanos>,
+    /// Order of the last looks; the smallest is forgotten first.
+    pub seen: u64,
+}
+
+/// By namespace, workload and container, joined by `/`.
+pub type Workloads = BTreeMap<String, Known>;
+
+/// The workload a pod belongs to, by the rule at the head of this module.
+#[must_use]
+pub fn workload(request: &Request) -> String {
+    if let Some(name) = effective(request, "workload") {
+        return name.to_string();
+    }
+    let name = &*request.pod.name;
+    let Some((rest, last)) = split(name) else {
+        return name.to_string();
+    };
+    if last.len() == 5 && last.bytes().all(generated) {
+        return match split(rest) {
+            Some((base, hash)) if (6..=10).contains(&hash.len()) && hash.bytes().all(generated) => {
+                base
+            }
+            Some((base, time)) if time.len() >= 8 && time.bytes().all(|c| c.is_ascii_digit()) => {
+                base
+            }
+            _ => rest,
+        }
+        .to_string();
+    }
+    if last.bytes().all(|c| c.is_ascii_digit()) {
+        return rest.to_string();
+    }
+    name.to_string()
+}
+
+fn split(name: &str) -> Option<(&str, &str)> {
+    let parts = name.rsplit_once('-');
+    parts.filter(|(rest, last)| !rest.is_empty() && !last.is_empty())
+}
+
+fn generated(letter: u8) -> bool {
+    b"bcdfghjklmnpqrstvwxz2456789".contains(&letter)
+}
+
+/// Where what is known of a container is kept.
+pub(crate) fn key(request: &Request) -> String {
+    let (namespace, name) = (&request.pod.namespace, &request.name);
+    format!("{namespace}/{}/{name}", workload(request))
+}
+
+/// What is known of a container that comes: from those that are gone, or from one that still runs.
+pub(crate) fn known(view: View<'_>, request: &Request) -> Option<Known> {
+    view.state
+        .rebalance
+        .workloads
+        .get(&key(request))
+        .cloned()
+        .filter(|known| known.seen > 0)
+}
+
+/// Takes what was measured into what is remembered of workloads; `None` when there is nothing new. To be
+/// asked now and then, and before a container is taken out.
+#[must_use]
+pub fn remember(view: View<'_>) -> Option<RebalanceMemory> {
+    if !usable(view) {
+        return None;
+    }
+    let mut memory = view.state.rebalance.clone();
+    let mut changed = false;
+    let watched = memory.trial().map(|trial| trial.parts.clone());
+    let in_trial = |id: &ContainerId| watched.iter().flatten().any(|part| part.id == *id);
+    // Of replicas side by side the busiest counts, and one that is confined speaks for all.
+    let mut looked: Workloads = BTreeMap::new();
+    for (id, container) in &view.state.containers {
+        let Some(seen) =
+            view.measured.containers.get(id).filter(|seen| {
+                seen.confidence.0 >= CONFIDENT && seen.utilisation_mcpu >= ALIVE_MCPU
+            })
+        else {
+            continue;
+        };
+        let key = key(&container.request);
+        let confined = match in_trial(id) {
+            // Not known yet whether it is good for it.
+            true => memory.workloads.get(&key).and_then(|known| known.confined),
+            false => container.placement.confined,
+        };
+        let now = looked.entry(key).or_default();
+        now.utilisation_mcpu = now.utilisation_mcpu.max(seen.utilisation_mcpu);
+        now.wait_ns_per_s = now.wait_ns_per_s.max(seen.wait_ns_per_s);
+        now.far_migrations_milli_per_s = now.far_migrations_milli_per_s.max(far(seen));
+        now.confined = now.confined.or(confined);
+    }
+    let mut next = memory.workloads.values().map(|one| one.seen).max();
+    for (key, now) in looked {
+        let old = memory.workloads.get(&key);
+        if old.is_some_and(|old| old.seen > 0 && old.close_to(&now)) {
+            continue;
+        }
+        let known = match old {
+            Some(old) if old.seen > 0 => old.towards(&now),
+            // All that is known is that a move was undone.
+            Some(old) => Known {
+                rests_until: old.rests_until,
+                ..now
+            },
+            None => now,
+        };
+        let seen = next.map_or(1, |last| last + 1);
+        next = Some(seen);
+        Arc::make_mut(&mut memory.workloads).insert(key, Known { seen, ..known });
+        changed = true;
+    }
+    while memory.workloads.len() > MAX_WORKLOADS {
+        let oldest = memory.workloads.iter().min_by_key(|(_, one)| one.seen);
+        let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
+            break;
+        };
+        Arc::make_mut(&mut memory.workloads).remove(&oldest);
+    }
+    changed.then_some(memory)
+}
+
+fn far(seen: &Observed) -> u64 {
+    let node = seen.node_migrations_milli_per_s;
+    seen.package_migrations_milli_per_s.saturating_add(node)
+}
+
+impl Known {
+    /// Whether nothing worth a write to the disk is new: an eighth, and what is too little to matter.
+    fn close_to(&self, now: &Self) -> bool {
+        let close = |old: u64, new: u64, least: u64| old.abs_diff(new) <= least.max(old / 8);
+        self.confined == now.confined
+            && close(
+                self.utilisation_mcpu.into(),
+                now.utilisation_mcpu.into(),
+                50,
+            )
+            && close(self.wait_ns_per_s, now.wait_ns_per_s, 5_000_000)
+            && close(
+                self.far_migrations_milli_per_s,
+                now.far_migrations_milli_per_s,
+                10_000,
+            )
+    }
+
+    /// Half the way to what is seen now: one odd life does not count as much as many even ones.
+    fn towards(&self, now: &Self) -> Self {
+        let half = |old: u64, new: u64| old / 2 + new / 2 + (old % 2 + new % 2) / 2;
+        let mcpu = half(self.utilisation_mcpu.into(), now.utilisation_mcpu.into());
+        Self {
+            utilisation_mcpu: u32::try_from(mcpu).unwrap_or(u32::MAX),
+            wait_ns_per_s: half(self.wait_ns_per_s, now.wait_ns_per_s),
+            far_migrations_milli_per_s: half(
+                self.far_migrations_milli_per_s,
+                now.far_migrations_milli_per_s,
+            ),
+            confined: now.confined,
+            ..self.clone()
+        }
+    }
+
+    /// For explanations.
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "its predecessors used {}m, waited {} ms/s, migrated far {} times a second",
+            self.utilisation_mcpu,
+            self.wait_ns_per_s / 1_000_000,
+            self.far_migrations_milli_per_s / 1000
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{PodRef, QosClass, Requirements};
+
+    fn of(pod: &str) -> String {
+        let pod = PodRef {
+            sandbox: "".into(),
+            uid: "".into(),
+            name: pod.into(),
+            namespace: "default".into(),
+        };
+        workload(&Request {
+            id: ContainerId("c".into()),
+            pod,
+            name: "c".into(),
+            qos: QosClass::Burstable,
+            requirements: Requirements::default(),
+            init: false,
+            annotations: BTreeMap::new(),
+            env: alloc::vec::Vec::new(),
+            command: alloc::vec::Vec::new(),
+            args: alloc::vec::Vec::new(),
+        })
+    }
+
+    #[test]
+    fn generated_parts_of_pod_names_are_dropped_and_nothing_else() {
+        for (pod, expected) in [
+            ("web-6d4cf56db6-x2b8z", "web"),
+            ("my-web-5f7c8d9b4c-zzqlw", "my-web"),
+            ("agent-x2b8z", "agent"),
+            ("backup-28391234-x2b8z", "backup"),
+            ("db-0", "db"),
+            ("db-cache-12", "db-cache"),
+            ("my-nginx", "my-nginx"),
+            ("single", "single"),
+            ("etcd-node7", "etcd-node7"),
+            ("-0", "-0"),
+            ("", ""),
+        ] {
+            assert_eq!(of(pod), expected, "{pod}");
+        }
+    }
+}

@@ -1,0 +1,666 @@
+//! Each kind of move: when it is made, what it changes, and who is left alone.
+
+use super::common::*;
+use proptest::prelude::*;
+use resmgr_policy::{
+    Confidence, ContainerId, CpuListConfig, Observed, Outcome, PoolConfig, PoolsConfig,
+    QosClass::{BestEffort, Burstable, Guaranteed},
+    REST_NS, StaticConfig, StaticPlusPolicy, StaticPolicy, StaticPools, VERIFY_NS, remember,
+    workload,
+};
+use resmgr_topology::{CpuId, MilliCpu, Nanos, NodeId, Topology};
+
+const MS: u64 = 1_000_000;
+const OUT: &str = "rebalance.cri-resource-manager.intel.com/pod";
+const EXCHANGE: &str = "rebalance-exclusive.cri-resource-manager.intel.com/pod";
+
+fn plus(topology: Topology, reserved: &str) -> World {
+    let policy = StaticPlusPolicy::new(&topology, reserving(reserved)).unwrap();
+    World::new(topology, policy)
+}
+
+fn id(name: &str) -> ContainerId {
+    ContainerId(name.into())
+}
+
+fn see(world: &mut World, name: &str, change: impl FnOnce(&mut Observed)) {
+    let observed = world.measured.containers.entry(id(name)).or_default();
+    observed.confidence = Confidence(1000);
+    change(observed);
+}
+
+fn busy(world: &mut World, list: &str, milli: u32) {
+    for cpu in cpus(list).iter() {
+        world.measured.cpu_busy_milli.insert(cpu, milli);
+    }
+}
+
+fn later(world: &mut World, ns: u64) {
+    world.now = Nanos(world.now.0 + ns);
+    world.measured.at = world.now;
+}
+
+/// One round; the reason of the move that was made.
+fn step(world: &mut World) -> Option<String> {
+    let trial = world.state.rebalance.trial().is_some();
+    let decision = world.policy.rebalance(world.view())?;
+    assert_eq!(
+        Some(&decision),
+        world.policy.rebalance(world.view()).as_ref()
+    );
+    world.apply(&decision);
+    let moved = world.state.rebalance.trial().filter(|_| !trial);
+    moved.map(|moved| moved.reason.clone())
+}
+
+fn last(world: &World) -> Outcome {
+    world.state.rebalance.history.back().unwrap().outcome
+}
+
+/// `victim` waits because `bully` takes its CPUs.
+fn hurt(world: &mut World) {
+    see(world, "victim", |seen| {
+        seen.utilisation_mcpu = 500;
+        seen.wait_ns_per_s = 200 * MS;
+        seen.preempted_by = [(id("bully"), 300_000)].into();
+    });
+    see(world, "bully", |seen| seen.utilisation_mcpu = 2000);
+}
+
+fn relieved(world: &mut World) {
+    see(world, "victim", |seen| {
+        seen.wait_ns_per_s = 0;
+        seen.preempted_by.clear();
+    });
+}
+
+#[test]
+fn a_pair_that_hurts_each_other_is_parted_and_stays_parted() {
+    let mut world = plus(n4c16(), "0");
+    world.place(&request("bully", Burstable, 500)).unwrap();
+    world.place(&request("victim", Burstable, 500)).unwrap();
+    hurt(&mut world);
+    assert_eq!(step(&mut world).as_deref(), Some("parting"));
+    let (victim, bully) = (cpus(&world.on("victim")), cpus(&world.on("bully")));
+    assert!(victim.is_disjoint(&bully), "{victim} {bully}");
+    relieved(&mut world);
+    later(&mut world, VERIFY_NS);
+    assert_eq!(step(&mut world), None);
+    assert_eq!(last(&world), Outcome::Kept);
+    for _ in 0..100 {
+        later(&mut world, REST_NS);
+        assert_eq!(step(&mut world), None);
+    }
+}
+
+#[test]
+fn a_pair_is_put_back_together_when_parting_did_not_help() {
+    let mut world = plus(n4c16(), "0");
+    world.place(&request("bully", Burstable, 500)).unwrap();
+    world.place(&request("victim", Burstable, 500)).unwrap();
+    let before = (world.on("bully"), world.on("victim"));
+    hurt(&mut world);
+    step(&mut world).unwrap();
+    later(&mut world, VERIFY_NS);
+    step(&mut world);
+    assert_eq!(last(&world), Outcome::Undone);
+    assert_eq!((world.on("bully"), world.on("victim")), before);
+}
+
+#[test]
+fn a_pod_that_opted_out_is_not_parted_from_anybody() {
+    for who in ["bully", "victim"] {
+        let mut world = plus(n4c16(), "0");
+        for name in ["bully", "victim"] {
+            let mut one = request(name, Burstable, 500);
+            if name == who {
+                one = annotated(one, OUT, "false");
+            }
+            world.place(&one).unwrap();
+        }
+        hurt(&mut world);
+        assert_eq!(step(&mut world), None, "{who}");
+    }
+}
+
+fn lists(exclusive: bool, pool: &str, lists: &[(u32, &str)]) -> PoolsConfig {
+    let cpu_lists = lists.iter().map(|(socket, cpuset)| CpuListConfig {
+        socket: *socket,
+        cpuset: (*cpuset).into(),
+    });
+    let one = PoolConfig {
+        exclusive,
+        cpu_lists: cpu_lists.collect(),
+    };
+    PoolsConfig {
+        pools: [(pool.to_string(), one)].into(),
+    }
+}
+
+#[test]
+fn in_pools_the_victim_goes_to_another_list_or_else_who_hurts_it() {
+    for (out, moves) in [("nobody", "victim"), ("victim", "bully")] {
+        let topology = n4c16();
+        let config = lists(false, "shared", &[(0, "0-3"), (1, "8-11")]);
+        let policy = StaticPools::new(&topology, &config).unwrap();
+        let mut world = World::new(topology, policy);
+        for name in ["bully", "decoy", "victim"] {
+            let mut one = request(name, Burstable, 500);
+            if name == out {
+                one = annotated(one, OUT, "false");
+            }
+            world.place(&one).unwrap();
+        }
+        world.release("decoy");
+        assert_eq!(
+            (world.on("bully"), world.on("victim")),
+            ("0-3".into(), "0-3".into())
+        );
+        busy(&mut world, "0-3", 600);
+        hurt(&mut world);
+        assert_eq!(step(&mut world).as_deref(), Some("parting"), "{out}");
+        assert_eq!(world.on(moves), "8-11");
+        relieved(&mut world);
+        later(&mut world, VERIFY_NS);
+        step(&mut world);
+        assert_eq!(last(&world), Outcome::Kept, "judged by the victim");
+    }
+}
+
+/// Two containers on the shared pool that starve it, while the reserved CPUs idle.
+fn starving() -> World {
+    let mut world = plus(n4c16(), "0-3");
+    world.place(&request("a", Burstable, 900)).unwrap();
+    world
+        .place(&annotated(request("out", Burstable, 100), OUT, "false"))
+        .unwrap();
+    let mut system = request("system", Burstable, 100);
+    system.pod.namespace = "kube-system".into();
+    world.place(&system).unwrap();
+    busy(&mut world, "4-15", 950);
+    busy(&mut world, "0-3", 50);
+    see(&mut world, "a", |seen| {
+        seen.utilisation_mcpu = 11_000;
+        seen.wait_ns_per_s = 3000 * MS;
+    });
+    world
+}
+
+#[test]
+fn a_starving_pool_borrows_of_an_idle_one_and_gives_it_back() {
+    let mut world = starving();
+    assert_eq!(step(&mut world).as_deref(), Some("starving"));
+    let on = cpus(&world.on("a"));
+    assert_eq!(
+        on.intersection(&cpus("0-3")).len(),
+        2,
+        "half of the reserved: {on}"
+    );
+    assert_eq!(world.on("out"), "4-15", "it opted out of everything");
+    assert_eq!(
+        world.on("system"),
+        "0-3",
+        "the lender goes on using its own"
+    );
+    // Whoever comes now runs there too, and exclusive CPUs still come from the shared pool alone.
+    world.place(&request("b", BestEffort, 0)).unwrap();
+    assert_eq!(cpus(&world.on("b")), on);
+    let own = world.place(&request("own", Guaranteed, 2000)).unwrap();
+    assert!(own.exclusive.is_disjoint(&cpus("0-3")));
+    world.release("own");
+    later(&mut world, VERIFY_NS);
+    see(&mut world, "a", |seen| seen.wait_ns_per_s = 100 * MS);
+    step(&mut world);
+    assert_eq!(last(&world), Outcome::Kept);
+    // The load is the same: the loan stays.
+    for _ in 0..20 {
+        later(&mut world, REST_NS);
+        assert_eq!(step(&mut world), None);
+    }
+    // The load is gone: it goes back, and that stays.
+    busy(&mut world, "0-15", 100);
+    see(&mut world, "a", |seen| {
+        seen.utilisation_mcpu = 1000;
+        seen.wait_ns_per_s = 0;
+    });
+    assert_eq!(step(&mut world).as_deref(), Some("idle"));
+    assert_eq!(world.on("a"), "4-15");
+    assert!(world.state.rebalance.lent.is_empty());
+    later(&mut world, VERIFY_NS);
+    step(&mut world);
+    assert_eq!(last(&world), Outcome::Kept);
+    for _ in 0..20 {
+        later(&mut world, REST_NS);
+        assert_eq!(step(&mut world), None);
+    }
+}
+
+#[test]
+fn a_loan_that_did_not_help_is_taken_back_and_a_shadow_lends_nothing() {
+    let mut world = starving();
+    let shadow = world.policy.rebalance(world.view()).unwrap().shadow();
+    assert!(shadow.memory.as_ref().unwrap().lent.is_empty());
+    assert!(shadow.changes.is_empty());
+    assert!(shadow.notes[0].1.summary.starts_with("shadow, not done"));
+    step(&mut world).unwrap();
+    later(&mut world, VERIFY_NS);
+    step(&mut world);
+    assert_eq!(
+        (last(&world), world.on("a")),
+        (Outcome::Undone, "4-15".into())
+    );
+    assert!(world.state.rebalance.lent.is_empty());
+}
+
+/// An exclusive container on two packages that migrates between them, and room on one.
+fn scattered(annotation: Option<(&str, &str)>) -> World {
+    let mut world = plus(Topology::synthetic("pack:2 core:4").unwrap(), "0");
+    world.place(&request("filler", Guaranteed, 3000)).unwrap();
+    let mut one = request("wide", Guaranteed, 2000);
+    if let Some((key, value)) = annotation {
+        one = annotated(one, key, value);
+    }
+    world.place(&request("other", Guaranteed, 1000)).unwrap();
+    world.place(&one).unwrap();
+    // Placed together in truth: as it would be after a hot-unplug.
+    let container = world.state.containers.get_mut(&id("wide")).unwrap();
+    container.placement.exclusive = cpus("1,5");
+    container.placement.cpus = cpus("1,5");
+    let filler = world.state.containers.get_mut(&id("filler")).unwrap();
+    filler.placement.exclusive = cpus("2");
+    filler.placement.cpus = cpus("2");
+    let other = world.state.containers.get_mut(&id("other")).unwrap();
+    other.placement.exclusive = cpus("3");
+    other.placement.cpus = cpus("3");
+    see(&mut world, "wide", |seen| {
+        seen.utilisation_mcpu = 1500;
+        seen.package_migrations_milli_per_s = 2_000_000;
+    });
+    world
+}
+
+#[test]
+fn exclusive_cpus_change_only_for_a_pod_that_asked_for_it() {
+    for annotation in [None, Some((EXCHANGE, "yes, please")), Some((OUT, "true"))] {
+        let mut world = scattered(annotation);
+        assert_eq!(step(&mut world), None, "{annotation:?}");
+        assert_eq!(world.on("wide"), "1,5");
+    }
+    let mut world = scattered(Some((EXCHANGE, "true")));
+    assert_eq!(step(&mut world).as_deref(), Some("migrations"));
+    let on = cpus(&world.on("wide"));
+    assert!(on.len() == 2 && on.is_subset(&cpus("4-7")), "{on}");
+    assert!(
+        cpus(&world.on("filler")).is_subset(&cpus("2")),
+        "others keep theirs"
+    );
+    later(&mut world, VERIFY_NS);
+    see(&mut world, "wide", |seen| {
+        seen.package_migrations_milli_per_s = 0
+    });
+    step(&mut world);
+    assert_eq!(last(&world), Outcome::Kept);
+}
+
+#[test]
+fn exclusive_cpus_cannot_go_back_to_where_somebody_else_is_by_now() {
+    let mut world = scattered(Some((EXCHANGE, "true")));
+    step(&mut world).unwrap();
+    world.place(&request("new", Guaranteed, 1000)).unwrap();
+    world.place(&request("new2", Guaranteed, 1000)).unwrap();
+    let taken = world.on("wide");
+    later(&mut world, VERIFY_NS);
+    step(&mut world);
+    assert_eq!(last(&world), Outcome::Undone);
+    assert_eq!(world.on("wide"), taken, "its old CPUs have another owner");
+}
+
+#[test]
+fn an_exclusive_list_on_which_others_run_is_exchanged_on_request() {
+    let topology = n4c16();
+    let config = lists(true, "exclusive", &[(0, "0-1"), (0, "2-3"), (1, "8-9")]);
+    let policy = StaticPools::new(&topology, &config).unwrap();
+    let mut world = World::new(topology, policy);
+    let mut one = annotated(request("db", Guaranteed, 2000), EXCHANGE, "true");
+    one.env.push(("STP_POOL".into(), "exclusive".into()));
+    one.env.push(("STP_SOCKET_ID".into(), "0".into()));
+    let extended = &mut one.requirements.extended;
+    extended.insert("cmk.intel.com/exclusive-cores".into(), 1);
+    world.place(&one).unwrap();
+    assert_eq!(world.on("db"), "0-1");
+    see(&mut world, "db", |seen| seen.foreign_ns_per_s = 100 * MS);
+    assert_eq!(step(&mut world).as_deref(), Some("foreign"));
+    assert_eq!(world.on("db"), "2-3", "on the socket it asked for");
+}
+
+#[test]
+fn a_confined_container_that_starves_gets_more_room() {
+    let mut world = plus(n4c16(), "0");
+    world.place(&request("chatty", Burstable, 500)).unwrap();
+    see(&mut world, "chatty", |seen| {
+        seen.utilisation_mcpu = 1500;
+        seen.package_migrations_milli_per_s = 2_000_000;
+    });
+    step(&mut world).unwrap();
+    let narrow = cpus(&world.on("chatty"));
+    later(&mut world, VERIFY_NS);
+    see(&mut world, "chatty", |seen| {
+        seen.package_migrations_milli_per_s = 0
+    });
+    step(&mut world);
+    assert_eq!(last(&world), Outcome::Kept);
+    later(&mut world, REST_NS);
+    busy(&mut world, &narrow.to_string(), 1000);
+    see(&mut world, "chatty", |seen| seen.wait_ns_per_s = 600 * MS);
+    assert_eq!(step(&mut world).as_deref(), Some("contention"));
+    assert_ne!(cpus(&world.on("chatty")), narrow);
+}
+
+#[test]
+fn memory_that_is_near_already_costs_nothing_to_move_to() {
+    let near = |node: u32| {
+        let mut world = plus(n4c16(), "0");
+        world.place(&request("fat", Burstable, 500)).unwrap();
+        busy(&mut world, "0-7,12-15", 600);
+        see(&mut world, "fat", |seen| {
+            seen.utilisation_mcpu = 1000;
+            seen.package_migrations_milli_per_s = 400_000;
+            seen.resident_bytes = 64 << 30;
+            seen.resident_by_node = [(NodeId(node), 64 << 30)].into();
+        });
+        step(&mut world);
+        world.state.containers[&id("fat")].placement.confined
+    };
+    // CPUs 8 to 11 of node 2 are the ones with room.
+    assert_eq!(near(2), Some(cpus("8-11")));
+    assert_eq!(near(0), None);
+}
+
+#[test]
+fn what_replicas_did_places_those_that_follow() {
+    let mut world = plus(n4c16(), "0");
+    let named = |id: &str, pod: &str| {
+        let mut one = request(id, Burstable, 500);
+        one.pod.name = pod.into();
+        one.name = "app".into();
+        one
+    };
+    let first = named("1", "web-6d4cf56db6-x2b8z");
+    assert_eq!(workload(&first), "web");
+    world.place(&first).unwrap();
+    see(&mut world, "1", |seen| {
+        seen.utilisation_mcpu = 1800;
+        seen.package_migrations_milli_per_s = 2_000_000;
+    });
+    step(&mut world).unwrap();
+    let confined = world.on("1");
+    // What is on trial is not handed on.
+    world.state.rebalance = remember(world.view()).unwrap();
+    assert_eq!(
+        world
+            .place(&named("2", "web-6d4cf56db6-p9xkq"))
+            .unwrap()
+            .confined,
+        None
+    );
+    later(&mut world, VERIFY_NS);
+    see(&mut world, "1", |seen| {
+        seen.package_migrations_milli_per_s = 0
+    });
+    step(&mut world);
+    assert_eq!(last(&world), Outcome::Kept);
+    let mut looks = 0;
+    while let Some(memory) = remember(world.view()) {
+        world.state.rebalance = memory;
+        looks += 1;
+        assert!(looks < 10, "the same measurements are news again and again");
+    }
+    world.release("1");
+    world.measured.containers.clear();
+    let next = named("3", "web-7b9cf56db6-zzqlw");
+    world.place(&next).unwrap();
+    assert_eq!(world.on("3"), confined);
+    let out = annotated(named("4", "web-7b9cf56db6-bbqlw"), OUT, "false");
+    assert_eq!(world.place(&out).unwrap().confined, None);
+    let stranger = named("5", "api-7b9cf56db6-bbqlw");
+    assert_eq!(world.place(&stranger).unwrap().confined, None);
+}
+
+#[test]
+fn what_was_undone_is_not_tried_on_the_successor_either() {
+    let mut world = plus(n4c16(), "0");
+    let named = |id: &str, pod: &str| {
+        let mut one = request(id, Burstable, 500);
+        one.pod.name = pod.into();
+        one.name = "app".into();
+        one
+    };
+    world.place(&named("1", "db-0")).unwrap();
+    let wander = |world: &mut World, name: &str| {
+        see(world, name, |seen| {
+            seen.utilisation_mcpu = 800;
+            seen.package_migrations_milli_per_s = 2_000_000;
+        });
+    };
+    wander(&mut world, "1");
+    step(&mut world).unwrap();
+    later(&mut world, VERIFY_NS);
+    step(&mut world);
+    assert_eq!(last(&world), Outcome::Undone);
+    world.release("1");
+    world.place(&named("2", "db-0")).unwrap();
+    wander(&mut world, "2");
+    later(&mut world, REST_NS);
+    assert_eq!(step(&mut world), None);
+}
+
+fn machines() -> impl Strategy<Value = Topology> {
+    (1u32..4, 1u32..3, 1u32..3, 1u32..4, 1u32..3).prop_map(|(pack, numa, l3, core, pu)| {
+        let text = format!("pack:{pack} numa:{numa} l3:{l3} core:{core} pu:{pu}");
+        Topology::synthetic(&text).unwrap()
+    })
+}
+
+#[derive(Clone, Debug)]
+struct Life {
+    milli: u32,
+    qos: u8,
+    system: bool,
+    annotation: u8,
+    mcpu: u32,
+    wait_ms: u64,
+    package: u64,
+    node: u64,
+    llc: u64,
+    foreign_ms: u64,
+    hurt_by: Option<usize>,
+    bytes: u64,
+}
+
+fn lives() -> impl Strategy<Value = Vec<Life>> {
+    let one = (
+        (0u32..3500, 0u8..3, any::<bool>(), 0u8..4),
+        (0u32..4000, 0u64..2000, 0u64..3000, 0u64..3000, 0u64..3000),
+        (0u64..300, prop::option::of(0usize..12), 0u64..1 << 33),
+    );
+    let life = one.prop_map(
+        |((milli, qos, system, annotation), (mcpu, wait_ms, package, node, llc), rest)| Life {
+            milli,
+            qos,
+            system,
+            annotation,
+            mcpu,
+            wait_ms,
+            package,
+            node,
+            llc,
+            foreign_ms: rest.0,
+            hurt_by: rest.1,
+            bytes: rest.2,
+        },
+    );
+    prop::collection::vec(life, 1..12)
+}
+
+/// A world of `static-plus`, `static` or pools with these containers, measured so.
+fn world(topology: Topology, policy: u8, lives: &[Life], loads: &[u32]) -> World {
+    let reserved = (topology.online.len() / 4).max(1);
+    let config = StaticConfig {
+        reserved: Some(resmgr_policy::Reserved::Quantity(MilliCpu(
+            u32::try_from(reserved * 1000).unwrap(),
+        ))),
+        ..StaticConfig::default()
+    };
+    let all: Vec<CpuId> = topology.online.iter().collect();
+    let per_list: Vec<(u32, String)> = all
+        .iter()
+        .map(|cpu| (topology.cpu(*cpu).unwrap().package.0, cpu.to_string()))
+        .collect();
+    let mut world = match (policy % 3, all.len()) {
+        (0, 2..) => {
+            let policy = StaticPolicy::new(&topology, config).unwrap();
+            World::new(topology, policy)
+        }
+        (1, 2..) => {
+            let policy = StaticPlusPolicy::new(&topology, config).unwrap();
+            World::new(topology, policy)
+        }
+        _ => {
+            let half = per_list.len() / 2;
+            let pool = |exclusive, part: &[(u32, String)]| {
+                let part = part.iter().map(|(socket, list)| CpuListConfig {
+                    socket: *socket,
+                    cpuset: list.clone(),
+                });
+                PoolConfig {
+                    exclusive,
+                    cpu_lists: part.collect(),
+                }
+            };
+            let pools = [
+                ("exclusive".to_string(), pool(true, &per_list[..half])),
+                ("shared".to_string(), pool(false, &per_list[half..])),
+            ];
+            let config = PoolsConfig {
+                pools: pools.into(),
+            };
+            let policy = StaticPools::new(&topology, &config).unwrap();
+            World::new(topology, policy)
+        }
+    };
+    for (cpu, load) in all.iter().zip(loads.iter().cycle()) {
+        world.measured.cpu_busy_milli.insert(*cpu, *load);
+    }
+    for (index, life) in lives.iter().enumerate() {
+        let qos = [Guaranteed, Burstable, BestEffort][usize::from(life.qos)];
+        let milli = if life.qos == 2 { 0 } else { life.milli };
+        let mut one = request(&index.to_string(), qos, milli);
+        if life.system {
+            one.pod.namespace = "kube-system".into();
+        }
+        match life.annotation {
+            1 => one = annotated(one, OUT, "false"),
+            2 => one = annotated(one, EXCHANGE, "true"),
+            _ => {}
+        }
+        if policy % 3 == 2 && life.qos == 0 {
+            one.env.push(("STP_POOL".into(), "exclusive".into()));
+            let extended = &mut one.requirements.extended;
+            extended.insert("cmk.intel.com/exclusive-cores".into(), 1);
+        }
+        if world.place(&one).is_err() {
+            continue;
+        }
+        let by = life.hurt_by.map(|by| id(&by.to_string()));
+        see(&mut world, &index.to_string(), |seen| {
+            *seen = Observed {
+                utilisation_mcpu: life.mcpu,
+                wait_ns_per_s: life.wait_ms * MS,
+                package_migrations_milli_per_s: life.package * 1000,
+                node_migrations_milli_per_s: life.node * 1000,
+                llc_migrations_milli_per_s: life.llc * 1000,
+                foreign_ns_per_s: life.foreign_ms * MS,
+                preempted_by: by.map(|by| (by, 200_000)).into_iter().collect(),
+                resident_bytes: life.bytes,
+                confidence: Confidence(1000),
+                ..Observed::default()
+            };
+        });
+    }
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is measured on whatever machine: `check` holds after every step (`World::apply`), who opted
+    /// out keeps the CPUs it has but for what others are given exclusively, exclusive CPUs of those who did
+    /// not ask stay, and under a load that no move changes all ends where it began, each thing tried once.
+    #[test]
+    fn no_kind_of_move_breaks_a_promise_or_goes_on_for_ever(
+        topology in machines(),
+        policy in 0u8..3,
+        lives in lives(),
+        loads in prop::collection::vec(0u32..1001, 1..20),
+    ) {
+        let mut world = world(topology, policy, &lives, &loads);
+        let start = world.state.containers.clone();
+        let mut made = 0;
+        for _ in 0..720 {
+            made += usize::from(step(&mut world).is_some());
+            later(&mut world, 5_000 * MS);
+            for (id, one) in &world.state.containers {
+                let was = &start[id].placement;
+                let key = one.request.annotations.keys().next().map(String::as_str);
+                if key != Some(EXCHANGE) {
+                    prop_assert_eq!(was.exclusive, one.placement.exclusive);
+                }
+                if key == Some(OUT) && one.placement.exclusive.is_empty() {
+                    prop_assert_eq!(was.confined, one.placement.confined);
+                    prop_assert_eq!(&was.lists, &one.placement.lists);
+                }
+            }
+        }
+        // An hour: nobody's rest after an undone move is over twice.
+        prop_assert!(made <= 2 * lives.len() + 4, "{made} moves of {} containers", lives.len());
+        let history = &world.state.rebalance.history;
+        prop_assert!(history.iter().all(|one| one.outcome != Outcome::Trial || Some(one) == history.back()));
+        // Nothing helped: what was tried and judged is undone. Loans that are not needed go back and stay so.
+        let stay = |one: &&resmgr_policy::Moved| one.outcome == Outcome::Kept && one.promised_ns_per_s > 0;
+        prop_assert_eq!(history.iter().find(stay), None);
+    }
+
+    /// Moves that do what they promise: the load of those who were moved is cured. It ends after few moves,
+    /// and nobody is moved back.
+    #[test]
+    fn moves_that_help_are_kept_and_end(
+        topology in machines(),
+        policy in 0u8..3,
+        lives in lives(),
+        loads in prop::collection::vec(0u32..1001, 1..20),
+    ) {
+        let mut world = world(topology, policy, &lives, &loads);
+        let mut moves = 0;
+        let mut quiet = 0;
+        while quiet < 200 {
+            if step(&mut world).is_some() {
+                moves += 1;
+                quiet = 0;
+                let moved = world.state.rebalance.trial().cloned().unwrap();
+                for one in &moved.judged {
+                    see(&mut world, &one.id.0, |seen| *seen = Observed {
+                        utilisation_mcpu: seen.utilisation_mcpu,
+                        resident_bytes: seen.resident_bytes,
+                        ..Observed::default()
+                    });
+                    see(&mut world, &one.id.0, |_| {});
+                }
+            }
+            quiet += 1;
+            later(&mut world, 5_000 * MS);
+        }
+        let history = &world.state.rebalance.history;
+        prop_assert!(history.iter().all(|one| one.outcome == Outcome::Kept), "{history:?}");
+        prop_assert!(moves <= lives.len() + 4, "{moves} moves of {} containers", lives.len());
+    }
+}

@@ -1,0 +1,226 @@
+//! The configuration pushed last: kept on disk, in force again at start, before any agent has come.
+//!
+//! One that no longer fits the machine or the options is reported and left alone; the options' own
+//! configuration is used then. `--reset-config` forgets it.
+
+use super::{configure::judge, placement};
+use crate::{
+    config::{Config, Document, PolicyName},
+    ledger::{LastGood, StateFile},
+};
+use resmgr_topology::Topology;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What is in force at start.
+#[derive(Clone, Debug)]
+pub struct AtStart {
+    /// The options' configuration, over which every pushed document is laid.
+    pub options: Config,
+    /// With what was pushed last laid over it, if that is in force.
+    pub config: Config,
+    /// The document in force, and the node it was pushed for.
+    pub document: Option<(Document, String)>,
+}
+
+/// Looks for what was pushed last and judges it again. Says what is in force, and why something is not.
+#[must_use]
+pub fn adopt(options: Config, topology: &Topology) -> AtStart {
+    let mut start = AtStart {
+        config: options.clone(),
+        options,
+        document: None,
+    };
+    let file = StateFile::<LastGood>::at(&start.options.enforce.state_dir);
+    if start.options.relay.reset_config {
+        if let Err(error) = file.forget() {
+            let error = anyhow::Error::new(error);
+            tracing::error!("the configuration pushed last cannot be forgotten: {error:#}");
+        }
+        return start;
+    }
+    if start.options.relay.config_socket.is_none() {
+        return start; // nothing can be pushed: what once was has no say
+    }
+    let loaded = file.load();
+    for problem in loaded.problems {
+        let problem = anyhow::Error::new(problem);
+        tracing::warn!("the configuration pushed last is unusable: {problem:#}");
+    }
+    let Some(kept) = loaded.book else {
+        return start;
+    };
+    let document = Document {
+        source: kept.source,
+        entries: kept.entries,
+    };
+    match legal(&start.options, topology, &document, &kept.node) {
+        Ok(config) => {
+            tracing::info!(
+                "the configuration pushed last is in force again ({})",
+                document.source
+            );
+            start.config = config;
+            start.document = Some((document, kept.node));
+        }
+        Err(problems) => {
+            for problem in problems {
+                tracing::warn!("the configuration pushed last no longer fits: {problem}");
+            }
+            tracing::warn!(
+                "the options' own configuration is in force until another is pushed, not {}",
+                document.source
+            );
+        }
+    }
+    start
+}
+
+/// What a document means here and now, as far as it can be told without trying.
+fn legal(
+    options: &Config,
+    topology: &Topology,
+    document: &Document,
+    node: &str,
+) -> Result<Config, Vec<String>> {
+    let config = judge(options, topology, document, node).map_err(|problems| {
+        let lines = problems.0.iter().map(ToString::to_string);
+        lines.collect::<Vec<_>>()
+    })?;
+    let is_null = |config: &Config| config.policy.name == PolicyName::Null;
+    if is_null(&config) != is_null(options) {
+        return Err(vec![format!(
+            "policy.Active is {}, the option --policy is {}: changing to or from null is left to the option",
+            config.policy.name, options.policy.name
+        )]);
+    }
+    if !is_null(&config) {
+        placement::policy(&config, topology).map_err(|failed| vec![failed.to_string()])?;
+    }
+    Ok(config)
+}
+
+/// Keeps what is in force from now on; `None`: the options alone.
+///
+/// # Errors
+/// Why it could not be kept, for people.
+pub async fn keep(options: &Config, document: Option<(Document, String)>) -> Result<(), String> {
+    let directory = options.enforce.state_dir.clone();
+    let at_unix_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let stored = tokio::task::spawn_blocking(move || match document {
+        None => StateFile::<LastGood>::at(&directory).forget(),
+        Some((document, node)) => StateFile::open(&directory)?.store(&LastGood {
+            source: document.source,
+            node,
+            at_unix_s,
+            entries: document.entries,
+        }),
+    });
+    match stored.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::new(error))),
+        Err(panic) => Err(panic.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cli,
+        config::{Machine, resolve},
+    };
+    use std::{ffi::OsString, io::ErrorKind, path::Path};
+
+    fn options(state: &Path, line: &str) -> (Config, Topology) {
+        let topology = Topology::synthetic("pack:1 core:4 pu:1").unwrap();
+        let state = format!("--relay-dir={}", state.display());
+        let words = ["cri-resmgr", &state].into_iter().chain(line.split(' '));
+        let raw = cli::parse(words.map(OsString::from)).unwrap().raw;
+        let machine = Machine {
+            topology: &topology,
+            cgroup_cpus: &|_| Err(ErrorKind::NotFound.into()),
+        };
+        let config = resolve(&raw, machine).unwrap();
+        (config, topology)
+    }
+
+    async fn pushed(options: &Config, policy: &str) {
+        let document = Document {
+            source: "ConfigMap kube-system/x".to_owned(),
+            entries: [("policy".to_owned(), policy.to_owned())].into(),
+        };
+        keep(options, Some((document, "n1".to_owned())))
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_pushed_last_is_in_force_again_until_it_is_forgotten() {
+        let state = tempfile::tempdir().unwrap();
+        let (config, topology) = options(state.path(), "--policy=none");
+        assert_eq!(adopt(config.clone(), &topology).document, None);
+
+        pushed(&config, "Active: static\nReservedResources: {CPU: 1}").await;
+        let start = adopt(config.clone(), &topology);
+        assert_eq!(start.config.policy.name, PolicyName::Static);
+        assert_eq!(start.options.policy.name, PolicyName::None);
+        let (document, node) = start.document.unwrap();
+        assert_eq!(
+            (document.source.as_str(), node.as_str()),
+            ("ConfigMap kube-system/x", "n1")
+        );
+
+        let (deaf, _) = options(state.path(), "--policy=none --config-socket=disabled");
+        assert_eq!(adopt(deaf, &topology).config.policy.name, PolicyName::None);
+
+        let (reset, _) = options(state.path(), "--policy=none --reset-config");
+        assert_eq!(adopt(reset, &topology).document, None);
+        assert_eq!(
+            adopt(config, &topology).document,
+            None,
+            "it is forgotten for good"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_no_longer_fits_machine_or_options_is_left_alone() {
+        let state = tempfile::tempdir().unwrap();
+        let (config, topology) = options(state.path(), "--policy=none");
+        let (null, _) = options(state.path(), "--policy=null");
+        for (start, policy) in [
+            (
+                &config,
+                "Active: static\nReservedResources: {CPU: \"cpuset:4\"}",
+            ),
+            (&config, "Active: static"),
+            (&config, "Active: null"),
+            (&config, "Active: \"null\""),
+            (&config, "Acitve: static"),
+            (&config, "Active: [\n"),
+            (&null, "Active: none"),
+        ] {
+            pushed(start, policy).await;
+            let adopted = adopt(start.clone(), &topology);
+            assert_eq!(adopted.config.policy, start.policy, "{policy}");
+            if policy != "Active: null" {
+                assert_eq!(adopted.document, None, "{policy}");
+            }
+        }
+        pushed(&null, "PinMemory: true").await;
+        assert!(adopt(null, &topology).document.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_torn_file_gives_way_to_the_one_before() {
+        let state = tempfile::tempdir().unwrap();
+        let (config, topology) = options(state.path(), "--policy=none");
+        pushed(&config, "PinMemory: true").await;
+        pushed(&config, "PinMemory: false").await;
+        let path = StateFile::<LastGood>::at(state.path()).path();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert!(adopt(config.clone(), &topology).config.policy.pin_memory);
+    }
+}

@@ -1,0 +1,96 @@
+//! Tells the dumper of every move of what runs: made, shown only, kept or undone.
+
+use crate::{
+    dump::Dumper,
+    manager::{ManagerHandle, Snapshot},
+};
+use resmgr_policy::{ContainerId, Moved, Outcome};
+use resmgr_topology::Nanos;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// Name of the records, for the rules of `--dump`.
+const NAME: &str = "Rebalance";
+
+type Known = BTreeMap<(Nanos, ContainerId), Outcome>;
+
+/// Follows the manager's state until it ends.
+pub(super) async fn dump(
+    manager: ManagerHandle,
+    dumper: Arc<Dumper>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut snapshots = manager.snapshots();
+    // What an earlier run did is in that run's dump.
+    let mut known = Known::new();
+    news(&manager.snapshot(), &mut known);
+    let mut seq = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            changed = snapshots.changed() => if changed.is_err() {
+                stop.cancelled().await;
+                return Ok(());
+            },
+        }
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        for moved in news(&snapshot, &mut known) {
+            seq += 1;
+            dumper.tell(NAME, seq, record(&snapshot, &moved));
+        }
+    }
+}
+
+/// Moves that are new or have come to an end since the last look. Snapshots may be missed, moves are not:
+/// the state remembers many.
+fn news(snapshot: &Snapshot, known: &mut Known) -> Vec<Moved> {
+    let history = &snapshot.state.rebalance.history;
+    let now: Known = history
+        .iter()
+        .map(|moved| ((moved.at, moved.id.clone()), moved.outcome))
+        .collect();
+    let before = std::mem::replace(known, now);
+    let new = history
+        .iter()
+        .filter(|moved| before.get(&(moved.at, moved.id.clone())) != Some(&moved.outcome));
+    new.cloned().collect()
+}
+
+fn record(snapshot: &Snapshot, moved: &Moved) -> Value {
+    let entry = |id: &ContainerId| snapshot.entries.get(id);
+    let parts: Vec<Value> = moved
+        .parts
+        .iter()
+        .map(|part| {
+            let request = entry(&part.id).map(|entry| &entry.request);
+            json!({
+                "container_id": part.id,
+                "namespace": request.map(|request| &*request.pod.namespace),
+                "pod": request.map(|request| &*request.pod.name),
+                "container": request.map(|request| &*request.name),
+                "what": part.what.to_string(),
+                "from": part.from.as_ref().map(ToString::to_string),
+                "to": part.to.as_ref().map(ToString::to_string),
+                "cpus": entry(&part.id)
+                    .and_then(|entry| entry.placement.as_ref())
+                    .map(|placement| placement.cpus.to_string()),
+            })
+        })
+        .collect();
+    let why = entry(&moved.id).and_then(|entry| entry.history.last());
+    json!({
+        "outcome": moved.outcome.word(),
+        "reason": moved.reason,
+        "parts": parts,
+        "lost_ns_per_s": moved.lost_ns_per_s,
+        "promised_ns_per_s": moved.promised_ns_per_s,
+        "cost_ns_per_s": moved.cost_ns_per_s,
+        "seen_ns_per_s": moved.seen_ns_per_s,
+        "why": why.map(|note| json!({
+            "summary": note.why.summary,
+            "reasons": note.why.reasons,
+            "candidates": note.why.candidates,
+        })),
+    })
+}

@@ -1,0 +1,68 @@
+//! Tells the recorder what is placed, as the manager shows it.
+
+use super::tasks::Tasks;
+use crate::{
+    config::Config,
+    ledger::Stage,
+    manager::{ManagerHandle, Snapshot},
+    record::Recorder,
+};
+use resmgr_topology::Topology;
+use std::{sync::Arc, time::Duration};
+
+/// How long the recorder may take to write what is queued.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Starts to record, if that is asked for.
+///
+/// # Errors
+/// When the file cannot be opened or no thread can be had.
+pub fn start(
+    config: &Config,
+    topology: &Arc<Topology>,
+    manager: Option<&ManagerHandle>,
+    tasks: &Tasks,
+) -> anyhow::Result<Option<Arc<Recorder>>> {
+    let Some(path) = &config.telemetry.record else {
+        return Ok(None);
+    };
+    let Some(manager) = manager else {
+        tracing::warn!(
+            target: "resource-manager",
+            "nothing is recorded: policy null keeps no track of containers; policy none does, and places none"
+        );
+        return Ok(None);
+    };
+    let recorder = Arc::new(Recorder::start(path, topology)?);
+    let mut snapshots = manager.snapshots();
+    let stop = tasks.stop().clone();
+    let told = Arc::clone(&recorder);
+    tasks.spawn("record", async move {
+        loop {
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            if snapshot.synced {
+                tell(&told, &snapshot);
+            }
+            let ended = tokio::select! {
+                () = stop.cancelled() => true,
+                changed = snapshots.changed() => changed.is_err(),
+            };
+            if ended {
+                break;
+            }
+        }
+        stop.cancelled().await;
+        let last = tokio::task::spawn_blocking(move || told.stop(LIMIT));
+        Ok(last.await?)
+    });
+    Ok(Some(recorder))
+}
+
+fn tell(recorder: &Recorder, snapshot: &Snapshot) {
+    let entries = snapshot.entries.iter();
+    let reserved = entries
+        .filter(|(_, entry)| entry.stage == Stage::Reserved)
+        .map(|(id, _)| id.clone())
+        .collect();
+    recorder.placed(&snapshot.state, &snapshot.topology, reserved);
+}

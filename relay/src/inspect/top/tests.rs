@@ -1,0 +1,189 @@
+use super::*;
+use ratatui::{Terminal, backend::TestBackend};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Two packages of two nodes of one core of two threads.
+fn seats() -> Vec<Seat> {
+    (0..8)
+        .map(|cpu| Seat {
+            cpu,
+            core: cpu / 2,
+            llc: cpu / 2,
+            node: cpu / 2,
+            package: cpu / 4,
+        })
+        .collect()
+}
+
+fn container(id: &str, run: &[(u32, u64)], waited: u64) -> TopContainer {
+    TopContainer {
+        id: id.into(),
+        namespace: "default".into(),
+        pod: id.into(),
+        container: "c".into(),
+        cpus: "0-3".into(),
+        run_ns: run.iter().copied().collect(),
+        contention_ns: waited,
+        migrations: [0, 1, 0, 0, 2],
+        ..TopContainer::default()
+    }
+}
+
+fn view(containers: Vec<TopContainer>, busy: &[(u32, u64)], at_ns: u64) -> TopView {
+    let mut view = TopView {
+        quality: "exact".into(),
+        at_ns,
+        cpus: seats(),
+        busy_ns: busy.iter().copied().collect(),
+        containers,
+        ..TopView::default()
+    };
+    worst_first(&mut view.containers);
+    view
+}
+
+fn drawn(screen: &Screen) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(120, 20)).unwrap();
+    terminal.draw(|frame| screen.draw(frame)).unwrap();
+    terminal.backend().to_string()
+}
+
+#[test]
+fn the_text_shows_the_machine_and_where_each_container_ran() {
+    let picture = view(
+        vec![
+            container("db", &[(0, SECOND), (4, SECOND / 100)], 1_500),
+            container("batch", &[(2, SECOND / 2)], 0),
+        ],
+        &[(0, SECOND), (2, SECOND), (3, SECOND / 4), (4, SECOND / 100)],
+        0,
+    );
+    let text = picture.to_string();
+    let map = "\
+  socket 0  node 0  CPUs 0-1  B█·
+            node 1  CPUs 2-3  A█*▃
+  socket 1  node 2  CPUs 4-5  B▁·
+            node 3  CPUs 6-7  · ·
+";
+    assert!(text.contains(map), "{text}");
+    assert!(text.contains("[█·|··][▁·|··]  1.01s"), "{text}");
+    assert!(text.contains("B  default/db/c"), "{text}");
+}
+
+#[test]
+fn large_machines_are_drawn_by_core_cache_or_node_so_that_lines_stay_short() {
+    let mut picture = view(vec![container("db", &[(0, SECOND)], 0)], &[(0, SECOND)], 0);
+    picture.cpus = (0..256)
+        .map(|cpu| Seat {
+            cpu,
+            core: cpu / 2,
+            llc: cpu / 16,
+            node: cpu / 64,
+            package: cpu / 128,
+        })
+        .collect();
+    let text = picture.to_string();
+    assert!(text.contains("[█···|····][····|····]"), "{text}");
+    assert!(text.contains("one character a last-level cache"), "{text}");
+    assert!(
+        text.lines().all(|line| line.chars().count() < 160),
+        "{text}"
+    );
+}
+
+#[test]
+fn whoever_is_hurt_most_comes_first() {
+    let mut foreign = container("robbed", &[], 10);
+    foreign.foreign_ns.insert("thief".into(), 500);
+    let throttled = TopContainer {
+        throttled_ns: 300,
+        ..container("throttled", &[], 0)
+    };
+    let picture = view(
+        vec![container("waits", &[], 400), throttled, foreign],
+        &[],
+        0,
+    );
+    let order: Vec<_> = picture.containers.iter().map(|one| &*one.id).collect();
+    assert_eq!(order, ["robbed", "waits", "throttled"]);
+}
+
+#[test]
+fn a_difference_counts_from_the_earlier_picture() {
+    let earlier = view(vec![container("a", &[(0, 100)], 200)], &[(0, 150)], SECOND);
+    let later = view(
+        vec![container("a", &[(0, 500), (2, 30)], 900)],
+        &[(0, 650)],
+        3 * SECOND,
+    );
+    let between = later.since(&earlier);
+    assert_eq!(between.over_ns, 2 * SECOND);
+    assert_eq!(between.busy_ns[&0], 500);
+    let one = &between.containers[0];
+    assert_eq!(one.run_ns, BTreeMap::from([(0, 400), (2, 30)]));
+    assert_eq!(one.contention_ns, 700);
+    assert_eq!(one.migrations, [0; 5]);
+}
+
+#[test]
+fn the_screen_shows_rates_of_the_last_interval_and_totals_when_asked() {
+    let first = view(vec![container("a", &[(0, 5 * SECOND)], 0)], &[], SECOND);
+    let mut screen = Screen::new(first);
+    let next = view(
+        vec![container("a", &[(0, 11 * SECOND / 2)], SECOND / 4)],
+        &[(0, SECOND / 2)],
+        2 * SECOND,
+    );
+    screen.look(next);
+    let text = drawn(&screen);
+    assert!(text.contains("50.0%"), "{text}");
+    assert!(text.contains("25.0%"), "{text}");
+    assert!(text.contains("socket 0"), "{text}");
+    screen.press(Key::Total);
+    assert!(drawn(&screen).contains("5.50s"), "{}", drawn(&screen));
+}
+
+#[test]
+fn keys_sort_select_and_pause() {
+    let containers = || {
+        vec![
+            container("a", &[(0, 10)], 900),
+            container("b", &[(1, 1_000)], 1),
+        ]
+    };
+    let mut screen = Screen::new(view(containers(), &[], SECOND));
+    let first = |screen: &Screen| screen.rows()[0].id.clone();
+    assert_eq!(first(&screen), "a");
+    screen.press(Key::Sort);
+    assert_eq!(first(&screen), "b", "by CPU time");
+    screen.press(Key::Down);
+    assert!(
+        drawn(&screen).contains("id b   exclusive CPUs none"),
+        "{}",
+        drawn(&screen)
+    );
+    screen.press(Key::Down);
+    screen.press(Key::Down);
+    assert!(drawn(&screen).contains("id a "), "{}", drawn(&screen));
+    screen.press(Key::Pause);
+    screen.look(view(Vec::new(), &[], 2 * SECOND));
+    assert_eq!(first(&screen), "b", "a paused picture stays");
+    assert!(drawn(&screen).contains("PAUSED"));
+    screen.press(Key::Pause);
+    screen.look(view(Vec::new(), &[], 3 * SECOND));
+    assert!(screen.rows().is_empty());
+    screen.press(Key::Up);
+}
+
+#[test]
+fn a_screen_too_small_to_hold_it_is_drawn_all_the_same() {
+    let mut screen = Screen::new(view(vec![container("a", &[(0, 10)], 900)], &[], SECOND));
+    screen.press(Key::Down);
+    screen.trouble("cannot reach a running cri-resmgr".into());
+    for (width, height) in [(1, 1), (10, 3), (40, 8)] {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+    }
+    assert!(drawn(&screen).contains("cannot reach"));
+}

@@ -1,0 +1,213 @@
+//! The picture as text, for `--once`, pipes and the demo.
+
+use super::{TopContainer, TopView, bar, map, span};
+use crate::inspect::view::table;
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+};
+
+/// Most characters of the column that shows where a container ran.
+const STRIP: usize = 64;
+
+/// What one character of that column stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grain {
+    Cpu,
+    Core,
+    Cache,
+    Node,
+}
+
+impl Grain {
+    /// The finest that fits.
+    fn fitting(view: &TopView) -> Self {
+        let fits = |grain: &Self| grain.count(view) <= STRIP;
+        [Self::Cpu, Self::Core, Self::Cache]
+            .into_iter()
+            .find(fits)
+            .unwrap_or(Self::Node)
+    }
+
+    fn of(self, seat: &super::Seat) -> (u32, u32, u32) {
+        let within = match self {
+            Self::Cpu => seat.cpu,
+            Self::Core => seat.core,
+            Self::Cache => seat.llc,
+            Self::Node => seat.node,
+        };
+        (seat.package, seat.node, within)
+    }
+
+    fn count(self, view: &TopView) -> usize {
+        view.cpus.chunk_by(|a, b| self.of(a) == self.of(b)).count()
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU",
+            Self::Core => "core",
+            Self::Cache => "last-level cache",
+            Self::Node => "NUMA node",
+        }
+    }
+}
+
+impl TopView {
+    /// How much of the container's time was spent where: a package in brackets, nodes parted by `|`.
+    fn strip(&self, one: &TopContainer, grain: Grain) -> String {
+        let parts: Vec<_> = self
+            .cpus
+            .chunk_by(|a, b| grain.of(a) == grain.of(b))
+            .filter_map(|seats| {
+                let first = seats.first()?;
+                let ran = |seat: &super::Seat| one.run_ns.get(&seat.cpu).copied().unwrap_or(0);
+                Some((
+                    first.package,
+                    first.node,
+                    seats.iter().map(ran).sum::<u64>(),
+                ))
+            })
+            .collect();
+        let most = parts.iter().map(|part| part.2).max().unwrap_or_default();
+        let mut strip = String::new();
+        for package in parts.chunk_by(|a, b| a.0 == b.0) {
+            strip.push('[');
+            for (index, node) in package.chunk_by(|a, b| a.1 == b.1).enumerate() {
+                if index > 0 {
+                    strip.push('|');
+                }
+                strip.extend(node.iter().map(|(.., ran)| bar(*ran, most)));
+            }
+            strip.push(']');
+        }
+        strip
+    }
+}
+
+/// Whoever ran on another's exclusive CPUs, in words.
+pub(super) fn foreign(by: &BTreeMap<String, u64>) -> String {
+    let mut who: Vec<_> = by.iter().filter(|(_, ns)| **ns > 0).collect();
+    who.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
+    let who: Vec<_> = who
+        .into_iter()
+        .map(|(who, ns)| format!("{} {who}", span(*ns)))
+        .collect();
+    if who.is_empty() {
+        "0".to_owned()
+    } else {
+        who.join(", ")
+    }
+}
+
+fn write_map(f: &mut fmt::Formatter<'_>, view: &TopView) -> fmt::Result {
+    let lines = map::map(view);
+    let width = |cell: fn(&map::Line) -> &str| {
+        let widths = lines.iter().map(|line| cell(line).chars().count());
+        widths.max().unwrap_or_default()
+    };
+    let package = width(|line| &line.package);
+    let node = width(|line| &line.node);
+    let cpus = width(|line| &line.cpus);
+    for line in &lines {
+        let mut drawn = String::new();
+        for core in &line.cores {
+            for square in core {
+                drawn.push(square.runner.letter());
+                drawn.push(square.bar);
+            }
+            drawn.push(' ');
+        }
+        writeln!(
+            f,
+            "  {:package$}  {:node$}  CPUs {:cpus$}  {}",
+            line.package,
+            line.node,
+            line.cpus,
+            drawn.trim_end()
+        )?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for TopView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "telemetry {}", self.quality)?;
+        if let Some(reason) = &self.reason {
+            write!(f, ": {reason}")?;
+        }
+        if self.over_ns > 0 {
+            write!(f, ", over the last {}", span(self.over_ns))?;
+        }
+        f.write_char('\n')?;
+        if !self.busy_ns.is_empty() {
+            f.write_str(
+                "\nwho ran most on each CPU, and how busy it was (* outside containers, · idle):\n",
+            )?;
+            write_map(f, self)?;
+        }
+        let grain = Grain::fitting(self);
+        writeln!(
+            f,
+            "\nwhere each ran: one character a {}, a package in brackets, NUMA nodes parted by |\n",
+            grain.name()
+        )?;
+        let names = map::names(self);
+        let rows: Vec<_> = self
+            .containers
+            .iter()
+            .map(|one| {
+                let [sibling, llc, other_llc, node, package] = one.migrations;
+                let key = names.get(one.id.as_str()).copied();
+                vec![
+                    key.map_or('#', map::letter).to_string(),
+                    one.name(),
+                    if one.cpus.is_empty() {
+                        "any".to_owned()
+                    } else {
+                        one.cpus.clone()
+                    },
+                    self.strip(one, grain),
+                    span(one.total_run_ns()),
+                    span(one.contention_ns),
+                    span(one.throttled_ns),
+                    format!("{}/{}", one.voluntary, one.involuntary),
+                    (sibling + llc + other_llc).to_string(),
+                    node.to_string(),
+                    package.to_string(),
+                    span(one.outside_ns),
+                    foreign(&one.foreign_ns),
+                ]
+            })
+            .collect();
+        let head = [
+            "",
+            "CONTAINER",
+            "CPUS",
+            "WHERE",
+            "RAN",
+            "WAITED",
+            "THROTTLED",
+            "SWITCHES",
+            "MIGRATED",
+            "X-NODE",
+            "X-SOCKET",
+            "OUTSIDE",
+            "FOREIGN",
+        ];
+        f.write_str(&table(&head, &rows))?;
+        if self.other != super::Rest::default() || self.kernel != super::Rest::default() {
+            let rest = |rest: &super::Rest| {
+                format!(
+                    "ran {}, waited {}, {} switches",
+                    span(rest.run_ns),
+                    span(rest.wait_ns),
+                    rest.switches
+                )
+            };
+            writeln!(f, "\noutside containers: {}", rest(&self.other))?;
+            writeln!(f, "kernel threads: {}", rest(&self.kernel))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,40 @@
+//! What else is kept: the configuration pushed last, and what the Node was marked with.
+
+use super::Record;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The pushed configuration that was applied last: in force again at the next start, before any agent
+/// has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastGood {
+    /// Where it came from, for people: `ConfigMap kube-system/cri-resmgr-config`.
+    pub source: String,
+    /// The node it was pushed for.
+    pub node: String,
+    /// Seconds since 1970 when it was applied.
+    pub at_unix_s: u64,
+    /// Its keys and their YAML texts.
+    pub entries: BTreeMap<String, String>,
+}
+
+impl Record for LastGood {
+    const NAME: &'static str = "configuration";
+    const MAGIC: &'static str = "cri-resmgr-configuration";
+}
+
+/// What the Node was marked with, so that it can be unmarked by a later run with another policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    /// A label.
+    pub label: bool,
+    /// A taint.
+    pub taint: bool,
+    /// A capacity above zero.
+    pub capacity: bool,
+}
+
+impl Record for Marks {
+    const NAME: &'static str = "node-marks";
+    const MAGIC: &'static str = "cri-resmgr-node-marks";
+}

@@ -1,0 +1,142 @@
+//! Asks the runtime what runs: at start, every interval, when poked, and at once when a cgroup vanishes; and
+//! listens to what it tells by itself.
+
+use super::{Listing, ManagerHandle, NoEndings, Runtime, event::Event};
+use resmgr_policy::ContainerId;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{Notify, mpsc};
+
+/// Endings that may wait to be handled; beyond it the runtime waits.
+const ENDINGS: usize = 128;
+
+/// Between two attempts to listen to a runtime that broke off; doubled up to the second.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Before a runtime that tells no endings is asked again: it may have been replaced by a newer one.
+const ASK_AGAIN: Duration = Duration::from_secs(300);
+
+/// A container whose cgroup is gone has ended; runtimes say so this much later.
+const SETTLES: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(130),
+    Duration::from_millis(300),
+];
+
+#[derive(Debug)]
+pub(super) struct Poller {
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) interval: Duration,
+    pub(super) poll: Arc<Notify>,
+    /// Containers whose cgroup has vanished.
+    pub(super) vanished: mpsc::Receiver<ContainerId>,
+    pub(super) handle: ManagerHandle,
+}
+
+impl Poller {
+    pub(super) async fn run(self) {
+        let listen = listen(
+            Arc::clone(&self.runtime),
+            Arc::clone(&self.poll),
+            self.handle.clone(),
+        );
+        futures::future::join(self.ask(), listen).await;
+    }
+
+    async fn ask(mut self) {
+        let mut well = true;
+        loop {
+            match self.runtime.list().await {
+                Ok(listing) => {
+                    if !well {
+                        tracing::info!("the runtime answers again");
+                    }
+                    well = true;
+                    self.handle.take_listing(listing).await;
+                }
+                Err(error) => {
+                    if well {
+                        tracing::warn!(%error, "the runtime does not say what runs; trying again");
+                    }
+                    well = false;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.interval) => {}
+                () = self.poll.notified() => {}
+                Some(id) = self.vanished.recv() => self.until_gone(&id).await,
+            }
+        }
+    }
+
+    /// Lists until the runtime has noticed, too, that a container has ended.
+    async fn until_gone(&self, id: &ContainerId) {
+        for pause in SETTLES {
+            tokio::time::sleep(pause).await;
+            if !self.handle.knows(&id.0) {
+                return;
+            }
+            let Ok(listing) = self.runtime.list().await else {
+                return; // the next regular list says so
+            };
+            let gone = !listing.containers.iter().any(|one| *one.id == *id.0);
+            self.handle.take_listing(listing).await;
+            if gone {
+                return;
+            }
+        }
+    }
+}
+
+/// Hears of endings, for as long as the runtime tells.
+async fn listen(runtime: Arc<dyn Runtime>, poll: Arc<Notify>, handle: ManagerHandle) {
+    let mut pause = RETRY.0;
+    loop {
+        let (tell, mut told) = mpsc::channel::<Arc<str>>(ENDINGS);
+        let mut heard = false;
+        let hear = async {
+            while let Some(id) = told.recv().await {
+                heard = true;
+                if handle.knows(&id) {
+                    handle
+                        .tell(Event::Gone {
+                            id: ContainerId(id),
+                        })
+                        .await;
+                }
+            }
+        };
+        let (why, ()) = futures::future::join(runtime.endings(tell), hear).await;
+        if heard {
+            pause = RETRY.0;
+        }
+        match why {
+            NoEndings::NotOffered => tokio::time::sleep(ASK_AGAIN).await,
+            NoEndings::Broken(error) => {
+                tracing::debug!(%error, "no word of containers that end; listening again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+                poll.notify_one(); // what ended meanwhile was not told
+            }
+        }
+    }
+}
+
+impl ManagerHandle {
+    /// Hands a fresh list to the owner, with all about those nobody has heard of.
+    pub(super) async fn take_listing(&self, listing: Listing) {
+        let mut unknown = Vec::new();
+        for container in &listing.containers {
+            if self.knows(&container.id) {
+                continue;
+            }
+            match self.runtime.learn(container).await {
+                Ok(ask) => unknown.push(ask),
+                // It may have ended between the list and the question; else the next list has it again.
+                Err(error) => tracing::debug!(%error, container = %container.id, "not learnt"),
+            }
+        }
+        self.tell(Event::Listed { listing, unknown }).await;
+    }
+}

@@ -1,0 +1,123 @@
+//! Moves of what runs: how many, for what reason, what they promised, what was seen of it.
+
+use crate::manager::{MoveSum, Snapshot};
+use prometheus_client::{
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    reason: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Pool {
+    pool: String,
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "nanoseconds per second stay far below 2^53"
+)]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[expect(clippy::cast_possible_wrap, reason = "counts are far below 2^63")]
+fn count(number: usize) -> ConstGauge<i64> {
+    ConstGauge::new(number as i64)
+}
+
+/// The families of moves.
+pub(super) fn encode(
+    encoder: &mut DescriptorEncoder<'_>,
+    snapshot: &Snapshot,
+) -> Result<(), std::fmt::Error> {
+    let sums = || {
+        snapshot.moves.sums.iter().map(|((reason, outcome), sum)| {
+            let labels = Labels {
+                reason: reason.clone(),
+                outcome: outcome.word(),
+            };
+            (labels, sum)
+        })
+    };
+    let mut metric = encoder.encode_descriptor(
+        "rebalance_moves",
+        "Moves of what runs: trial counts those made, kept and undone what became of them, shadow those \
+         only shown",
+        None,
+        MetricType::Counter,
+    )?;
+    for (labels, sum) in sums() {
+        ConstCounter::new(sum.count).encode(metric.encode_family(&labels)?)?;
+    }
+    type Of = fn(&MoveSum) -> u64;
+    let gains: [(&str, &str, Of); 3] = [
+        (
+            "rebalance_promised_gain",
+            "Waiting and cache refill that moves promised to win back, seconds per second, summed over moves",
+            |sum| sum.promised_ns_per_s,
+        ),
+        (
+            "rebalance_seen_gain",
+            "What moves that helped were seen to win, seconds per second, summed over moves",
+            |sum| sum.won_ns_per_s,
+        ),
+        (
+            "rebalance_seen_loss",
+            "By how much moves that hurt were seen to hurt, seconds per second, summed over moves",
+            |sum| sum.lost_ns_per_s,
+        ),
+    ];
+    for (name, help, of) in gains {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, sum) in sums() {
+            ConstCounter::new(seconds(of(sum))).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    let memory = &snapshot.state.rebalance;
+    let usable = usize::from(snapshot.measurements.is_usable());
+    for (name, help, value) in [
+        (
+            "rebalance_trials",
+            "Moves being watched: 1 until it is known whether the last one helped",
+            usize::from(memory.trial().is_some()),
+        ),
+        (
+            "rebalance_resting_containers",
+            "Containers that were moved, or whose move was undone, and are left alone for a while",
+            memory.rests_until.len(),
+        ),
+        (
+            "rebalance_measurements_usable",
+            "1 while decisions follow measurements; 0 when these are missing, coarse or old",
+            usable,
+        ),
+        (
+            "rebalance_known_workloads",
+            "Workloads of which is remembered what their containers did",
+            memory.workloads.len(),
+        ),
+    ] {
+        count(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+    }
+    let mut metric = encoder.encode_descriptor(
+        "rebalance_lent_cpus",
+        "CPUs a pool borrows of another one for the time being",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (pool, cpus) in &memory.lent {
+        let pool = pool.to_string();
+        count(cpus.len()).encode(metric.encode_family(&Pool { pool })?)?;
+    }
+    ConstCounter::new(snapshot.moves.fallbacks).encode(encoder.encode_descriptor(
+        "rebalance_fallbacks",
+        "How often measurements ceased to be usable, and decisions fell back to what they are without",
+        None,
+        MetricType::Counter,
+    )?)
+}

@@ -1,0 +1,284 @@
+//! ConfigMap to CPU: API server, agent and cri-resmgr in front of containerd, judged by the kernel.
+#![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
+
+use nix::sys::signal::Signal;
+use resmgr_tests::{
+    Cluster, Container,
+    cluster::{SOON, missing},
+    eventually, kernel,
+    skip::skip,
+};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+const STATIC: [&str; 4] = ["--policy", "static", "--reserved-resources", "cpu=1000m"];
+
+fn start(what: &str, options: &[&str]) -> Option<Cluster> {
+    if let Some(why) = missing() {
+        skip(what, &why);
+        return None;
+    }
+    Some(Cluster::start(options).unwrap())
+}
+
+/// A document that lets every container run on one CPU only.
+fn only(cpu: u32) -> [(&'static str, &'static str); 1] {
+    let text = match cpu {
+        0 => "AvailableResources: {CPU: \"cpuset:0\"}\nReservedResources: {CPU: \"cpuset:0\"}\n",
+        _ => "AvailableResources: {CPU: \"cpuset:1\"}\nReservedResources: {CPU: \"cpuset:1\"}",
+    };
+    [("policy", text)]
+}
+
+/// Notes every set of CPUs that a container is ever allowed, until it is dropped.
+struct Sampler {
+    seen: Arc<Mutex<BTreeSet<String>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Sampler {
+    fn of(cluster: &Cluster, id: &str) -> Self {
+        let (seen, stop) = (
+            Arc::<Mutex<BTreeSet<_>>>::default(),
+            Arc::<AtomicBool>::default(),
+        );
+        let (parent, id) = (cluster.runtime.cgroup_parent().to_owned(), id.to_owned());
+        let (noted, stopped) = (Arc::clone(&seen), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok(cpus) = kernel::allowed(&parent, &id) {
+                    noted.lock().unwrap().insert(cpus);
+                }
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+        });
+        Self { seen, stop }
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().iter().cloned().collect()
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn witness(cluster: &Cluster) -> String {
+    let mut cri = cluster.cri().await.unwrap();
+    let pod = cri.run_pod("witness", "besteffort", &[]).await.unwrap();
+    cri.run(&pod, &Container::sleeping("witness"))
+        .await
+        .unwrap()
+}
+
+/// Creates a container and says what it is allowed from its start on.
+async fn one_more(cluster: &Cluster) -> String {
+    let id = Box::pin(witness(cluster)).await;
+    kernel::allowed(cluster.runtime.cgroup_parent(), &id).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_map_that_wins_is_in_force_and_one_that_goes_leaves_no_hole() {
+    let Some(mut cluster) = start("ConfigMaps to CPUs", &STATIC) else {
+        return;
+    };
+    let online = kernel::online().unwrap();
+    cluster.start_relay(&[]).unwrap();
+    cluster.start_agent().unwrap();
+    let witness = Box::pin(witness(&cluster)).await;
+    assert!(
+        cluster.runs_on(&witness, &online).await,
+        "{}",
+        cluster.logs()
+    );
+
+    // One map for all, then the three, each winning over those before.
+    let group = "cri-resource-manager.intel.com/group";
+    for (name, label, cpu) in [
+        ("cri-resmgr-config", None, 0),
+        ("cri-resmgr-config.default", None, 1),
+        ("cri-resmgr-config.group.g1", Some("=g1"), 0),
+        ("cri-resmgr-config.node.n1", None, 1),
+        ("cri-resmgr-config.node.n1", None, 0),
+        ("cri-resmgr-config.node.n1", None, 1),
+    ] {
+        cluster.map(name, &only(cpu)).unwrap();
+        if let Some(label) = label {
+            let label = format!("{group}{label}");
+            cluster
+                .api
+                .kubectl(&["label", "node", "n1", &label])
+                .unwrap();
+        }
+        assert!(
+            cluster.runs_on(&witness, &cpu.to_string()).await,
+            "{name}\n{}",
+            cluster.logs()
+        );
+    }
+    // And back down.
+    cluster.unmap("cri-resmgr-config.node.n1").unwrap();
+    assert!(cluster.runs_on(&witness, "0").await, "{}", cluster.logs());
+    let unlabel = format!("{group}-");
+    cluster
+        .api
+        .kubectl(&["label", "node", "n1", &unlabel])
+        .unwrap();
+    assert!(cluster.runs_on(&witness, "1").await, "{}", cluster.logs());
+    cluster.unmap("cri-resmgr-config.default").unwrap();
+    assert!(cluster.runs_on(&witness, "0").await, "{}", cluster.logs());
+
+    // Nobody's map left: what is in force stays.
+    let sampler = Sampler::of(&cluster, &witness);
+    cluster.unmap("cri-resmgr-config").unwrap();
+    let none = async || status(&cluster).contains(r#""state":"none""#);
+    assert!(eventually(SOON, none).await, "{}", cluster.logs());
+    cluster.map("cri-resmgr-config.default", &[]).unwrap();
+    let empty = async || status(&cluster).contains(r#""state":"empty""#);
+    assert!(eventually(SOON, empty).await, "{}", cluster.logs());
+    assert_eq!(sampler.seen(), ["0"], "{}", cluster.logs());
+
+    // Keys for one node beat those for all; those of another node do not count.
+    let shared =
+        |cpu| format!("pools: {{shared: {{cpuLists: [{{Socket: 0, Cpuset: \"{cpu}\"}}]}}}}");
+    let (zero, one) = (shared(0), shared(1));
+    let active = ("policy", "Active: stp");
+    let mut keys = vec![active, ("policy.stp", &zero)];
+    for (more, cpu) in [
+        (None, "0"),
+        (Some(("policy.stp.n1", one.as_str())), "1"),
+        (Some(("policy.static-pools.n2", "pools: nonsense")), "1"),
+    ] {
+        keys.extend(more);
+        cluster.map("cri-resmgr-config.default", &keys).unwrap();
+        assert!(
+            cluster.runs_on(&witness, cpu).await,
+            "{keys:?}\n{}",
+            cluster.logs()
+        );
+    }
+    cluster
+        .map(
+            "cri-resmgr-config.default",
+            &[
+                active,
+                ("policy.static-pools", &one),
+                ("policy.stp.n1", &zero),
+            ],
+        )
+        .unwrap();
+    assert!(cluster.runs_on(&witness, "0").await, "{}", cluster.logs());
+    assert!(cluster.state().unwrap().starts_with("policy static-pools,"));
+}
+
+fn status(cluster: &Cluster) -> String {
+    cluster.node(r".metadata.annotations.cri-resource-manager\.intel\.com/config-status")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_restarts_in_whatever_order_the_right_configuration_stays_in_force() {
+    let Some(mut cluster) = start("restarts in every order", &STATIC) else {
+        return;
+    };
+    let name = "cri-resmgr-config.default";
+    let other = |cpu: u32| 1 - cpu;
+    let mut cpu = 0;
+    cluster.map(name, &only(cpu)).unwrap();
+    cluster.start_relay(&[]).unwrap();
+    cluster.start_agent().unwrap();
+    let witness = Box::pin(witness(&cluster)).await;
+    assert!(cluster.runs_on(&witness, "0").await, "{}", cluster.logs());
+
+    // cri-resmgr alone; the agent alone; both, in both orders.
+    for order in [
+        &["relay"][..],
+        &["agent"],
+        &["agent", "relay"],
+        &["relay", "agent"],
+    ] {
+        let sampler = Sampler::of(&cluster, &witness);
+        for who in order {
+            match *who {
+                "relay" => cluster.relay = None,
+                _ => cluster.agent = None,
+            }
+        }
+        for who in order {
+            match *who {
+                "relay" => cluster.start_relay(&[]).unwrap(),
+                _ => cluster.start_agent().unwrap(),
+            }
+        }
+        // Still as it was, also before the agent has come.
+        assert_eq!(
+            Box::pin(one_more(&cluster)).await,
+            cpu.to_string(),
+            "{}",
+            cluster.logs()
+        );
+        assert_eq!(
+            sampler.seen(),
+            [cpu.to_string()],
+            "{order:?}\n{}",
+            cluster.logs()
+        );
+        drop(sampler);
+        // And all still hear of a change.
+        cpu = other(cpu);
+        cluster.map(name, &only(cpu)).unwrap();
+        assert!(
+            cluster.runs_on(&witness, &cpu.to_string()).await,
+            "{order:?}\n{}",
+            cluster.logs()
+        );
+    }
+
+    // No API server: both restart without it, and nothing changes.
+    let sampler = Sampler::of(&cluster, &witness);
+    cluster.api.stop_server();
+    (cluster.relay, cluster.agent) = (None, None);
+    cluster.start_agent().unwrap();
+    cluster.start_relay(&[]).unwrap();
+    assert_eq!(
+        Box::pin(one_more(&cluster)).await,
+        cpu.to_string(),
+        "{}",
+        cluster.logs()
+    );
+    cluster.api.start_server().unwrap();
+    let ready = async || match &cluster.agent {
+        Some(agent) => agent.ready().await.0,
+        None => false,
+    };
+    assert!(eventually(SOON, ready).await, "{}", cluster.logs());
+    assert_eq!(sampler.seen(), [cpu.to_string()], "{}", cluster.logs());
+    drop(sampler);
+
+    // The agent sleeps; meanwhile the map changes and nobody remembers what happened in between.
+    let agent = cluster.agent.as_ref().unwrap();
+    agent.signal(Signal::SIGSTOP).unwrap();
+    cpu = other(cpu);
+    cluster.map(name, &only(cpu)).unwrap();
+    cluster.api.stop_server();
+    cluster.api.compact().unwrap();
+    cluster.api.start_server().unwrap();
+    let agent = cluster.agent.as_ref().unwrap();
+    agent.signal(Signal::SIGCONT).unwrap();
+    assert!(
+        cluster.runs_on(&witness, &cpu.to_string()).await,
+        "{}",
+        cluster.logs()
+    );
+    let log = cluster.logs();
+    assert!(log.contains("the watch has expired"), "{log}");
+    assert!(!log.contains("empty configuration"), "{log}");
+}

@@ -16,6 +16,8 @@ use std::{fs, hint, thread, time::Duration};
 const CYCLES: u32 = 20;
 /// Switches the kernel may keep from the program while it is checked; each is noticed at the next.
 const HIDDEN: u32 = CYCLES / 2;
+/// Naps that may end before the thread is off its CPU.
+const NAPS: u32 = 100;
 /// Readings of a record that somebody else's switch keeps spoiling.
 const READINGS: u32 = 1000;
 const SPIN_NS: u64 = 2_000_000;
@@ -70,7 +72,7 @@ fn run(program: &Program) -> Result<(), String> {
         })
         .ok_or("no CPU to run on")?;
     pin(cpu).map_err(|error| format!("cannot stay on CPU {cpu}: {error}"))?;
-    thread::sleep(SLEEP);
+    nap()?;
     let tasks: Array<_, [u64; 3]> =
         Array::try_from(&program.tasks).map_err(|error| error.to_string())?;
     let index = tid & (TASK_ENTRIES - 1);
@@ -80,7 +82,7 @@ fn run(program: &Program) -> Result<(), String> {
         if hidden.look(cpu, tid, &record)? {
             break record.slot;
         }
-        thread::sleep(SLEEP);
+        nap()?;
     };
     let at = cpu * program.slots as usize + slot as usize;
     let cell = || program.cells.get(at).ok_or_else(|| format!("no cell {at}"));
@@ -92,7 +94,7 @@ fn run(program: &Program) -> Result<(), String> {
             hint::spin_loop();
         }
         let before = kernel()?;
-        thread::sleep(SLEEP);
+        nap()?;
         hidden.look(cpu, tid, &record(program, cpu)?)?;
         let [delay_ns, run_ns, _] = tasks.get(&index, 0).map_err(|error| error.to_string())?;
         let after = kernel()?;
@@ -160,6 +162,29 @@ impl Hidden {
         self.doubt = Some(record.unseen);
         Ok(false)
     }
+}
+
+/// Sleeps until the thread was off its CPU. A timer may fire before it is: on a machine that shares its
+/// CPUs with others, any moment may last longer than the nap.
+fn nap() -> Result<(), String> {
+    let before = slept()?;
+    for _ in 0..NAPS {
+        thread::sleep(SLEEP);
+        if slept()? != before {
+            return Ok(());
+        }
+    }
+    Err(format!("{NAPS} naps in a row end before they begin"))
+}
+
+/// How often the thread went to sleep.
+fn slept() -> Result<u64, String> {
+    let path = "/proc/thread-self/status";
+    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+        .and_then(|count| count.trim().parse().ok())
+        .ok_or_else(|| format!("{path} does not tell voluntary switches"))
 }
 
 fn within(what: &str, ours: u64, least: u64, most: u64) -> Result<(), String> {

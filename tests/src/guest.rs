@@ -29,6 +29,8 @@ pub struct Guest {
     pub cores: u32,
     /// Threads of each core.
     pub threads: u32,
+    /// Dies of each package, which share out its cores; each has a last-level cache of its own.
+    pub dies: u32,
     /// Version of the kernel, as fetched by the set-up: `6.12` or `6.1`.
     pub kernel: &'static str,
     /// More words for the kernel's command line.
@@ -55,6 +57,7 @@ impl Guest {
             nodes: 2,
             cores: 2,
             threads: 2,
+            dies: 1,
             kernel: "6.12",
             append: String::new(),
             limit: Duration::from_secs(600),
@@ -72,8 +75,11 @@ impl Guest {
                 return Some(format!("{program} is not installed"));
             }
         }
-        let image = self.image();
-        (!image.is_file()).then(|| format!("no {} kernel in .cache/kernels", self.kernel))
+        let missing = std::iter::once(self.image())
+            .chain(self.initrd())
+            .find(|file| !file.is_file())?;
+        let name = missing.file_name()?.to_string_lossy();
+        Some(format!("no {name} in .cache/kernels/{}", self.kernel))
     }
 
     /// Boots, runs a shell script with the usual file systems mounted (`/run`, `/tmp` and `/var/lib`
@@ -153,13 +159,22 @@ impl Guest {
     }
 
     fn image(&self) -> PathBuf {
+        self.fetched("vmlinuz")
+    }
+
+    /// Older kernels have the file system of the root as a module.
+    fn initrd(&self) -> Option<PathBuf> {
+        (self.kernel == "6.1").then(|| self.fetched("initrd"))
+    }
+
+    fn fetched(&self, file: &str) -> PathBuf {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
         tests
             .parent()
             .unwrap_or(tests)
             .join(".cache/kernels")
             .join(self.kernel)
-            .join("vmlinuz")
+            .join(file)
     }
 
     fn power_on(&self, socket: &Path, init: &Path) -> Result<Child> {
@@ -169,11 +184,17 @@ impl Guest {
         let memory = 3072 / nodes;
         let program = crate::installed("qemu-system-x86_64").context("qemu is not installed")?;
         let mut command = Command::new(program);
+        // What qemu's own brand of CPU says of dies no kernel reads, nor 6.1 what it says of threads.
+        let cpu = if self.dies > 1 || self.kernel == "6.1" {
+            "max,vendor=GenuineIntel"
+        } else {
+            "max"
+        };
         command.args([
             "-accel",
             "tcg,thread=single",
             "-cpu",
-            "max",
+            cpu,
             "-machine",
             "q35",
         ]);
@@ -181,9 +202,10 @@ impl Guest {
         command.args([
             "-smp",
             &format!(
-                "{cpus},sockets={},cores={},threads={}",
+                "{cpus},sockets={},dies={},cores={},threads={}",
                 self.sockets,
-                self.nodes * self.cores,
+                self.dies,
+                self.nodes * self.cores / self.dies,
                 self.threads
             ),
         ]);
@@ -207,6 +229,10 @@ impl Guest {
         let mut append =
             String::from("console=ttyS0 quiet panic=-1 rootfstype=virtiofs root=rootfs ro ");
         write!(append, "init={} {}", init.display(), self.append)?;
+        if let Some(initrd) = self.initrd() {
+            write!(append, " next={}", init.display())?;
+            command.arg("-initrd").arg(initrd);
+        }
         command
             .arg("-chardev")
             .arg(format!("socket,id=c0,path={}", socket.display()))

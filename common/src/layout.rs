@@ -18,6 +18,11 @@ pub const TASK_PREEMPTED: u16 = 1;
 /// [`Css::flags`]: below the registered cgroup, not the cgroup itself.
 pub const CSS_NESTED: u32 = 1;
 
+/// [`Record::told`]: a cgroup too deep below the root for its owner to be found.
+pub const TOLD_DEEP: u32 = 1;
+/// [`Record::told`]: a css id beyond the css table.
+pub const TOLD_WIDE: u32 = 2;
+
 /// Scheduler totals of one slot on one CPU. Written by that CPU only; only ever grows.
 ///
 /// The 32-bit counters wrap; a reader that looks more often than once in 2³² switches (hours) adds
@@ -88,8 +93,10 @@ pub struct Record {
     pub css_misses: u32,
     /// Switches that were not seen, as the next one showed, wrapping.
     pub unseen: u32,
-    /// Switches to or from the idle task.
-    pub idle_switches: u64,
+    /// Switches to or from the idle task, wrapping.
+    pub idle_switches: u32,
+    /// What the program has told of this CPU: [`TOLD_DEEP`], [`TOLD_WIDE`].
+    pub told: u32,
 }
 const _: () = assert!(size_of::<Record>() == 64);
 

@@ -14,6 +14,6 @@ pub use arithmetic::{
 };
 pub use layout::{
     CSS_ENTRIES, CSS_NESTED, Cell, Css, Record, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED,
-    TASK_ENTRIES, TASK_PREEMPTED, Task,
+    TASK_ENTRIES, TASK_PREEMPTED, TOLD_DEEP, TOLD_WIDE, Task,
 };
 pub use stint::{Stint, Totals, entered, left};

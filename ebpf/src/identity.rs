@@ -9,7 +9,7 @@ use crate::{
     maps::{CGROUPS, CSS},
     task::Flags,
 };
-use resmgr_common::{CSS_ENTRIES, CSS_NESTED, SLOT_KERNEL, SLOT_OTHER};
+use resmgr_common::{CSS_ENTRIES, CSS_NESTED, SLOT_KERNEL, SLOT_OTHER, TOLD_DEEP, TOLD_WIDE};
 
 /// How far up a container's cgroup is looked for.
 const DEPTH: u32 = 16;
@@ -23,6 +23,8 @@ pub struct Owner {
     pub nested: bool,
     /// The tree had to be walked.
     pub missed: bool,
+    /// What was odd about the walk: `TOLD_DEEP`, `TOLD_WIDE`.
+    pub odd: u32,
 }
 
 impl Owner {
@@ -31,6 +33,7 @@ impl Owner {
         slot: u32::MAX,
         nested: false,
         missed: false,
+        odd: 0,
     };
 }
 
@@ -41,6 +44,7 @@ pub fn owner(task: *const u8, flags: Flags) -> Owner {
         slot,
         nested: flags & CSS_NESTED != 0,
         missed: false,
+        odd: 0,
     };
     if flags.kernel() {
         return known(SLOT_KERNEL, 0);
@@ -62,7 +66,7 @@ pub fn owner(task: *const u8, flags: Flags) -> Owner {
             return known((*entry).slot, (*entry).flags);
         }
     }
-    let (slot, flags) = walk(css);
+    let (slot, flags, odd) = walk(css);
     // SAFETY: as above. The serial is written last: it makes the entry valid.
     unsafe {
         (&raw mut (*entry).slot).write_volatile(slot);
@@ -73,11 +77,12 @@ pub fn owner(task: *const u8, flags: Flags) -> Owner {
         slot,
         nested: flags & CSS_NESTED != 0,
         missed: true,
+        odd: odd | if id < CSS_ENTRIES { 0 } else { TOLD_WIDE },
     }
 }
 
 #[inline(always)]
-fn walk(css: *const u8) -> (u32, u32) {
+fn walk(css: *const u8) -> (u32, u32, u32) {
     let mut css = css;
     let mut flags = 0;
     for _ in 0..DEPTH {
@@ -88,10 +93,11 @@ fn walk(css: *const u8) -> (u32, u32) {
         let id: u64 = load(node, &OFF_KN_ID);
         if let Some(slot) = CGROUPS.get_ptr(&id) {
             // SAFETY: the look-up succeeded.
-            return (unsafe { *slot }, flags);
+            return (unsafe { *slot }, flags, 0);
         }
         css = follow(css, &OFF_CSS_PARENT);
         flags = CSS_NESTED;
     }
-    (SLOT_OTHER, 0)
+    let odd = if css.is_null() { 0 } else { TOLD_DEEP };
+    (SLOT_OTHER, 0, odd)
 }

@@ -17,6 +17,7 @@ mod maps;
 mod migrate;
 mod switch;
 mod task;
+mod told;
 mod wait;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};

@@ -14,7 +14,7 @@ use crate::{
     maps::{CELLS, PREEMPTIONS, RECORDS, TASKS},
     migrate,
     task::{self, Flags},
-    wait,
+    told, wait,
 };
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::BtfTracePointContext};
 use core::arch::asm;
@@ -57,6 +57,7 @@ pub fn account(ctx: &BtfTracePointContext) {
         (*record).switches = (*record).switches.wrapping_add(1);
         if incoming.missed {
             (*record).css_misses = (*record).css_misses.wrapping_add(1);
+            told::once(ctx, record, cpu, incoming.odd);
         }
         if (*record).switches % CALIBRATE_EVERY == 1 {
             (*record).calibrated_clock = clock;
@@ -66,7 +67,7 @@ pub fn account(ctx: &BtfTracePointContext) {
             if (*record).pid != 0 {
                 (*record).unseen = (*record).unseen.wrapping_add(1);
             }
-            (*record).idle_switches += 1;
+            (*record).idle_switches = (*record).idle_switches.wrapping_add(1);
         } else {
             let state: u32 = if HAS_PREV_STATE.load() != 0 {
                 ctx.arg(3)
@@ -88,7 +89,7 @@ pub fn account(ctx: &BtfTracePointContext) {
         if next_flags.idle() {
             (*record).pid = 0;
             (*record).slot = SLOT_OTHER;
-            (*record).idle_switches += 1;
+            (*record).idle_switches = (*record).idle_switches.wrapping_add(1);
         } else {
             (*record).pid = task::pid(next);
             (*record).slot = incoming.slot;

@@ -29,6 +29,8 @@ mod snapshot;
 mod status;
 #[cfg(feature = "ebpf")]
 pub mod trial;
+#[cfg(feature = "ebpf")]
+mod words;
 
 pub use btf::{Btf, BtfError};
 pub use snapshot::{ContainerTelemetry, Culprit, Foreign, Harm, Snapshot, Totals};

@@ -16,7 +16,11 @@ use bench::{Cgroup, Child, Load, telemetry};
 use cri_resmgr::telemetry::Culprit;
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet};
-use std::{thread, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
 
 fn id(name: &str) -> ContainerId {
     ContainerId(name.into())
@@ -343,6 +347,59 @@ fn threads_in_cgroups_below_the_registered_one_are_the_containers() {
     let seen = telemetry.snapshot().containers.remove(0).total;
     let share = ratio(seen.run_ns, inner.run_ns());
     assert!((0.99..=1.01).contains(&share), "{share}");
+}
+
+#[test]
+fn a_cgroup_too_deep_to_be_followed_is_told_once_for_each_cpu() {
+    let Some((telemetry, topology)) = telemetry() else {
+        return;
+    };
+    let mut chain = vec![Cgroup::new("deep")];
+    for _ in 0..20 {
+        chain.push(chain[chain.len() - 1].child("er"));
+    }
+    telemetry
+        .register(id("deep"), &chain[0].path, CpuSet::EMPTY, CpuSet::EMPTY)
+        .unwrap();
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let into = Said(Arc::clone(&said));
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || into.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        for _ in 0..3 {
+            for cpu in topology.online.iter() {
+                Child::start(&chain[20], Load::Hops(0), Some(cpu.0)).wait();
+                // Negative answers are forgotten when another container comes.
+                telemetry.unregister(&id("other"));
+                telemetry
+                    .register(id("other"), &chain[1].path, CpuSet::EMPTY, CpuSet::EMPTY)
+                    .unwrap();
+            }
+            telemetry.sample();
+        }
+    });
+    telemetry.unregister(&id("other"));
+    let said = String::from_utf8(said.lock().unwrap().clone()).unwrap();
+    let told = said.matches("too deep").count();
+    assert!((1..=topology.online.len()).contains(&told), "{said:?}");
+    assert!(said.contains("WARN"), "{said}");
+    while chain.pop().is_some() {}
+}
+
+/// Somewhere to log to.
+#[derive(Clone)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[test]

@@ -222,6 +222,9 @@ impl Exact {
             self.row(row, now_ns, all);
         }
         self.count_culprits();
+        if let Some(words) = &mut self.program.words {
+            words.forward();
+        }
     }
 
     fn row(&mut self, row: u32, now_ns: u64, all: bool) {

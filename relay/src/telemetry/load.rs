@@ -2,6 +2,7 @@
 
 use super::{
     TelemetryOptions, btf::Btf, fields, hierarchy::Hierarchy, mapped::Mapped, status::Reason,
+    words::Words,
 };
 use aya::{
     Ebpf, EbpfLoader,
@@ -27,6 +28,7 @@ pub(super) struct Program {
     pub(super) css: Mapped<Css>,
     pub(super) cgroups: HashMap<MapData, u64, u32>,
     pub(super) tasks: Map,
+    pub(super) words: Option<Words>,
     pub(super) slots: u32,
     pub(super) rows: u32,
     pub(super) absent: Vec<&'static str>,
@@ -98,6 +100,7 @@ impl Program {
             cgroups: HashMap::try_from(take(&mut ebpf, "CGROUPS")?)
                 .map_err(|error| refused("the table of cgroups")(&error))?,
             tasks: take(&mut ebpf, "TASKS")?,
+            words: Words::of(&mut ebpf),
             slots,
             rows,
             absent: fields.absent,

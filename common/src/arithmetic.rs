@@ -106,6 +106,18 @@ pub const fn distance_class(from: Place, to: Place) -> Distance {
     }
 }
 
+/// Throttled time since a look at a run queue's running `total`, which was `seen` then.
+///
+/// The `first` look at one tells nothing of when it was: the container may be older than its telemetry.
+/// Of that, only what the thread has waited that starts now can have been just now: a queue that a thread
+/// enters while the quota is used up is throttled before any of its threads ran.
+#[inline(always)]
+#[must_use]
+pub const fn throttled(seen: u64, total: u64, first: bool, wait: u64) -> u64 {
+    let gained = total.saturating_sub(seen);
+    if first && gained > wait { wait } else { gained }
+}
+
 /// Splits a wait that ends at `now` into (contention, throttled), given the last throttling's length
 /// and when it was noticed. A wait that began after that was contention alone.
 #[inline(always)]
@@ -189,6 +201,15 @@ mod tests {
         for (index, class) in Distance::ALL.into_iter().enumerate() {
             assert_eq!(class as usize, index);
         }
+    }
+
+    #[test]
+    fn a_queue_seen_for_the_first_time_was_throttled_no_longer_than_its_thread_waited() {
+        assert_eq!(throttled(0, 80, true, 95), 80);
+        assert_eq!(throttled(0, 5_000, true, 95), 95);
+        assert_eq!(throttled(0, 5_000, true, 0), 0);
+        assert_eq!(throttled(5_000, 5_080, false, 0), 80);
+        assert_eq!(throttled(5_000, 4_000, false, 95), 0);
     }
 
     #[test]

@@ -30,17 +30,14 @@ pub const TOLD_WIDE: u32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cell {
+    // One cache line: all that a switch without wait and migration touches.
     /// CPU time of finished stints, nanoseconds.
     pub run_ns: u64,
     /// Run-queue wait after a wake-up, quota throttling excluded, nanoseconds.
     pub wait_wake_ns: u64,
     /// Run-queue wait after a preemption, quota throttling excluded, nanoseconds.
     pub wait_preempt_ns: u64,
-    /// Wait that was quota throttling, summed over threads, nanoseconds.
-    pub wait_throttled_ns: u64,
-    /// Time the container's run queue on this CPU was throttled, once however many threads waited.
-    pub throttled_ns: u64,
-    /// The kernel's running total at the last look.
+    /// One more than the kernel's running total at the last look; 0 before the first.
     pub throttled_seen_ns: u64,
     /// Length of the last throttling.
     pub throttled_last_ns: u64,
@@ -52,6 +49,11 @@ pub struct Cell {
     pub voluntary: u32,
     /// Involuntary switches: the task was preempted or still runnable.
     pub involuntary: u32,
+    // The rest.
+    /// Wait that was quota throttling, summed over threads, nanoseconds.
+    pub wait_throttled_ns: u64,
+    /// Time the container's run queue on this CPU was throttled, once however many threads waited.
+    pub throttled_ns: u64,
     /// Involuntary switches after which another slot's task ran.
     pub preempted_by_others: u32,
     /// Arrivals from another CPU, by [`crate::Distance`].
@@ -66,6 +68,7 @@ impl Cell {
     pub const SWITCHES_WORD: usize = core::mem::offset_of!(Self, voluntary) / 8;
 }
 const _: () = assert!(core::mem::offset_of!(Cell, voluntary) % 8 == 0);
+const _: () = assert!(core::mem::offset_of!(Cell, wait_throttled_ns) == 64);
 const _: () =
     assert!(core::mem::offset_of!(Cell, involuntary) == core::mem::offset_of!(Cell, voluntary) + 4);
 

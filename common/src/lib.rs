@@ -10,7 +10,7 @@ mod layout;
 mod stint;
 
 pub use arithmetic::{
-    BUCKETS, Distance, Place, bucket, bucket_ceiling_ns, distance_class, split_wait,
+    BUCKETS, Distance, Place, bucket, bucket_ceiling_ns, distance_class, split_wait, throttled,
 };
 pub use layout::{
     CSS_ENTRIES, CSS_NESTED, Cell, Css, Record, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED,

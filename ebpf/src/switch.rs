@@ -194,13 +194,13 @@ fn enter(next: *const u8, slot: u32, nested: bool, cpu: u32, clock: u64) {
     };
     let now = task::totals(next);
     let queued_ns = wait::queued_ns(next, clock);
-    if SPLIT_THROTTLE.load() != 0 && !nested {
-        wait::notice_throttling(cell, follow(next, &OFF_TASK_CFS_RQ), clock);
-    }
     // SAFETY: the pointers point into maps.
     unsafe {
         let own = Some(&*memory).filter(|own| own.pid == pid);
         let stint = entered(own, now, queued_ns);
+        if SPLIT_THROTTLE.load() != 0 && !nested {
+            wait::notice_throttling(cell, next, clock, stint.wait_ns);
+        }
         if stint.run_ns != 0 {
             (*cell).run_ns += stint.run_ns;
         }

@@ -1,7 +1,11 @@
 //! How long a task that starts to run has waited, and what for.
 
-use crate::{globals::*, kernel::load, task};
-use resmgr_common::{Cell, TASK_PREEMPTED, Task, bucket, split_wait};
+use crate::{
+    globals::*,
+    kernel::{follow, load},
+    task,
+};
+use resmgr_common::{Cell, TASK_PREEMPTED, Task, bucket, split_wait, throttled};
 
 /// How long it was on the queue it is taken from.
 #[inline(always)]
@@ -18,21 +22,28 @@ pub fn preempted(memory: Option<&Task>) -> bool {
     memory.is_some_and(|memory| memory.flags & TASK_PREEMPTED != 0)
 }
 
-/// Notices throttling of the container's run queue on this CPU since the last look.
+/// Notices throttling of the container's run queue on this CPU since the last look, at the end of a
+/// wait of its thread.
+///
+/// Whoever was throttled has waited. Without a wait there is nothing to see, and the queue's counter,
+/// on a cache line that nobody else wants then, is left alone; but it must have been seen once.
 #[inline(always)]
-pub fn notice_throttling(cell: *mut Cell, cfs_rq: *const u8, clock: u64) {
-    let total: u64 = load(cfs_rq, &OFF_CFS_RQ_THROTTLED);
+pub fn notice_throttling(cell: *mut Cell, next: *const u8, clock: u64, wait: u64) {
     // SAFETY: `cell` points into the map.
     unsafe {
         let seen = (*cell).throttled_seen_ns;
-        if total == seen {
+        if wait == 0 && seen != 0 {
             return;
         }
-        (*cell).throttled_seen_ns = total;
-        let first = seen == 0 && (*cell).voluntary == 0 && (*cell).involuntary == 0;
-        if !first && total > seen {
-            (*cell).throttled_ns += total - seen;
-            (*cell).throttled_last_ns = total - seen;
+        let total: u64 = load(follow(next, &OFF_TASK_CFS_RQ), &OFF_CFS_RQ_THROTTLED);
+        if total + 1 == seen {
+            return;
+        }
+        (*cell).throttled_seen_ns = total + 1;
+        let gained = throttled(seen.saturating_sub(1), total, seen == 0, wait);
+        if gained != 0 {
+            (*cell).throttled_ns += gained;
+            (*cell).throttled_last_ns = gained;
             (*cell).throttled_at = clock;
         }
     }

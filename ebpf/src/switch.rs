@@ -2,7 +2,7 @@
 //!
 //! - Attach point: BTF tracepoint `sched_switch (bool preempt, prev, next[, unsigned prev_state])`,
 //!   the state as last argument since 5.18, read from the task before.
-//! - Oldest kernel: 5.5 for typed loads and mapped arrays, 5.14 for books that are always kept.
+//! - Oldest kernel: 5.8 for typed loads, mapped arrays and the ring of `told`, 5.14 for books that are always kept.
 //! - Context: run queue locked, interrupts off, clock and CPU time of `prev` just updated, the books of
 //!   `next` not yet: its last wait still stands in `last_queued`.
 //! - Cost: `cargo xtask bench telemetry`; figures in docs/telemetry.md.

@@ -7,6 +7,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
+    clippy::large_futures,
     reason = "a test program: helpers fail the test and say what was found"
 )]
 

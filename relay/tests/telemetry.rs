@@ -17,7 +17,7 @@ use cri_resmgr::telemetry::Culprit;
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet};
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -393,7 +393,8 @@ struct Said(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Said {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

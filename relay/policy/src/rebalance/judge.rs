@@ -38,6 +38,13 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
     if since < view.measured.paced(VERIFY_FROM_NS) {
         return None;
     }
+    let stay = trial.judged.iter().filter(|one| lives(&one.id));
+    let stay_lost = stay.fold(0u64, |sum, one| sum.saturating_add(one.lost_ns_per_s));
+    if stay_lost < trial.lost_ns_per_s / 2 {
+        // Going back would be a second move without a reason; what it is like now is another question.
+        let text = "those for whose sake it was made are gone: it stays".into();
+        return Some(settled(view, trial, memory, (Outcome::Ended, None), text));
+    }
     let Some(seen) = seen(view, trial) else {
         // Too little is known: what cannot be judged in a while stays, so that others get their turn.
         if since <= verify_ns.saturating_mul(10) {
@@ -47,7 +54,7 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
             "nothing could be measured in {} s: it stays",
             since / SECOND_NS
         );
-        return Some(kept(view, trial, memory, None, text));
+        return Some(settled(view, trial, memory, (Outcome::Kept, None), text));
     };
     let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let won = signed(seen.before) - signed(seen.after);
@@ -64,17 +71,24 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
     );
     let proven = won >= least && (trial.promised_ns_per_s > 0 || since >= verify_ns);
     if proven {
-        return Some(kept(view, trial, memory, Some(won), numbers));
+        let outcome = (Outcome::Kept, Some(won));
+        return Some(settled(view, trial, memory, outcome, numbers));
     }
     if since < verify_ns {
         return None;
     }
     memory.settle(Outcome::Undone, Some(won));
-    let rest_ns = view.measured.paced(REST_UNDONE_NS);
+    // Others who came meanwhile make everybody wait more: that says little against the move.
+    let came = view.state.next_arrival.saturating_sub(trial.arrivals);
+    let rest_ns = view
+        .measured
+        .paced(if came == 0 { REST_UNDONE_NS } else { REST_NS });
     let until = Nanos(view.now.0.saturating_add(rest_ns));
     for part in &trial.parts {
         memory.rest(part, until);
-        remember_undone(view, &mut memory, part, until);
+        if came == 0 {
+            remember_undone(view, &mut memory, part, until);
+        }
         if let What::Pool(name) = &part.what {
             memory.lend(name, part.from);
         }
@@ -97,12 +111,18 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
     let why = |part: &Part| {
         let name = view.state.containers.get(&part.id);
         let name = name.map_or_else(String::new, |one| full_name(&one.request));
+        let mut reasons = vec![
+            format!("{numbers}; not tried again for {} s", rest_ns / SECOND_NS),
+            format!("moved back: {}", part.line()),
+        ];
+        if came > 0 {
+            reasons.push(format!(
+                "others came meanwhile ({came}), who make everybody wait more: it rests only so long"
+            ));
+        }
         Explanation {
             summary: format!("{name}: move undone, it did not help ({})", trial.reason),
-            reasons: vec![
-                format!("{numbers}; not tried again for {} s", rest_ns / SECOND_NS),
-                format!("moved back: {}", part.line()),
-            ],
+            reasons,
             candidates: Vec::new(),
         }
     };
@@ -142,14 +162,15 @@ fn seen(view: View<'_>, trial: &Moved) -> Option<Seen> {
     })
 }
 
-fn kept(
+/// It stays, and who was moved rests.
+fn settled(
     view: View<'_>,
     trial: &Moved,
     mut memory: RebalanceMemory,
-    won: Option<i64>,
+    (outcome, won): (Outcome, Option<i64>),
     numbers: String,
 ) -> Decision {
-    memory.settle(Outcome::Kept, won);
+    memory.settle(outcome, won);
     let until = Nanos(view.now.0.saturating_add(view.measured.paced(REST_NS)));
     let mut decision = Decision::default();
     for part in &trial.parts {

@@ -24,7 +24,7 @@ pub enum Outcome {
     Kept,
     /// It did not help and was taken back.
     Undone,
-    /// Its containers ended before it could be judged.
+    /// Its containers, or those for whose sake it was made, ended before it could be judged: it stays.
     Ended,
     /// Only shown, never made.
     Shadow,
@@ -112,6 +112,9 @@ pub struct Moved {
     pub seen_ns_per_s: Option<i64>,
     /// What came of it.
     pub outcome: Outcome,
+    /// How many containers had ever come by then: whoever comes while it is watched spoils the comparison.
+    #[serde(default)]
+    pub arrivals: u64,
 }
 
 /// What rebalancing has to remember.

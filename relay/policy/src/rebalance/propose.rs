@@ -122,6 +122,7 @@ fn carry_out(policy: &impl Movable, view: View<'_>, cost: u64, best: Proposal) -
         cost_ns_per_s: cost,
         seen_ns_per_s: None,
         outcome: Outcome::Trial,
+        arrivals: view.state.next_arrival,
     });
     let mut decision = Decision {
         changes,

@@ -167,6 +167,37 @@ fn in_pools_the_victim_goes_to_another_list_or_else_who_hurts_it() {
     }
 }
 
+#[test]
+fn a_move_for_the_sake_of_somebody_who_is_gone_is_no_reason_for_another_one() {
+    let topology = n4c16();
+    let config = lists(false, "shared", &[(0, "0-3"), (1, "8-11")]);
+    let policy = StaticPools::new(&topology, &config).unwrap();
+    let mut world = World::new(topology, policy);
+    for name in ["bully", "decoy", "victim"] {
+        let mut one = request(name, Burstable, 500);
+        if name == "victim" {
+            one = annotated(one, OUT, "false");
+        }
+        world.place(&one).unwrap();
+    }
+    world.release("decoy");
+    busy(&mut world, "0-3", 600);
+    hurt(&mut world);
+    assert_eq!(step(&mut world).as_deref(), Some("parting"));
+    assert_eq!(world.on("bully"), "8-11");
+    world.release("victim");
+    // Where it is now it waits, if too little for a move of its own.
+    see(&mut world, "bully", |seen| seen.wait_ns_per_s = 40 * MS);
+    later(&mut world, VERIFY_NS);
+    assert_eq!(step(&mut world), None);
+    assert_eq!(last(&world), Outcome::Ended);
+    for _ in 0..100 {
+        later(&mut world, REST_NS);
+        assert_eq!(step(&mut world), None);
+    }
+    assert_eq!(world.on("bully"), "8-11");
+}
+
 /// Two containers on the shared pool that starve it, while the reserved CPUs idle.
 fn starving() -> World {
     let mut world = plus(n4c16(), "0-3");

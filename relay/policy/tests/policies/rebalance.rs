@@ -88,6 +88,36 @@ fn what_did_not_help_is_undone_and_not_tried_again_soon() {
 }
 
 #[test]
+fn what_others_who_came_may_have_spoilt_is_tried_again_after_a_rest() {
+    let mut world = plus();
+    world.place(&request("chatty", Burstable, 500)).unwrap();
+    let before = world.on("chatty");
+    see(&mut world, "chatty", 5, 1000);
+    assert_eq!(step(&mut world), 1);
+    // All wait more since: whether because of the move nobody knows.
+    world.place(&request("late", Burstable, 500)).unwrap();
+    see(&mut world, "chatty", 500, 0);
+    later(&mut world, VERIFY_NS);
+    let undone = world.policy.rebalance(world.view()).unwrap();
+    let why = undone.changes[0].explanation.as_ref().unwrap();
+    assert!(
+        why.reasons[2].starts_with("others came meanwhile (1)"),
+        "{why:?}"
+    );
+    assert!(step(&mut world) > 0);
+    assert_eq!(
+        (world.on("chatty"), last(&world)),
+        (before.clone(), Outcome::Undone)
+    );
+    see(&mut world, "chatty", 5, 1000);
+    later(&mut world, REST_NS / 2);
+    assert_eq!(step(&mut world), 0);
+    later(&mut world, REST_NS / 2);
+    assert_eq!(step(&mut world), 1);
+    assert_ne!(world.on("chatty"), before);
+}
+
+#[test]
 fn nothing_moves_on_old_or_thin_numbers_or_against_the_pods_will() {
     let mut world = plus();
     let out = annotated(

@@ -16,6 +16,8 @@ use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
 
+/// What a call costs who makes it.
+const CALL_NS: u64 = 20_000;
 const SLICE_NS: u64 = 3_000_000;
 const WAKE_GRANULARITY_NS: u64 = 1_000_000;
 const BALANCE_NS: u64 = 4_000_000;
@@ -57,6 +59,30 @@ struct Task {
     work_left_ns: u64,
     /// Timers set before this count changed are void.
     timer: u64,
+    role: Role,
+}
+
+/// What a thread is to the others of its container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// One of many alike.
+    Equal,
+    /// Bound to the first of its CPUs, or to the last, and wakes others.
+    Caller { last: bool },
+    /// Sleeps until it is woken.
+    Called,
+}
+
+impl Role {
+    fn of(behaviour: &Behaviour, thread: u32) -> Self {
+        match behaviour.callers {
+            0 => Self::Equal,
+            callers if thread < callers => Self::Caller {
+                last: thread % 2 == 1,
+            },
+            _ => Self::Called,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -180,9 +206,10 @@ impl<'t> Kernel<'t> {
         if quota_ns.is_some() {
             self.at(self.now_ns + PERIOD_NS, Event::Refill { container });
         }
-        for _ in 0..behaviour.threads {
+        for thread in 0..behaviour.threads {
             let task = self.tasks.len();
-            let cpu = self.idlest(&allowed);
+            let role = Role::of(&behaviour, thread);
+            let cpu = self.idlest(&bound(allowed, role));
             self.tasks.push(Task {
                 container,
                 phase: Phase::Asleep,
@@ -191,6 +218,7 @@ impl<'t> Kernel<'t> {
                 weight,
                 work_left_ns: 0,
                 timer: 0,
+                role,
             });
             self.containers[container].tasks.push(task);
             self.wake_on(task, cpu);
@@ -219,6 +247,7 @@ impl<'t> Kernel<'t> {
         }
         self.containers[handle.0].allowed = allowed;
         for task in self.containers[handle.0].tasks.clone() {
+            let allowed = bound(allowed, self.tasks[task].role);
             if allowed.contains(self.ids[self.tasks[task].cpu]) {
                 continue;
             }
@@ -269,6 +298,12 @@ impl<'t> Kernel<'t> {
         } else {
             usable
         }
+    }
+
+    /// The CPUs that a task may run on.
+    fn allowed(&self, task: usize) -> CpuSet {
+        let task = &self.tasks[task];
+        bound(self.containers[task.container].allowed, task.role)
     }
 
     fn at(&mut self, time: u64, event: Event) {
@@ -363,12 +398,18 @@ impl<'t> Kernel<'t> {
         self.tasks[task].phase = Phase::Asleep;
         self.tasks[task].timer += 1;
         let timer = self.tasks[task].timer;
-        let wake_ns = self.now_ns + self.random.around(behaviour.sleep_ns).max(1);
-        self.at(wake_ns, Event::Timer { task, timer });
-        if behaviour.talks {
+        let role = self.tasks[task].role;
+        if role != Role::Called {
+            let wake_ns = self.now_ns + self.random.around(behaviour.sleep_ns).max(1);
+            self.at(wake_ns, Event::Timer { task, timer });
+        }
+        if behaviour.talks && role != Role::Called {
             let others = &self.containers[self.tasks[task].container].tasks;
+            // Callers are the first of the threads, and call none of themselves.
+            let callers = usize::try_from(behaviour.callers).unwrap_or(0);
+            let others = others.get(callers..).unwrap_or_default();
             let count = others.len();
-            let choice = self.random.below(u64::try_from(count).unwrap_or(1));
+            let choice = self.random.below(u64::try_from(count).unwrap_or(1).max(1));
             let choice = usize::try_from(choice).unwrap_or(0);
             if let Some(other) = others.get(choice).copied().filter(|other| *other != task) {
                 self.wake(other, Some(cpu));
@@ -412,7 +453,10 @@ impl<'t> Kernel<'t> {
 
     fn wake_on(&mut self, task: usize, cpu: usize) {
         let container = self.tasks[task].container;
-        let work_ns = self.containers[container].behaviour.work_ns;
+        let work_ns = match self.tasks[task].role {
+            Role::Caller { .. } => CALL_NS,
+            Role::Equal | Role::Called => self.containers[container].behaviour.work_ns,
+        };
         self.tasks[task].work_left_ns = self.random.around(work_ns).max(1);
         if self.is_throttled(container) {
             self.tasks[task].phase = Phase::Throttled { since: self.now_ns };
@@ -532,6 +576,16 @@ impl<'t> Kernel<'t> {
             Event::SliceEnd { cpu, slice },
         );
     }
+}
+
+/// Of a container's CPUs those that a thread of it may run on.
+fn bound(allowed: CpuSet, role: Role) -> CpuSet {
+    let Role::Caller { last } = role else {
+        return allowed;
+    };
+    let mut cpus = allowed.iter();
+    let cpu = if last { cpus.last() } else { cpus.next() };
+    cpu.into_iter().collect()
 }
 
 /// Extra work after a move, for caches to be warmed again: orders of magnitude, not measurements.

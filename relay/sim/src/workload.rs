@@ -33,6 +33,19 @@ pub struct Behaviour {
     pub sleep_ns: u64,
     /// Whether a thread wakes another one of its container when it has done a piece.
     pub talks: bool,
+    /// Of the threads those that only call: they are bound, in turn, to the first and to the last CPU the
+    /// container may run on, as those are that serve the queues of a network card. Then only they talk, and
+    /// the other threads sleep until they are called.
+    #[serde(default, skip_serializing_if = "none")]
+    pub callers: u32,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn none(callers: &u32) -> bool {
+    *callers == 0
 }
 
 impl Behaviour {
@@ -51,6 +64,7 @@ impl Behaviour {
             work_ns,
             sleep_ns,
             talks,
+            callers: 0,
         }
     }
 

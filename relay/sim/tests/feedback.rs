@@ -33,13 +33,24 @@ fn policy(name: &str, machine: &Topology) -> Box<dyn Policy> {
 }
 
 fn run(name: &str, machine: &Topology, trace: &[Line], seed: u64, feedback: Feedback) -> Report {
+    run_for(12_000, name, machine, trace, seed, feedback)
+}
+
+fn run_for(
+    duration_ms: u64,
+    name: &str,
+    machine: &Topology,
+    trace: &[Line],
+    seed: u64,
+    feedback: Feedback,
+) -> Report {
     simulate(&Setup {
         topology: machine,
         policy: &*policy(name, machine),
         trace,
         seed,
-        duration_ms: 12_000,
-        // Half-lives of half a second: a move is judged within a second, a rest is the whole run.
+        duration_ms,
+        // Half-lives of half a second: a move is judged within a second, a rest lasts 15 s.
         interval_ms: 100,
         feedback,
     })
@@ -99,6 +110,71 @@ fn feedback_lessens_the_wandering_over_packages_and_a_shadow_changes_nothing() {
         assert_eq!(shadow.containers, off.containers);
         assert!(shadow.moves > 0, "{shadow}");
     }
+}
+
+/// Containers whose threads are called from both ends of the machine, and others beside them.
+fn called_and_others() -> Vec<Line> {
+    let called = (0..2).map(|n| {
+        let behaviour = Behaviour {
+            sleep_ns: 3 * MS,
+            callers: 2,
+            ..Behaviour::of(Class::Chatty, 5)
+        };
+        let name = format!("called-{n}");
+        Line {
+            at_ms: 100 + n * 50,
+            event: Event::Create {
+                request: Box::new(request(&name, QosClass::Burstable, MilliCpu(300), None)),
+                behaviour: Some(behaviour),
+            },
+        }
+    });
+    let others = [(Class::Batch, 2), (Class::Bursty, 3), (Class::Latency, 3)];
+    let others = others.into_iter().map(|(class, threads)| {
+        let name = format!("{class:?}").to_lowercase();
+        Line {
+            at_ms: 10,
+            event: Event::Create {
+                request: Box::new(request(&name, QosClass::Burstable, MilliCpu(900), None)),
+                behaviour: Some(Behaviour::of(class, threads)),
+            },
+        }
+    });
+    others.chain(called).collect()
+}
+
+#[test]
+fn under_a_constant_load_the_moves_end_and_the_end_is_no_worse_than_without() {
+    const WHOLE_MS: u64 = 24_000;
+    const SETTLED_MS: u64 = 18_000;
+    let machine = Topology::synthetic("pack:2 numa:2 core:2 pu:2").unwrap();
+    let trace = called_and_others();
+    let mut moved = 0;
+    for seed in 1..=4 {
+        for name in ["static", "static-plus", "static-pools"] {
+            let for_ms = |ms, feedback| run_for(ms, name, &machine, &trace, seed, feedback);
+            let off = for_ms(WHOLE_MS, Feedback::Off);
+            let on = for_ms(WHOLE_MS, Feedback::On);
+            let told = format!("seed {seed}\n{off}\n{on}");
+            assert!(on.violations.is_empty(), "{told}");
+            // Longer than a rest: whoever wanders without end would go on by now.
+            assert!(on.last_move_ms.unwrap_or(0) < SETTLED_MS, "{told}");
+            assert!(on.moves <= 4 * trace.len(), "{told}");
+            moved += on.moves;
+            // Equal seeds give equal runs: what is more in the longer one is its end.
+            let end =
+                |whole: &Report, feedback| lost_ns(whole) - lost_ns(&for_ms(SETTLED_MS, feedback));
+            let (with, without) = (end(&on, Feedback::On), end(&off, Feedback::Off));
+            let noise_ns = noise_ns(&off) * (WHOLE_MS - SETTLED_MS) / WHOLE_MS;
+            assert!(
+                with <= without + noise_ns,
+                "{} ms lost without, {} ms with feedback at the end, seed {seed}\n{off}\n{on}",
+                without / MS,
+                with / MS
+            );
+        }
+    }
+    assert!(moved > 0, "nothing was ever moved");
 }
 
 fn class() -> impl Strategy<Value = Class> {

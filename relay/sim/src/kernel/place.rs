@@ -65,12 +65,12 @@ impl Kernel<'_> {
 
     /// Its last CPU if it may still run there, else the least loaded allowed one.
     pub(super) fn allowed_near(&self, task: usize) -> usize {
-        let allowed = &self.containers[self.tasks[task].container].allowed;
+        let allowed = self.allowed(task);
         let last = self.tasks[task].cpu;
         if allowed.contains(self.ids[last]) {
             last
         } else {
-            self.idlest(allowed)
+            self.idlest(&allowed)
         }
     }
 
@@ -78,7 +78,7 @@ impl Kernel<'_> {
     /// that cache (`select_task_rq_fair`, `select_idle_sibling`).
     pub(super) fn select(&mut self, task: usize, waker: Option<usize>) -> usize {
         let last = self.allowed_near(task);
-        let allowed = self.containers[self.tasks[task].container].allowed;
+        let allowed = self.allowed(task);
         let mut target = last;
         if let Some(waker) = waker.filter(|waker| allowed.contains(self.ids[*waker])) {
             // The waker is about to sleep, so that its CPU is as good as idle (a synchronous wake-up). One
@@ -140,11 +140,11 @@ impl Kernel<'_> {
             return false;
         };
         let here = self.ids[cpu];
-        let movable = self.queues[busiest].queue.iter().rev().find(|(_, task)| {
-            let container = &self.containers[self.tasks[*task].container];
-            container.allowed.contains(here)
-        });
-        let Some((key, task)) = movable.copied() else {
+        let waiting = self.queues[busiest].queue.iter().rev();
+        let movable = waiting
+            .copied()
+            .find(|(_, task)| self.allowed(*task).contains(here));
+        let Some((key, task)) = movable else {
             return false;
         };
         self.queues[busiest].queue.remove(&(key, task));

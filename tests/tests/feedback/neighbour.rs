@@ -1,0 +1,89 @@
+//! A neighbour that takes a list for itself: who is there is moved, once, and who comes goes elsewhere. Then,
+//! with others in their place, the telemetry is cut off while a move is watched and the next one is due.
+
+use crate::{
+    PATIENCE,
+    pools::{CALM, NOISY, Pools},
+};
+use resmgr_tests::{Runtime, cut, eventually};
+use std::time::Duration;
+
+const VICTIMS: [&str; 2] = ["victim-a", "victim-b"];
+const NEXT_VICTIMS: [&str; 2] = ["victim-c", "victim-d"];
+const UNUSED: &str = "s old and not used: decided as without telemetry";
+const RULE: &str = "rule: lists that would be over 900 of 1000 busy with it last";
+
+pub(crate) async fn a_neighbour_is_evaded_until_the_numbers_stop(runtime: &Runtime) {
+    let mut pools = Pools::new(runtime).await;
+    pools.crowd().await;
+    evaded(&mut pools).await;
+    cut_off(&mut pools).await;
+    pools.clear().await;
+}
+
+async fn evaded(pools: &mut Pools<'_>) {
+    pools.expose(VICTIMS).await;
+    pools.disturb("noisy").await;
+    for name in VICTIMS {
+        pools.comes_to(name, CALM).await;
+        let told = pools.explained(name);
+        let line = format!("from {NOISY} to {CALM}");
+        assert!(
+            told.contains("moved because of ") && told.contains(&line),
+            "{told}"
+        );
+    }
+    assert_eq!(pools.cpus("noisy"), NOISY, "it may not leave its socket");
+
+    // By requests there is far more room beside the neighbour: 100m of four CPUs against 3600m.
+    pools.begin("next", &["latency", "1"], 100, None).await;
+    assert_eq!(pools.cpus("next"), CALM, "{}", pools.told("next"));
+    let told = pools.explained("next");
+    let line = |list: &str| told.find(&format!("list {list} (socket "));
+    assert!(told.contains(RULE), "{told}");
+    assert!(line(CALM).is_some() && line(CALM) < line(NOISY), "{told}");
+    assert!(told.contains("25m requested per CPU"), "{told}");
+    assert!(told.contains("900m requested per CPU"), "{told}");
+
+    pools.end("noisy").await;
+    let changes = pools.changes(Duration::from_secs(12)).await;
+    for name in VICTIMS {
+        let told = pools.explained(name);
+        assert_eq!(told.matches("moved because of ").count(), 1, "{told}");
+        assert_eq!(told.matches("move undone").count(), 0, "{told}");
+        assert_eq!(pools.cpus(name), CALM);
+    }
+    assert_eq!(changes, 0, "{}", pools.relay.log());
+    for name in [VICTIMS[0], VICTIMS[1], "next"] {
+        pools.end(name).await;
+    }
+}
+
+async fn cut_off(pools: &mut Pools<'_>) {
+    pools.expose(NEXT_VICTIMS).await;
+    pools.disturb("noisy-again").await;
+    let moved = |pools: &Pools<'_>| {
+        let mut there = NEXT_VICTIMS.to_vec();
+        there.retain(|name| pools.cpus(name) == CALM);
+        there
+    };
+    let first = eventually(PATIENCE, async || moved(pools).len() == 1).await;
+    assert!(first, "{}", pools.told(NEXT_VICTIMS[0]));
+    // One is moved at a time: by these numbers the other one should follow, as it did before.
+    let programs = cut::detach_programs(pools.relay.pid()).unwrap();
+    println!("{programs} programs detached");
+    let fallen = eventually(PATIENCE, async || pools.explained("crowd").contains(UNUSED)).await;
+    assert!(fallen, "{}", pools.told("crowd"));
+    assert_eq!(moved(pools).len(), 1, "{}", pools.relay.log());
+
+    // By what was measured last it would go to the other list.
+    pools.begin("last", &["latency", "1"], 100, None).await;
+    assert_eq!(pools.cpus("last"), NOISY, "{}", pools.told("last"));
+    let told = pools.explained("last");
+    assert!(told.contains(UNUSED) && !told.contains(RULE), "{told}");
+
+    let changes = pools.changes(Duration::from_secs(12)).await;
+    assert_eq!(changes, 0, "{}", pools.relay.log());
+    let log = pools.relay.log();
+    assert_eq!(log.matches("telemetry was cut off").count(), 1, "{log}");
+}

@@ -1,0 +1,181 @@
+//! A stage: two shared lists, those who wait on the first, a neighbour that makes them wait.
+
+use crate::PATIENCE;
+use resmgr_tests::{
+    Container, Cri, Pod, Relay, Runtime, eventually,
+    feedback::{self, HALF_LIFE, Sight},
+    kernel,
+};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// The list that comes first, on socket 0: where the neighbour must be.
+pub(crate) const NOISY: &str = "0-3";
+/// The list on socket 1.
+pub(crate) const CALM: &str = "8-11";
+
+/// The containers, and the relay in front of them.
+pub(crate) struct Pools<'a> {
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) relay: Relay,
+    cri: Cri,
+    direct: Cri,
+    sandbox: Pod,
+    workload: PathBuf,
+    ids: BTreeMap<&'static str, String>,
+}
+
+async fn relay(runtime: &Runtime) -> Relay {
+    let pools = runtime.folder().join("pools.yaml");
+    let text = format!(
+        "pools:\n  shared:\n    cpuLists:\n      - {{Socket: 0, Cpuset: \"{NOISY}\"}}\n      \
+         - {{Socket: 1, Cpuset: \"{CALM}\"}}\n"
+    );
+    std::fs::write(&pools, text).unwrap();
+    let pools = pools.display().to_string();
+    let half_life = format!("{}s", HALF_LIFE.as_secs());
+    let arguments = [
+        "--policy",
+        "static-pools",
+        "--static-pools-conf-file",
+        &pools,
+        "--rebalance",
+        "on",
+        "--telemetry-half-life",
+        &half_life,
+    ];
+    feedback::exact(runtime, "pools", &arguments).await.unwrap()
+}
+
+impl<'a> Pools<'a> {
+    /// A relay that has never run, and no containers.
+    pub(crate) async fn new(runtime: &'a Runtime) -> Self {
+        let relay = relay(runtime).await;
+        let parent = runtime.cgroup_parent();
+        let cri = Cri::connect(&relay.socket(), parent).await.unwrap();
+        let mut direct = Cri::connect(&runtime.socket(), parent).await.unwrap();
+        let sandbox = direct.run_pod("pools", "burstable", &[]).await.unwrap();
+        Self {
+            runtime,
+            relay,
+            cri,
+            direct,
+            sandbox,
+            workload: resmgr_tests::built("workload").unwrap(),
+            ids: BTreeMap::new(),
+        }
+    }
+
+    /// On the second list somebody who uses a quarter of it and asks for more: whoever comes next belongs on
+    /// the first list, by requests and by measurements.
+    pub(crate) async fn crowd(&mut self) {
+        self.begin("crowd", &["batch", "1"], 3000, Some("1")).await;
+    }
+
+    /// Two that will wait, on the first list. Nobody of them runs before both have been placed.
+    pub(crate) async fn expose(&mut self, victims: [&'static str; 2]) {
+        for victim in victims {
+            let container = self.program(victim, &["latency", "2"]).burstable(300);
+            self.create(victim, container, None).await;
+        }
+        for victim in victims {
+            self.start(victim).await;
+            assert_eq!(self.cpus(victim), NOISY, "{}", self.told(victim));
+        }
+    }
+
+    /// A thread for each CPU of the first list that computes without end, and says that it needs little.
+    pub(crate) async fn disturb(&mut self, name: &'static str) {
+        self.begin(name, &["batch", "4"], 100, Some("0")).await;
+    }
+
+    /// Starts one that works.
+    pub(crate) async fn begin(
+        &mut self,
+        name: &'static str,
+        does: &[&str],
+        milli: i64,
+        socket: Option<&str>,
+    ) {
+        let container = self.program(name, does).burstable(milli);
+        self.create(name, container, socket).await;
+        self.start(name).await;
+    }
+
+    fn program(&self, name: &str, does: &[&str]) -> Container {
+        Container::program(name, &self.workload, does)
+    }
+
+    async fn create(&mut self, name: &'static str, mut one: Container, socket: Option<&str>) {
+        let wish = socket.map(|socket| ("STP_SOCKET_ID".to_owned(), socket.to_owned()));
+        one.envs.extend(wish);
+        let pod = feedback::guise(&self.sandbox, name);
+        let id = self.cri.create(&pod, &one).await.unwrap();
+        self.ids.insert(name, id);
+    }
+
+    async fn start(&mut self, name: &str) {
+        let id = self.ids.get(name).unwrap();
+        self.cri.start(id).await.unwrap();
+    }
+
+    /// Ends one.
+    pub(crate) async fn end(&mut self, name: &str) {
+        let id = self.ids.remove(name).unwrap();
+        self.cri.stop(&id).await.unwrap();
+        self.cri.remove(&id).await.unwrap();
+    }
+
+    /// Ends all.
+    pub(crate) async fn clear(mut self) {
+        let names: Vec<_> = self.ids.keys().copied().collect();
+        for name in names {
+            self.end(name).await;
+        }
+        self.direct.remove_pod(&self.sandbox).await.unwrap();
+    }
+
+    /// `cpuset.cpus` of one, by the kernel.
+    pub(crate) fn cpus(&self, name: &str) -> String {
+        let id = self.ids.get(name).unwrap();
+        kernel::cpuset_cpus(self.runtime.cgroup_parent(), id).unwrap()
+    }
+
+    /// Waits until the kernel says that `name` is confined to `cpus`.
+    pub(crate) async fn comes_to(&self, name: &str, cpus: &str) {
+        let there = eventually(PATIENCE, async || self.cpus(name) == cpus).await;
+        assert!(
+            there,
+            "{name} is on {}\n{}",
+            self.cpus(name),
+            self.told(name)
+        );
+    }
+
+    /// How often the kernel changes anybody's CPUs from now on, for so long.
+    pub(crate) async fn changes(&self, during: Duration) -> usize {
+        let mut sight = Sight::new(self.runtime);
+        for id in self.ids.values() {
+            sight.follow(id).unwrap();
+        }
+        let start = Instant::now();
+        while start.elapsed() < during {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            sight.look().unwrap();
+        }
+        sight.moves
+    }
+
+    /// `cri-resmgr explain`.
+    pub(crate) fn explained(&self, name: &str) -> String {
+        self.relay.ask(&["explain", name]).unwrap()
+    }
+
+    /// For failures: what is explained, and the log.
+    pub(crate) fn told(&self, name: &str) -> String {
+        format!("{}\n{}", self.explained(name), self.relay.log())
+    }
+}

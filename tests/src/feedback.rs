@@ -14,6 +14,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -146,6 +147,8 @@ pub struct Outcome {
     pub decided: usize,
     /// Of those the ones taken back.
     pub undone: usize,
+    /// What each promised and what was seen of it, as explained.
+    pub judged: Vec<String>,
     /// How long it was measured.
     pub during: Duration,
 }
@@ -174,7 +177,10 @@ pub async fn run(runtime: &Runtime, way: Way, during: Duration) -> Result<Outcom
         "static-pools" => arguments.extend(["--static-pools-conf-file", &pools]),
         _ => {}
     }
-    let name = format!("{}-{}", way.policy, way.feedback);
+    // Nobody remembers what became of an earlier one.
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}-{}-{count}", way.policy, way.feedback);
     let relay = exact(runtime, &name, &arguments).await?;
     let mut cri = Cri::connect(&relay.socket(), runtime.cgroup_parent()).await?;
     let ran = Box::pin(measured(runtime, &relay, &mut cri, way, during)).await;
@@ -216,11 +222,15 @@ async fn measured(
     let during = start.elapsed();
     let after = top(relay).await?;
     let classes = gained(&before, &after)?;
-    let (mut decided, mut undone) = (0, 0);
+    let (mut decided, mut undone, mut judged) = (0, 0, Vec::new());
     for part in MIX.iter().filter(|_| way.policy != "null") {
         let told = relay.ask(&["explain", part.name])?;
         decided += told.matches(": moved because of ").count();
         undone += told.matches(": move undone").count();
+        let lines = told
+            .lines()
+            .filter(|line| line.contains("because promised "));
+        judged.extend(lines.map(|line| format!("{}: {}", part.name, line.trim())));
     }
     for id in &running {
         cri.stop(id).await?;
@@ -233,6 +243,7 @@ async fn measured(
         moves: sight.moves,
         decided,
         undone,
+        judged,
         during,
     })
 }

@@ -3,6 +3,7 @@
 //! Every CPU of it is emulated by one thread of the host: what runs where, counts and placements are
 //! real in there, times are not.
 
+use crate::skip;
 use anyhow::{Context, Result, bail};
 use std::{
     fmt::Write as _,
@@ -10,12 +11,14 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
 const BEGIN: &str = "guest-script-begins";
 const EXIT: &str = "guest-script-exit-status:";
+/// Set in the environment of a test that runs in a guest.
+const INSIDE: &str = "RESMGR_IN_GUEST";
 
 /// A machine to boot. CPUs are numbered socket by socket, node by node, core by core: the threads of
 /// a core are neighbours.
@@ -80,6 +83,49 @@ impl Guest {
             .find(|file| !file.is_file())?;
         let name = missing.file_name()?.to_string_lossy();
         Some(format!("no {name} in .cache/kernels/{}", self.kernel))
+    }
+
+    /// For a test that is to run in a guest: whether this is one. Elsewhere the guest is booted and runs this
+    /// program's test `name` with more `environment`, one guest at a time; its lines are shown, and what it
+    /// skips is noted here. Where none can run, `name` is skipped.
+    ///
+    /// # Errors
+    /// When the guest cannot be started, hangs, or the test fails in there.
+    #[expect(clippy::print_stdout, reason = "shown when the test fails")]
+    pub fn runs(&self, name: &str, environment: &[(&str, &str)]) -> Result<bool> {
+        if std::env::var_os(INSIDE).is_some() {
+            return Ok(true);
+        }
+        if let Some(why) = skip::no_relay().or_else(|| self.unavailable()) {
+            skip::skip(&format!("{name}, in a guest"), &why);
+            return Ok(false);
+        }
+        let mut script = format!("{INSIDE}=1 ");
+        let inherited = std::env::var("RESMGR_BINARIES").ok();
+        let inherited = inherited
+            .iter()
+            .map(|folder| ("RESMGR_BINARIES", &**folder));
+        for (key, value) in environment.iter().copied().chain(inherited) {
+            write!(script, "{key}='{value}' ")?;
+        }
+        let own = std::env::current_exe()?;
+        write!(script, "{} --exact --nocapture {name}", own.display())?;
+        // Each keeps a CPU of this machine busy.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let ran = self.run(&script, |line| {
+            println!("guest: {line}");
+            // In there nobody could note it.
+            let skipped = line.strip_prefix(skip::WORD);
+            if let Some((what, why)) = skipped.and_then(|skipped| skipped.rsplit_once(": ")) {
+                skip::skip(what, why);
+            }
+        })?;
+        if ran.status != 0 {
+            // Its lines were shown as they came.
+            bail!("{name} failed in the guest: status {}", ran.status);
+        }
+        Ok(false)
     }
 
     /// Boots, runs a shell script with the usual file systems mounted (`/run`, `/tmp` and `/var/lib`

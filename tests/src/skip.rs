@@ -2,10 +2,13 @@
 
 use std::io::Write as _;
 
+/// What a line about a skip begins with.
+pub(crate) const WORD: &str = "SKIPPED ";
+
 /// Notes that the test `what` is skipped because of `why`.
 #[expect(clippy::print_stderr, reason = "a skip must be seen")]
 pub fn skip(what: &str, why: &str) {
-    eprintln!("SKIPPED {what}: {why}");
+    eprintln!("{WORD}{what}: {why}");
     let Some(file) = std::env::var_os("RESMGR_SKIPPED") else {
         return;
     };

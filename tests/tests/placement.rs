@@ -4,12 +4,11 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::large_futures,
-    clippy::print_stdout,
     reason = "a test program: helpers fail the test"
 )]
 
 use resmgr_tests::{Container, Cri, Guest, Pod, Relay, Runtime, eventually, kernel, skip};
-use std::{collections::BTreeSet, sync::Mutex, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 /// A runtime, the relay in front of it, and a kubelet's view of them.
 struct Node {
@@ -76,35 +75,6 @@ fn cpus(list: &str) -> BTreeSet<u32> {
             first.parse::<u32>().unwrap()..=last.parse::<u32>().unwrap()
         })
         .collect()
-}
-
-/// Runs the test of this name in the guest; whether it is there already.
-fn in_guest(name: &str) -> bool {
-    if std::env::var_os("RESMGR_IN_GUEST").is_some() {
-        return true;
-    }
-    if let Some(why) = skip::no_relay() {
-        skip::skip(&format!("placement: {name}"), &why);
-        return false;
-    }
-    let guest = Guest::n4c16();
-    if let Some(why) = guest.unavailable() {
-        skip::skip(&format!("placement: {name}"), &why);
-        return false;
-    }
-    let own = std::env::current_exe().unwrap();
-    let script = format!(
-        "RESMGR_IN_GUEST=1 {} --exact --nocapture {name}",
-        own.display()
-    );
-    // One at a time: each keeps a CPU of the host busy.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock();
-    let ran = guest
-        .run(&script, |line| println!("guest: {line}"))
-        .unwrap();
-    assert_eq!(ran.status, 0, "in the guest:\n{}", ran.output);
-    false
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,7 +161,8 @@ async fn a_cpuset_written_behind_our_back_is_repaired() {
 
 #[test]
 fn in_the_guest_static_gives_whole_cores_of_one_node() {
-    if in_guest("in_the_guest_static_gives_whole_cores_of_one_node") {
+    let name = "in_the_guest_static_gives_whole_cores_of_one_node";
+    if Guest::n4c16().runs(name, &[]).unwrap() {
         block_on(async {
             let mut node =
                 Node::start(&["--policy", "static", "--reserved-resources", "cpu=1000m"]).await;

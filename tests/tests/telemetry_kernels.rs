@@ -17,7 +17,7 @@ use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
-use resmgr_tests::{Container, Cri, Guest, Relay, Runtime, eventually, kernel, skip};
+use resmgr_tests::{Container, Cri, Guest, Relay, Runtime, eventually, kernel};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -33,30 +33,6 @@ const LIMIT: Duration = Duration::from_secs(120);
 const SPINNERS: usize = 3;
 const THEIR_CPU: usize = 5;
 
-/// Whether this is the guest; where it is not, the guest is booted and runs the test named so.
-fn in_guest(name: &str, guest: &Guest) -> bool {
-    if std::env::var_os("RESMGR_IN_GUEST").is_some() {
-        return true;
-    }
-    if let Some(why) = skip::no_relay().or_else(|| guest.unavailable()) {
-        skip::skip(&format!("telemetry: kernel {}", guest.kernel), &why);
-        return false;
-    }
-    let own = std::env::current_exe().unwrap();
-    let binaries = std::env::var("RESMGR_BINARIES")
-        .map(|folder| format!("RESMGR_BINARIES={folder} "))
-        .unwrap_or_default();
-    let script = format!(
-        "RESMGR_IN_GUEST=1 {binaries}{} --exact --nocapture {name}",
-        own.display()
-    );
-    let ran = guest
-        .run(&script, |line| println!("guest: {line}"))
-        .unwrap();
-    assert_eq!(ran.status, 0, "in the guest:\n{}", ran.output);
-    false
-}
-
 /// Two sockets of two NUMA nodes: hops to the sibling, the core, the node and the socket next door.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_kernel_6_1_the_numbers_are_the_kernels_and_each_hop_counts_once() {
@@ -65,7 +41,7 @@ async fn on_kernel_6_1_the_numbers_are_the_kernels_and_each_hop_counts_once() {
         ..Guest::n4c16()
     };
     let name = "on_kernel_6_1_the_numbers_are_the_kernels_and_each_hop_counts_once";
-    if in_guest(name, &guest) {
+    if guest.runs(name, &[]).unwrap() {
         agrees("6.1.", [true, true, false, true, true]).await;
     }
 }
@@ -80,7 +56,7 @@ async fn on_kernel_6_12_the_numbers_are_the_kernels_and_each_hop_counts_once() {
         ..Guest::n4c16()
     };
     let name = "on_kernel_6_12_the_numbers_are_the_kernels_and_each_hop_counts_once";
-    if in_guest(name, &guest) {
+    if guest.runs(name, &[]).unwrap() {
         agrees("6.12.", [true, true, true, false, true]).await;
     }
 }

@@ -50,7 +50,18 @@ macro_rules! scenarios {
 fn feedback_on_two_sockets() {
     const NAME: &str = "feedback_on_two_sockets";
     let only = std::env::var("RESMGR_FEEDBACK_ONLY").unwrap_or_default();
-    if std::env::var_os("RESMGR_IN_GUEST").is_some() {
+    let guest = Guest {
+        limit: Duration::from_secs(1800),
+        ..Guest::n4c16()
+    };
+    if resmgr_tests::built("workload").is_none() {
+        let why = "the workload program is not built: cargo build --bins";
+        return skip::skip("feedback on two sockets", why);
+    }
+    if guest
+        .runs(NAME, &[("RESMGR_FEEDBACK_ONLY", &only)])
+        .unwrap()
+    {
         tokio::runtime::Runtime::new().unwrap().block_on(async {
             let runtime = Runtime::start().unwrap();
             scenarios!(
@@ -60,41 +71,5 @@ fn feedback_on_two_sockets() {
                 mix::feedback_ends_the_crossing_of_sockets_and_nobody_waits_more,
             );
         });
-        return;
     }
-    let guest = Guest {
-        limit: Duration::from_secs(1800),
-        ..Guest::n4c16()
-    };
-    let missing = || {
-        let program = resmgr_tests::built("workload");
-        program
-            .is_none()
-            .then(|| "the workload program is not built: cargo build --bins".into())
-    };
-    if let Some(why) = skip::no_relay()
-        .or_else(missing)
-        .or_else(|| guest.unavailable())
-    {
-        return skip::skip("feedback on two sockets", &why);
-    }
-    let own = std::env::current_exe().unwrap();
-    let own = own.display();
-    let binaries = std::env::var("RESMGR_BINARIES")
-        .map(|folder| format!("RESMGR_BINARIES={folder} "))
-        .unwrap_or_default();
-    let script = format!(
-        "RESMGR_IN_GUEST=1 RESMGR_FEEDBACK_ONLY='{only}' {binaries}{own} --exact --nocapture {NAME}"
-    );
-    let ran = guest
-        .run(&script, |line| {
-            println!("guest: {line}");
-            // In there nobody could note it.
-            let skipped = line.strip_prefix("SKIPPED ");
-            if let Some((what, why)) = skipped.and_then(|skipped| skipped.rsplit_once(": ")) {
-                skip::skip(what, why);
-            }
-        })
-        .unwrap();
-    assert_eq!(ran.status, 0, "in the guest:\n{}", ran.output);
 }

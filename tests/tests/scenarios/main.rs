@@ -13,7 +13,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::print_stdout,
     clippy::large_futures,
     reason = "a test program: helpers fail the test"
 )]
@@ -25,42 +24,21 @@ mod slices;
 mod stage;
 
 use futures::FutureExt as _;
-use resmgr_tests::{Guest, skip};
+use resmgr_tests::Guest;
 use stage::Stage;
 use std::{
     panic::AssertUnwindSafe,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// Runs the test of this name in a guest whose kernel gets `append`; whether it is there already.
+/// Whether this is a guest whose kernel got `append`; where it is not, one is booted and runs the test named so.
 fn in_guest(name: &str, append: &str) -> bool {
-    if std::env::var_os("RESMGR_IN_GUEST").is_some() {
-        return true;
-    }
     let guest = Guest {
         append: append.to_owned(),
         limit: Duration::from_secs(2400),
         ..Guest::n4c16()
     };
-    if let Some(why) = skip::no_relay().or_else(|| guest.unavailable()) {
-        skip::skip(&format!("scenarios: {name}"), &why);
-        return false;
-    }
-    let own = std::env::current_exe().unwrap();
-    let own = own.display();
-    let binaries = std::env::var("RESMGR_BINARIES")
-        .map(|folder| format!("RESMGR_BINARIES={folder} "))
-        .unwrap_or_default();
-    let script = format!("RESMGR_IN_GUEST=1 {binaries}{own} --exact --nocapture {name}");
-    // One at a time: each keeps a CPU of the host busy.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let ran = guest
-        .run(&script, |line| println!("guest: {line}"))
-        .unwrap();
-    assert_eq!(ran.status, 0, "in the guest:\n{}", ran.output);
-    false
+    guest.runs(name, &[]).unwrap()
 }
 
 /// Runs scenarios one after the other; all of them, whatever becomes of one.

@@ -73,6 +73,19 @@ impl<'a> Pools<'a> {
     /// the first list, by requests and by measurements.
     pub(crate) async fn crowd(&mut self) {
         self.begin("crowd", &["batch", "1"], 3000, Some("1")).await;
+        // Three half-lives: by then what started all this is forgotten, and this is known.
+        let known = eventually(PATIENCE, async || {
+            let view = self.relay.ask(&["top", "--once", "--json"]);
+            let view = view.unwrap_or_default();
+            let view: serde_json::Value = serde_json::from_str(&view).unwrap_or_default();
+            let mut all = view["containers"].as_array().into_iter().flatten();
+            let one = all.find(|one| one["container"] == "crowd");
+            let ran = one.and_then(|one| one["run_ns"].as_object());
+            let ran = ran.into_iter().flat_map(|ran| ran.values());
+            ran.filter_map(serde_json::Value::as_u64).sum::<u64>() > 6_000_000_000
+        })
+        .await;
+        assert!(known, "{}", self.told("crowd"));
     }
 
     /// Two that will wait, on the first list. Nobody of them runs before both have been placed.

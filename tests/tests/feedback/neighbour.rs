@@ -50,6 +50,8 @@ async fn evaded(pools: &mut Pools<'_>) {
     assert!(told.contains("25m requested per CPU"), "{told}");
     assert!(told.contains("900m requested per CPU"), "{told}");
 
+    // It has not been moved yet, and might rightly go to the list that falls idle.
+    pools.end("next").await;
     pools.end("noisy").await;
     let changes = pools.changes(Duration::from_secs(12)).await;
     for name in VICTIMS {
@@ -59,7 +61,7 @@ async fn evaded(pools: &mut Pools<'_>) {
         assert_eq!(pools.cpus(name), CALM);
     }
     assert_eq!(changes, 0, "{}", pools.relay.log());
-    for name in [VICTIMS[0], VICTIMS[1], "next"] {
+    for name in VICTIMS {
         pools.end(name).await;
     }
 }

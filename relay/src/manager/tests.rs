@@ -491,8 +491,19 @@ async fn a_write_behind_our_back_is_repaired_and_counted() {
             now.find("db").is_some_and(|e| e.stage != Stage::Reserved)
         })
         .await;
+    // As the runtime makes it, before it fills it in: that is nobody's write.
+    std::fs::write(&path, "").unwrap();
+    let filled_in = async {
+        while node.kernel(POD, "db") != "0-1" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), filled_in)
+        .await
+        .unwrap();
     std::fs::write(&path, "0-7").unwrap();
     relay.eventually("drift", |now| now.counts.drifts > 0).await;
+    assert_eq!(relay.handle.snapshot().counts.drifts, 1);
     assert_eq!(node.kernel(POD, "db"), "0-1");
 }
 

@@ -214,7 +214,13 @@ impl Owner {
             }
             match result {
                 Ok(drifts) => {
+                    let created = |entry: &Arc<Entry>| entry.stage == Stage::Created;
+                    let starting = self.entries.get(&id).is_some_and(created);
                     for drift in drifts {
+                        if starting && drift.found.is_empty() {
+                            // Nobody's write: the runtime has made the cgroup and not filled it in.
+                            continue;
+                        }
                         shown = true;
                         self.counts.drifts += 1;
                         tracing::warn!(container = %drift.container, field = %drift.field,

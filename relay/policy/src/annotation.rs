@@ -4,7 +4,6 @@
 //! `KEY.cri-resource-manager.intel.com/container.NAME`, `…/pod`, or without a suffix.
 
 use crate::request::Request;
-use alloc::format;
 
 const DOMAIN: &str = "cri-resource-manager.intel.com";
 
@@ -21,14 +20,30 @@ pub fn concerns_placement(key: &str) -> bool {
 /// The effective value of an annotation for this container.
 #[must_use]
 pub fn effective<'a>(request: &'a Request, key: &str) -> Option<&'a str> {
-    let keys = [
-        format!("{key}.{DOMAIN}/container.{}", request.name),
-        format!("{key}.{DOMAIN}/pod"),
-        format!("{key}.{DOMAIN}"),
-        format!("{DOMAIN}/{key}"),
-    ];
-    let mut found = keys.iter().filter_map(|key| request.annotations.get(key));
-    found.next().map(|value| value.as_str())
+    let all = request.annotations.iter();
+    let ranked = all.filter_map(|(full, value)| Some((rank(full, key, &request.name)?, value)));
+    let first = ranked.min_by_key(|(rank, _value)| *rank);
+    first.map(|(_rank, value)| value.as_str())
+}
+
+/// Which of the forms of `key` for a container the full key of an annotation is; the smallest counts.
+fn rank(full: &str, key: &str, container: &str) -> Option<u8> {
+    let (name, suffix) = match full.split_once('/') {
+        Some((name, suffix)) => (name, Some(suffix)),
+        None => (full, None),
+    };
+    let rest = name.strip_suffix(DOMAIN)?;
+    if rest.is_empty() {
+        return (suffix == Some(key)).then_some(3);
+    }
+    if rest.strip_suffix('.') != Some(key) {
+        return None;
+    }
+    match suffix {
+        None => Some(2),
+        Some("pod") => Some(1),
+        Some(suffix) => (suffix.strip_prefix("container.") == Some(container)).then_some(0),
+    }
 }
 
 /// A boolean annotation; `None` when absent, `Some(None)` when it is not a boolean.
@@ -59,4 +74,31 @@ pub fn wants_rebalance(request: &Request) -> Option<bool> {
 pub fn wants_exclusive_moved(request: &Request) -> bool {
     boolean(request, "rebalance-exclusive") == Some(Some(true))
         && wants_rebalance(request) != Some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_containers_own_key_comes_before_the_pods_and_the_old_style_last() {
+        let at = |full: &str| rank(full, "rebalance", "db");
+        let domain = |rest: &str| alloc::format!("rebalance.{DOMAIN}{rest}");
+        assert_eq!(at(&domain("/container.db")), Some(0));
+        assert_eq!(at(&domain("/pod")), Some(1));
+        assert_eq!(at(&domain("")), Some(2));
+        assert_eq!(at(&alloc::format!("{DOMAIN}/rebalance")), Some(3));
+        for other in [
+            domain("/container.web"),
+            domain("/container.db2"),
+            domain("/"),
+            alloc::format!("x{}", domain("/pod")),
+            alloc::format!("rebalance-exclusive.{DOMAIN}/pod"),
+            alloc::format!("{DOMAIN}/rebalance-exclusive"),
+            DOMAIN.into(),
+            "rebalance".into(),
+        ] {
+            assert_eq!(at(&other), None, "{other}");
+        }
+    }
 }

@@ -37,7 +37,9 @@ impl Broken {
         let arguments = [&base[..], arguments].concat();
         let environment = [("CRI_RESMGR_FAULTS", file.as_str())];
         let relay = Relay::start_with(&runtime, "relay", &arguments, &environment).unwrap();
-        if !relay.log().contains("CRI_RESMGR_FAULTS is set") {
+        // It is said at the start, and written a moment later.
+        let said = async || relay.log().contains("CRI_RESMGR_FAULTS is set");
+        if !eventually(Duration::from_secs(10), said).await {
             let why = "this build has no faults: cargo build --workspace --bins, not for release";
             skip::skip(what, why);
             return None;

@@ -36,6 +36,8 @@ pub struct TopContainer {
     pub contention_ns: u64,
     /// Time throttled by its quota, nanoseconds.
     pub throttled_ns: u64,
+    /// Run-queue wait that was that throttling, of all its threads together, nanoseconds.
+    pub throttled_wait_ns: u64,
     /// Voluntary switches.
     pub voluntary: u64,
     /// Involuntary switches.
@@ -232,6 +234,7 @@ impl TopView {
                     run_ns: one.run_ns.iter().map(|(cpu, ns)| (cpu.0, *ns)).collect(),
                     contention_ns: wait_wake_ns + wait_preempt_ns,
                     throttled_ns: one.total.throttled_ns,
+                    throttled_wait_ns: one.total.wait_throttled_ns,
                     voluntary: one.total.voluntary,
                     involuntary: one.total.involuntary,
                     migrations: one.total.migrations,
@@ -293,6 +296,7 @@ impl TopView {
             }
             less(&mut one.contention_ns, before.contention_ns);
             less(&mut one.throttled_ns, before.throttled_ns);
+            less(&mut one.throttled_wait_ns, before.throttled_wait_ns);
             less(&mut one.voluntary, before.voluntary);
             less(&mut one.involuntary, before.involuntary);
             less(&mut one.outside_ns, before.outside_ns);

@@ -140,6 +140,24 @@ impl Cluster {
         eventually(SOON, there).await
     }
 
+    /// Whether the agent comes to report on the Node that this ConfigMap of `kube-system`, as it is now,
+    /// has been accepted. Only then does cri-resmgr keep it: killed in between, when the kernel knows
+    /// already, it starts with what was in force before.
+    pub async fn accepted(&self, name: &str) -> bool {
+        let version = r"jsonpath={.metadata.resourceVersion}";
+        let get = ["get", "configmap", "-n", "kube-system", name, "-o", version];
+        let Ok(version) = self.api.kubectl(&get) else {
+            return false;
+        };
+        let annotation = r".metadata.annotations.cri-resource-manager\.intel\.com/config-status";
+        let known = async || {
+            let status: serde_json::Value =
+                serde_json::from_str(&self.node(annotation)).unwrap_or_default();
+            status["state"] == "accepted" && status["resourceVersion"] == version.trim()
+        };
+        eventually(SOON, known).await
+    }
+
     /// The logs of both, for the message of a failure.
     #[must_use]
     pub fn logs(&self) -> String {

@@ -240,6 +240,7 @@ async fn whoever_restarts_in_whatever_order_the_right_configuration_stays_in_for
             "{order:?}\n{}",
             cluster.logs()
         );
+        assert!(cluster.accepted(name).await, "{}", cluster.logs());
     }
 
     // No API server: both restart without it, and nothing changes.

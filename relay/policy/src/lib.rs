@@ -36,7 +36,7 @@ pub use none::Unplaced;
 pub use quantity::{Quantity, QuantityError};
 pub use rebalance::{
     BUDGET_PER_MINUTE, Judged, Moved, Outcome, Part, REST_NS, REST_UNDONE_NS, RebalanceMemory,
-    VERIFY_FROM_NS, VERIFY_NS, What,
+    VERIFY_FROM_NS, VERIFY_NS, VERIFY_WAITING_NS, Wandered, What,
 };
 pub use registry::{POLICIES, PolicyInfo, RebalanceMode, Settings, by_name, find};
 pub use request::{

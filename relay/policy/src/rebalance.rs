@@ -17,7 +17,7 @@ mod memory;
 mod propose;
 
 pub(crate) use cost::{LLC_MIGRATION_US, NODE_MIGRATION_US, PACKAGE_MIGRATION_US};
-pub use memory::{Judged, Moved, Outcome, Part, RebalanceMemory, What};
+pub use memory::{Judged, Moved, Outcome, Part, RebalanceMemory, Wandered, What};
 
 use crate::{
     annotation::wants_rebalance,
@@ -36,6 +36,9 @@ const SECOND_NS: u64 = 1_000_000_000;
 pub const VERIFY_NS: u64 = 20 * SECOND_NS;
 /// From here on, one half-life, a move that has already won what it must is kept.
 pub const VERIFY_FROM_NS: u64 = 10 * SECOND_NS;
+/// A move against migrations that did end them, while there is more waiting than before, is watched so
+/// long: other work on the machine comes and goes, what the move does stays.
+pub const VERIFY_WAITING_NS: u64 = 60 * SECOND_NS;
 /// A container that was moved rests.
 pub const REST_NS: u64 = 300 * SECOND_NS;
 /// A container whose move was undone rests longer.
@@ -53,11 +56,22 @@ pub(crate) struct Proposal {
     pub(crate) watched: Vec<ContainerId>,
     pub(crate) reason: &'static str,
     pub(crate) gain_ns_per_s: u64,
-    /// Wins nothing but order: a loan that is no longer needed goes back. Kept unless it hurts.
-    pub(crate) tidies: bool,
+    pub(crate) wins: Wins,
     pub(crate) why: Vec<String>,
     /// The choices it was made from, best first.
     pub(crate) candidates: Vec<String>,
+}
+
+/// What a move is to win, and is therefore judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wins {
+    /// Less of all that is lost: waiting, cache refill, foreigners.
+    Time,
+    /// Less cache refill after far migrations. What it promises is small beside the noise of waiting, which
+    /// therefore only bounds it.
+    Refill,
+    /// Nothing but order: a loan that is no longer needed goes back. Kept unless it hurts.
+    Order,
 }
 
 /// What a policy must know for its containers to be moved.

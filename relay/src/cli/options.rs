@@ -353,7 +353,7 @@ pub const OPTIONS: &[Opt] = &[
         "DURATION",
         "10s",
         "Smoothed measurements have come half the way to a new rate after this long, and rebalancing \
-         keeps time by it: a move is judged after two half-lives, a container moved rests for 30, one \
+         keeps time by it: a move is judged after two to six half-lives, a container moved rests for 30, one \
          moved back for 360",
     ),
     one(

@@ -1,6 +1,6 @@
 //! What waiting, migrations and moves cost, as time.
 
-use super::memory::{Part, What};
+use super::memory::{Part, Wandered, What};
 use crate::{decision::View, measured::Observed};
 use resmgr_topology::CpuSet;
 
@@ -22,6 +22,12 @@ const LOCAL: u64 = 10;
 
 /// Time lost per second: waiting for CPUs, refilling caches after far migrations, and others on its own CPUs.
 pub(crate) fn lost_ns_per_s(seen: &Observed) -> u64 {
+    let waits = seen.wait_ns_per_s.saturating_add(seen.foreign_ns_per_s);
+    waits.saturating_add(refill_ns_per_s(seen))
+}
+
+/// Of that, the time to refill caches after far migrations.
+pub(super) fn refill_ns_per_s(seen: &Observed) -> u64 {
     // Thousandths of migrations times microseconds are nanoseconds.
     let far = [
         (seen.package_migrations_milli_per_s, PACKAGE_MIGRATION_US),
@@ -29,8 +35,20 @@ pub(crate) fn lost_ns_per_s(seen: &Observed) -> u64 {
         (seen.llc_migrations_milli_per_s, LLC_MIGRATION_US),
     ];
     let caches = far.iter().map(|(count, each)| count.saturating_mul(*each));
-    let waits = seen.wait_ns_per_s.saturating_add(seen.foreign_ns_per_s);
-    caches.fold(waits, u64::saturating_add)
+    caches.fold(0, u64::saturating_add)
+}
+
+impl Wandered {
+    pub(super) fn of(seen: &Observed) -> Self {
+        // Thousandths of a CPU are microseconds per millisecond, that is a million nanoseconds a second.
+        let ran_ns_per_s = u64::from(seen.utilisation_mcpu).saturating_mul(1_000_000);
+        let wanted = seen.wait_ns_per_s.saturating_add(ran_ns_per_s);
+        Self {
+            refill_ns_per_s: refill_ns_per_s(seen),
+            wait_ns_per_s: seen.wait_ns_per_s,
+            waiting_milli: seen.wait_ns_per_s.saturating_mul(1000) / wanted.max(1),
+        }
+    }
 }
 
 /// What a part of a move costs, spread over the time in which it must pay: memory that lies elsewhere is

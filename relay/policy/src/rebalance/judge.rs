@@ -2,12 +2,14 @@
 
 use super::{
     MIN_GAIN_NS, Movable, REST_NS, REST_UNDONE_NS, SECOND_NS, VERIFY_FROM_NS, VERIFY_NS,
+    VERIFY_WAITING_NS,
     cost::lost_ns_per_s,
-    memory::{Moved, Outcome, Part, RebalanceMemory, What},
+    memory::{Moved, Outcome, Part, RebalanceMemory, Wandered, What},
 };
 use crate::{
     contention::CONFIDENT,
     decision::{Change, Decision, Explanation, View},
+    measured::Observed,
     request::ContainerId,
     slices::full_name,
     workload::{Known, key},
@@ -15,12 +17,18 @@ use crate::{
 use alloc::{format, string::String, sync::Arc, vec, vec::Vec};
 use resmgr_topology::Nanos;
 
+/// What may be more of the time in which a container wants to run, and waits, before that counts against a
+/// move that ended its migrations; thousandths.
+const WAITS_MORE_MILLI: u64 = 100;
+
 /// What is known of a move by now.
 struct Seen {
-    /// Lost and promised then, by those who are still there.
-    before: u64,
-    promised: u64,
-    after: u64,
+    won: i64,
+    /// It has kept its promise, and may already be kept.
+    proven: bool,
+    /// When it is undone, if it is not proven by then.
+    until_ns: u64,
+    numbers: String,
 }
 
 pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Option<Decision> {
@@ -34,7 +42,6 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
             ..Decision::default()
         });
     }
-    let verify_ns = view.measured.paced(VERIFY_NS);
     if since < view.measured.paced(VERIFY_FROM_NS) {
         return None;
     }
@@ -45,9 +52,13 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
         let text = "those for whose sake it was made are gone: it stays".into();
         return Some(settled(view, trial, memory, (Outcome::Ended, None), text));
     }
-    let Some(seen) = seen(view, trial) else {
+    let seen = match &trial.wandered {
+        Some(before) => wandering(view, trial, before),
+        None => losing(view, trial),
+    };
+    let Some(seen) = seen else {
         // Too little is known: what cannot be judged in a while stays, so that others get their turn.
-        if since <= verify_ns.saturating_mul(10) {
+        if since <= view.measured.paced(VERIFY_NS).saturating_mul(10) {
             return None;
         }
         let text = format!(
@@ -56,25 +67,15 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
         );
         return Some(settled(view, trial, memory, (Outcome::Kept, None), text));
     };
-    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    let won = signed(seen.before) - signed(seen.after);
-    let least = match trial.promised_ns_per_s {
-        // It promised nothing, but was not to hurt.
-        0 => -signed(MIN_GAIN_NS.max(seen.before / 10)),
-        _ => signed(seen.promised / 2),
-    };
-    let numbers = format!(
-        "promised {} µs/s less waiting and cache refill, seen {} µs/s after {} s",
-        seen.promised / 1000,
-        won / 1000,
-        since / SECOND_NS
+    let (won, numbers) = (
+        seen.won,
+        format!("{} after {} s", seen.numbers, since / SECOND_NS),
     );
-    let proven = won >= least && (trial.promised_ns_per_s > 0 || since >= verify_ns);
-    if proven {
+    if seen.proven {
         let outcome = (Outcome::Kept, Some(won));
         return Some(settled(view, trial, memory, outcome, numbers));
     }
-    if since < verify_ns {
+    if since < seen.until_ns {
         return None;
     }
     memory.settle(Outcome::Undone, Some(won));
@@ -141,24 +142,74 @@ pub(super) fn tell(decision: &mut Decision, id: &ContainerId, why: Explanation) 
     }
 }
 
-fn seen(view: View<'_>, trial: &Moved) -> Option<Seen> {
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn confident<'a>(view: View<'a>, id: &ContainerId) -> Option<&'a Observed> {
+    let seen = view.measured.containers.get(id);
+    seen.filter(|seen| seen.confidence.0 >= CONFIDENT)
+}
+
+/// By its migrations: half as many cache refills as were promised must be saved, and it must not wait
+/// more.
+fn wandering(view: View<'_>, trial: &Moved, before: &Wandered) -> Option<Seen> {
+    let seen = confident(view, &trial.id)?;
+    let after = Wandered::of(seen);
+    let won = signed(before.refill_ns_per_s) - signed(after.refill_ns_per_s);
+    let ended = won >= signed(trial.promised_ns_per_s / 2);
+    let waited = signed(after.wait_ns_per_s) - signed(before.wait_ns_per_s);
+    let calm = waited <= won || after.waiting_milli <= before.waiting_milli + WAITS_MORE_MILLI;
+    let until = if ended { VERIFY_WAITING_NS } else { VERIFY_NS };
+    Some(Seen {
+        won,
+        proven: ended && calm,
+        until_ns: view.measured.paced(until),
+        numbers: format!(
+            "promised {} µs/s less cache refill, seen {} µs/s, with {} % of the time it wants to run waited, \
+             {} % before,",
+            trial.promised_ns_per_s / 1000,
+            won / 1000,
+            after.waiting_milli / 10,
+            before.waiting_milli / 10
+        ),
+    })
+}
+
+/// By the time that is lost, by those who are still there.
+fn losing(view: View<'_>, trial: &Moved) -> Option<Seen> {
     let (mut before, mut after) = (0u64, 0u64);
     for one in &trial.judged {
         if !view.state.containers.contains_key(&one.id) {
             continue;
         }
-        let seen = view.measured.containers.get(&one.id);
-        let seen = seen.filter(|seen| seen.confidence.0 >= CONFIDENT)?;
+        let seen = confident(view, &one.id)?;
         before = before.saturating_add(one.lost_ns_per_s);
         after = after.saturating_add(lost_ns_per_s(seen));
     }
     // What those who have left would have won is not asked of the others.
     let part = u128::from(before) * u128::from(trial.promised_ns_per_s);
     let promised = part / u128::from(trial.lost_ns_per_s.max(1));
+    let promised = u64::try_from(promised).unwrap_or(u64::MAX);
+    let won = signed(before) - signed(after);
+    let verify_ns = view.measured.paced(VERIFY_NS);
+    let proven = match trial.promised_ns_per_s {
+        // It promised nothing, but was not to hurt; that is known at the end.
+        0 => {
+            let least = -signed(MIN_GAIN_NS.max(before / 10));
+            won >= least && view.now.0.saturating_sub(trial.at.0) >= verify_ns
+        }
+        _ => won >= signed(promised / 2),
+    };
     Some(Seen {
-        before,
-        promised: u64::try_from(promised).unwrap_or(u64::MAX),
-        after,
+        won,
+        proven,
+        until_ns: verify_ns,
+        numbers: format!(
+            "promised {} µs/s less waiting and cache refill, seen {} µs/s",
+            promised / 1000,
+            won / 1000
+        ),
     })
 }
 

@@ -89,6 +89,17 @@ pub struct Judged {
     pub lost_ns_per_s: u64,
 }
 
+/// What a container was like before a move against its migrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wandered {
+    /// Time per second to refill caches after far migrations, nanoseconds.
+    pub refill_ns_per_s: u64,
+    /// Time per second it waited, nanoseconds.
+    pub wait_ns_per_s: u64,
+    /// Of the time in which it wanted to run, the part in which it waited; thousandths.
+    pub waiting_milli: u64,
+}
+
 /// A move that was made, or would have been.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
@@ -115,6 +126,10 @@ pub struct Moved {
     /// How many containers had ever come by then: whoever comes while it is watched spoils the comparison.
     #[serde(default)]
     pub arrivals: u64,
+    /// Of a move against migrations: the container before. Such a move is judged by these, others by the
+    /// time lost.
+    #[serde(default)]
+    pub wandered: Option<Wandered>,
 }
 
 /// What rebalancing has to remember.

@@ -2,9 +2,10 @@
 
 use super::{
     BUDGET_PER_MINUTE, MIN_GAIN_NS, Movable, Proposal, REST_NS, SECOND_NS, VERIFY_NS,
+    VERIFY_WAITING_NS, Wins,
     cost::{PAYBACK_S, cost_ns_per_s, lost_ns_per_s},
     judge::tell,
-    memory::{Judged, Moved, Outcome, Part, RebalanceMemory, What},
+    memory::{Judged, Moved, Outcome, Part, RebalanceMemory, Wandered, What},
     movable,
 };
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     slices::full_name,
     workload::key,
 };
-use alloc::{format, vec::Vec};
+use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;
 use resmgr_topology::Nanos;
 
@@ -35,7 +36,8 @@ pub(super) fn propose(policy: &impl Movable, view: View<'_>) -> Option<Decision>
         })
         .filter(|(cost, one)| {
             let pays = one.gain_ns_per_s >= MIN_GAIN_NS && one.gain_ns_per_s > *cost;
-            (pays || one.tidies) && !one.parts.iter().any(|part| rests(view, memory, part))
+            (pays || one.wins == Wins::Order)
+                && !one.parts.iter().any(|part| rests(view, memory, part))
         })
         .collect();
     let first = |one: &Proposal| one.parts.first().map(|part| part.id.clone());
@@ -55,7 +57,12 @@ fn rests(view: View<'_>, memory: &RebalanceMemory, part: &Part) -> bool {
         || (!matches!(part.what, What::Pool(_)) && undone().is_some_and(|until| view.now < until))
 }
 
-fn carry_out(policy: &impl Movable, view: View<'_>, cost: u64, best: Proposal) -> Option<Decision> {
+fn carry_out(
+    policy: &impl Movable,
+    view: View<'_>,
+    cost: u64,
+    mut best: Proposal,
+) -> Option<Decision> {
     let mut memory = view.state.rebalance.clone();
     for part in &best.parts {
         if let What::Pool(name) = &part.what {
@@ -76,27 +83,9 @@ fn carry_out(policy: &impl Movable, view: View<'_>, cost: u64, best: Proposal) -
     for part in &best.parts {
         memory.rest(part, until);
     }
-    let mut reasons = best.why;
-    if best.tidies {
-        reasons.push(format!(
-            "wins nothing but order; judged after {} s, undone if anybody waits more",
-            view.measured.paced(VERIFY_NS) / SECOND_NS
-        ));
-    } else {
-        reasons.push(format!(
-            "promises {} µs/s of {} µs/s lost to waiting and cache refill; moving its memory and warming \
-             caches costs {} µs/s over {PAYBACK_S} s",
-            best.gain_ns_per_s / 1000,
-            lost / 1000,
-            cost / 1000
-        ));
-        reasons.push(format!(
-            "rule: the move that wins most, of those that win more than they cost and than {} µs/s; \
-             judged after {} s, undone if less than half is won",
-            MIN_GAIN_NS / 1000,
-            view.measured.paced(VERIFY_NS) / SECOND_NS
-        ));
-    }
+    let wandered = view.measured.containers.get(&id).map(Wandered::of);
+    let mut reasons = core::mem::take(&mut best.why);
+    reasons.extend(promise(view, &best, lost, cost));
     let explanations: Vec<_> = best
         .parts
         .iter()
@@ -123,6 +112,7 @@ fn carry_out(policy: &impl Movable, view: View<'_>, cost: u64, best: Proposal) -
         seen_ns_per_s: None,
         outcome: Outcome::Trial,
         arrivals: view.state.next_arrival,
+        wandered: wandered.filter(|_| best.wins == Wins::Refill),
     });
     let mut decision = Decision {
         changes,
@@ -133,6 +123,36 @@ fn carry_out(policy: &impl Movable, view: View<'_>, cost: u64, best: Proposal) -
         tell(&mut decision, &id, why);
     }
     Some(decision)
+}
+
+/// What is expected of a move, and when and how it is judged.
+fn promise(view: View<'_>, best: &Proposal, lost: u64, cost: u64) -> Vec<String> {
+    let seconds = |ns| view.measured.paced(ns) / SECOND_NS;
+    let judged = format!("judged after {} s", seconds(VERIFY_NS));
+    let undone = match best.wins {
+        Wins::Order => {
+            let text = format!("wins nothing but order; {judged}, undone if anybody waits more");
+            return vec![text];
+        }
+        Wins::Time => format!("{judged}, undone if less than half is won"),
+        Wins::Refill => format!(
+            "{judged}, undone if less than half of the refill is won, or if it waits more for {} s",
+            seconds(VERIFY_WAITING_NS)
+        ),
+    };
+    vec![
+        format!(
+            "promises {} µs/s of {} µs/s lost to waiting and cache refill; moving its memory and warming \
+             caches costs {} µs/s over {PAYBACK_S} s",
+            best.gain_ns_per_s / 1000,
+            lost / 1000,
+            cost / 1000
+        ),
+        format!(
+            "rule: the move that wins most, of those that win more than they cost and than {} µs/s; {undone}",
+            MIN_GAIN_NS / 1000
+        ),
+    ]
 }
 
 /// Whose loss is compared: of pools those that lose most, otherwise whoever moves or is to win by it.

@@ -12,7 +12,7 @@ use crate::{
     annotation::wants_exclusive_moved,
     contention::Contention,
     decision::{Change, View},
-    rebalance::{Movable, Part, Proposal, RebalanceMemory, What, movable},
+    rebalance::{Movable, Part, Proposal, RebalanceMemory, What, Wins, movable},
     request::ContainerId,
     state::Placement,
 };
@@ -142,7 +142,7 @@ pub(super) fn single(part: Part, reason: &'static str, gain_ns_per_s: u64) -> Pr
         watched: Vec::new(),
         reason,
         gain_ns_per_s,
-        tidies: false,
+        wins: Wins::Time,
         why: Vec::new(),
         candidates: Vec::new(),
     }

@@ -7,7 +7,7 @@ use crate::{
     contention::Contention,
     decision::{Change, View},
     measured::Observed,
-    rebalance::{Movable, Part, Proposal, RebalanceMemory, What, movable},
+    rebalance::{Movable, Part, Proposal, RebalanceMemory, What, Wins, movable},
     request::ContainerId,
     slices::{HURT_NS_PER_S, PAIR_MILLI_PER_S, due_to},
     state::{Container, Placement},
@@ -116,7 +116,7 @@ fn level(view: View<'_>, contention: &Contention, shared: &Shared<'_>) -> Option
         watched: Vec::new(),
         reason: "contention",
         gain_ns_per_s: shared.seen.wait_ns_per_s / 2,
-        tidies: false,
+        wins: Wins::Time,
         why: vec![
             format!(
                 "waited {} µs/s on list {}, {here} of 1000 busy",
@@ -171,7 +171,7 @@ fn parting(policy: &StaticPools, view: View<'_>, contention: &Contention) -> Vec
                 reason: "parting",
                 // Who hurts is moved for the sake of the other: half as sure to help.
                 gain_ns_per_s: due_to(hurt, rate) / if goes == victim { 2 } else { 4 },
-                tidies: false,
+                wins: Wins::Time,
                 why: vec![
                     format!(
                         "{by} preempts {victim} {} times a second on list {on}, who waits {} µs/s",
@@ -230,7 +230,7 @@ fn exchange(
         watched: Vec::new(),
         reason: "foreign",
         gain_ns_per_s: seen.foreign_ns_per_s / 2,
-        tidies: false,
+        wins: Wins::Time,
         why: vec![
             format!(
                 "others ran {} µs/s on its CPUs {}; {to} are free",

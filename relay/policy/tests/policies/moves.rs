@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use resmgr_policy::{
     Confidence, ContainerId, CpuListConfig, Observed, Outcome, PoolConfig, PoolsConfig,
     QosClass::{BestEffort, Burstable, Guaranteed},
-    REST_NS, StaticConfig, StaticPlusPolicy, StaticPolicy, StaticPools, VERIFY_NS, remember,
-    workload,
+    REST_NS, StaticConfig, StaticPlusPolicy, StaticPolicy, StaticPools, VERIFY_FROM_NS, VERIFY_NS,
+    VERIFY_WAITING_NS, remember, workload,
 };
 use resmgr_topology::{CpuId, MilliCpu, Nanos, NodeId, Topology};
 
@@ -385,6 +385,72 @@ fn a_confined_container_that_starves_gets_more_room() {
     see(&mut world, "chatty", |seen| seen.wait_ns_per_s = 600 * MS);
     assert_eq!(step(&mut world).as_deref(), Some("contention"));
     assert_ne!(cpus(&world.on("chatty")), narrow);
+}
+
+/// A shared container whose threads cross sockets 400 times a second and that waits a second in each, by two
+/// sockets; confined to one of them.
+fn crossing() -> World {
+    let mut world = plus(Topology::synthetic("pack:2 core:4").unwrap(), "0");
+    world.place(&request("chatty", Burstable, 500)).unwrap();
+    see(&mut world, "chatty", |seen| {
+        seen.utilisation_mcpu = 1500;
+        seen.package_migrations_milli_per_s = 400_000;
+        seen.wait_ns_per_s = 1000 * MS;
+    });
+    assert_eq!(step(&mut world).as_deref(), Some("migrations"));
+    world
+}
+
+/// The threads of `chatty` no longer cross; milliseconds it waits in a second.
+fn ended(world: &mut World, wait: u64) {
+    see(world, "chatty", |seen| {
+        seen.package_migrations_milli_per_s = 1000;
+        seen.wait_ns_per_s = wait * MS;
+    });
+}
+
+#[test]
+fn the_noise_of_waiting_does_not_take_back_a_move_that_ended_migrations() {
+    // It waited 40 % of the time it wanted to run, and waits for up to 10 % more of it.
+    for wait in [0, 1030, 1490] {
+        let mut world = crossing();
+        ended(&mut world, wait);
+        later(&mut world, VERIFY_FROM_NS);
+        step(&mut world);
+        let moved = world.state.rebalance.history.back().unwrap();
+        // 399 crossings of 100 µs.
+        let won = (moved.outcome, moved.seen_ns_per_s);
+        assert_eq!(won, (Outcome::Kept, Some(39_900_000)), "{wait}");
+    }
+    // More than that may be others' doing: it is watched on, and stays when it ends.
+    for (wait, outcome) in [(1000, Outcome::Kept), (1700, Outcome::Undone)] {
+        let mut world = crossing();
+        ended(&mut world, 1700);
+        for _ in 0..3 {
+            later(&mut world, VERIFY_FROM_NS);
+            assert_eq!((step(&mut world), last(&world)), (None, Outcome::Trial));
+        }
+        ended(&mut world, wait);
+        later(&mut world, VERIFY_WAITING_NS - 3 * VERIFY_FROM_NS);
+        step(&mut world);
+        assert_eq!(last(&world), outcome);
+        assert_eq!(world.on("chatty") == "1-7", outcome == Outcome::Undone);
+    }
+}
+
+#[test]
+fn a_move_that_did_not_end_migrations_is_taken_back_however_little_there_is_to_wait() {
+    let mut world = crossing();
+    see(&mut world, "chatty", |seen| {
+        seen.package_migrations_milli_per_s = 300_000;
+        seen.wait_ns_per_s = 0;
+    });
+    later(&mut world, VERIFY_NS);
+    step(&mut world);
+    assert_eq!(
+        (last(&world), world.on("chatty")),
+        (Outcome::Undone, "1-7".into())
+    );
 }
 
 #[test]

@@ -6,7 +6,8 @@ use resmgr_policy::{
     BUDGET_PER_MINUTE, Confidence, ContainerId, CpuListConfig, Observed, Outcome, PoolConfig,
     PoolsConfig,
     QosClass::{Burstable, Guaranteed},
-    REST_NS, RebalanceMode, STALE_NS, Settings, StaticPlusPolicy, StaticPools, VERIFY_NS, by_name,
+    REST_NS, RebalanceMode, STALE_NS, Settings, StaticPlusPolicy, StaticPools, VERIFY_NS,
+    VERIFY_WAITING_NS, by_name,
 };
 use resmgr_topology::Nanos;
 
@@ -97,7 +98,7 @@ fn what_others_who_came_may_have_spoilt_is_tried_again_after_a_rest() {
     // All wait more since: whether because of the move nobody knows.
     world.place(&request("late", Burstable, 500)).unwrap();
     see(&mut world, "chatty", 500, 0);
-    later(&mut world, VERIFY_NS);
+    later(&mut world, VERIFY_WAITING_NS);
     let undone = world.policy.rebalance(world.view()).unwrap();
     let why = undone.changes[0].explanation.as_ref().unwrap();
     assert!(

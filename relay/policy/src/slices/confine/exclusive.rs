@@ -4,7 +4,7 @@
 use super::{Scene, single};
 use crate::{
     measured::Observed,
-    rebalance::{NODE_MIGRATION_US, PACKAGE_MIGRATION_US, Part, Proposal, What},
+    rebalance::{NODE_MIGRATION_US, PACKAGE_MIGRATION_US, Part, Proposal, What, Wins},
     request::ContainerId,
     slices::{Flavour, Slices, source},
     state::Container,
@@ -49,7 +49,7 @@ pub(super) fn proposal<F: Flavour>(
     let choose = |from: &CpuSet| allocate(topology, from, held.len(), &preference);
     let package = seen.package_migrations_milli_per_s;
     let node = seen.node_migrations_milli_per_s;
-    let (to, reason, gain, why) = if wanders(seen) {
+    let (to, reason, gain, wins, why) = if wanders(seen) {
         let to = choose(&free.union(&held))?;
         let saves = match (spread(topology, &held), spread(topology, &to)) {
             ((packages, _), (fewer, 1)) if fewer < packages => {
@@ -64,7 +64,7 @@ pub(super) fn proposal<F: Flavour>(
             package / 1000,
             node / 1000
         );
-        (to, "migrations", saves, why)
+        (to, "migrations", saves, Wins::Refill, why)
     } else {
         // Others have no business there, but cannot be driven off: other CPUs may be left alone.
         let to = choose(&free)?;
@@ -72,7 +72,7 @@ pub(super) fn proposal<F: Flavour>(
             "others ran {} µs/s on its CPUs {held}; {to} are free",
             seen.foreign_ns_per_s / 1000
         );
-        (to, "foreign", seen.foreign_ns_per_s / 2, why)
+        (to, "foreign", seen.foreign_ns_per_s / 2, Wins::Time, why)
     };
     let part = Part {
         id: id.clone(),
@@ -85,6 +85,7 @@ pub(super) fn proposal<F: Flavour>(
             why,
             "its pod lets exclusive CPUs be exchanged (annotation rebalance-exclusive)".into(),
         ],
+        wins,
         ..single(part, reason, gain)
     })
 }

@@ -3,7 +3,7 @@
 
 use super::{Scene, Shared, confine, span::Level, span::Span};
 use crate::{
-    rebalance::{Part, Proposal, or},
+    rebalance::{Part, Proposal, Wins, or},
     request::ContainerId,
 };
 use alloc::{format, vec::Vec};
@@ -86,7 +86,7 @@ fn part<'a>(
         watched: alloc::vec![victim.clone(), by.clone()],
         reason: "parting",
         gain_ns_per_s: due_to(hurt.seen, rate) / 2,
-        tidies: false,
+        wins: Wins::Time,
         why: alloc::vec![
             format!(
                 "{by} preempts {victim} {} times a second, who waits {} µs/s; they run on {} and {}",

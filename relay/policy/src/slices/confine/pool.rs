@@ -3,7 +3,7 @@
 
 use super::Scene;
 use crate::{
-    rebalance::{Part, Proposal, What, movable, or},
+    rebalance::{Part, Proposal, What, Wins, movable, or},
     request::ContainerId,
 };
 use alloc::{format, string::String, sync::Arc, vec, vec::Vec};
@@ -99,7 +99,7 @@ fn pool<'a>(scene: &Scene<'_>, name: &'static str, own: CpuSet, lender: CpuSet) 
 fn proposal(scene: &Scene<'_>, borrower: &Pool<'_>, lender: &Pool<'_>) -> Option<Proposal> {
     let (_, worst) = borrower.worst?;
     let candidates = vec![borrower.line(scene), lender.line(scene)];
-    let make = |to, reason, gain_ns_per_s, tidies, why| Proposal {
+    let make = |to, reason, gain_ns_per_s, wins, why| Proposal {
         parts: vec![Part {
             id: worst.clone(),
             what: What::Pool(Arc::from(borrower.name)),
@@ -109,7 +109,7 @@ fn proposal(scene: &Scene<'_>, borrower: &Pool<'_>, lender: &Pool<'_>) -> Option
         watched: Vec::new(),
         reason,
         gain_ns_per_s,
-        tidies,
+        wins,
         why: vec![why],
         candidates,
     };
@@ -138,7 +138,7 @@ fn proposal(scene: &Scene<'_>, borrower: &Pool<'_>, lender: &Pool<'_>) -> Option
             lender.name,
             lender.busy(scene)
         );
-        return Some(make(Some(lent), "starving", gain, false, why));
+        return Some(make(Some(lent), "starving", gain, Wins::Time, why));
     }
     let own = u64::try_from(borrower.own.len().max(1)).unwrap_or(1);
     let without = borrower.used_milli / own;
@@ -148,7 +148,7 @@ fn proposal(scene: &Scene<'_>, borrower: &Pool<'_>, lender: &Pool<'_>) -> Option
             "pool {} would be {without} of 1000 busy without what it borrows, at most {BACK_BUSY_MILLI}",
             borrower.name
         );
-        return Some(make(None, "idle", 0, true, why));
+        return Some(make(None, "idle", 0, Wins::Order, why));
     }
     if lender.starves(scene) && !borrower.starves(scene) {
         let why = format!(
@@ -157,7 +157,7 @@ fn proposal(scene: &Scene<'_>, borrower: &Pool<'_>, lender: &Pool<'_>) -> Option
             lender.busy(scene)
         );
         let gain = lender.wait_ns_per_s / 4;
-        return Some(make(None, "starving", gain, false, why));
+        return Some(make(None, "starving", gain, Wins::Time, why));
     }
     None
 }

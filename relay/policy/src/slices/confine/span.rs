@@ -6,7 +6,7 @@ use crate::{
     contention::Contention,
     decision::View,
     rebalance::{
-        LLC_MIGRATION_US, MIN_GAIN_NS, NODE_MIGRATION_US, PACKAGE_MIGRATION_US, Proposal, or,
+        LLC_MIGRATION_US, MIN_GAIN_NS, NODE_MIGRATION_US, PACKAGE_MIGRATION_US, Proposal, Wins, or,
     },
 };
 use alloc::{format, string::String, vec, vec::Vec};
@@ -124,10 +124,10 @@ pub(super) fn proposal(scene: &Scene<'_>, shared: Shared<'_>) -> Option<Proposal
     });
     let (span, left) = choices.first()?;
     let left = (*left)?;
-    let (reason, gain) = if wanders {
-        ("migrations", saves(span.level))
+    let (reason, gain, wins) = if wanders {
+        ("migrations", saves(span.level), Wins::Refill)
     } else {
-        ("contention", seen.wait_ns_per_s / 2)
+        ("contention", seen.wait_ns_per_s / 2, Wins::Time)
     };
     let to = (span.level != Level::Pool).then_some(span.cpus);
     Some(Proposal {
@@ -151,6 +151,7 @@ pub(super) fn proposal(scene: &Scene<'_>, shared: Shared<'_>) -> Option<Proposal
             .take(TOLD)
             .map(|(span, left)| span.line(*left, saves(span.level) / 1000))
             .collect(),
+        wins,
         ..single(confine(shared, to), reason, gain)
     })
 }

@@ -4,7 +4,10 @@
 use super::{Listing, ManagerHandle, NoEndings, Runtime, event::Event};
 use resmgr_policy::ContainerId;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
 /// Endings that may wait to be handled; beyond it the runtime waits.
 const ENDINGS: usize = 128;
@@ -14,6 +17,10 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 /// Before a runtime that tells no endings is asked again: it may have been replaced by a newer one.
 const ASK_AGAIN: Duration = Duration::from_secs(300);
+
+/// After a start the runtime is asked this often, for so long: calls that were under way when the process
+/// before this one was killed go on in the runtime, and nobody else tells how they end.
+const AT_FIRST: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
 /// A container whose cgroup is gone has ended; runtimes say so this much later.
 const SETTLES: [Duration; 5] = [
@@ -46,6 +53,7 @@ impl Poller {
 
     async fn ask(mut self) {
         let mut well = true;
+        let start = Instant::now();
         loop {
             match self.runtime.list().await {
                 Ok(listing) => {
@@ -62,8 +70,12 @@ impl Poller {
                     well = false;
                 }
             }
+            let pause = match start.elapsed() < AT_FIRST.1 {
+                true => self.interval.min(AT_FIRST.0),
+                false => self.interval,
+            };
             tokio::select! {
-                () = tokio::time::sleep(self.interval) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.poll.notified() => {}
                 Some(id) = self.vanished.recv() => self.until_gone(&id).await,
             }

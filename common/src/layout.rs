@@ -13,10 +13,11 @@ pub const SLOTS_RESERVED: u32 = 2;
 pub const CSS_ENTRIES: u32 = 1 << 16;
 /// Entries of the task table, indexed by the low bits of the thread id.
 pub const TASK_ENTRIES: u32 = 1 << 17;
-/// [`Task::flags`]: left the CPU while still runnable.
+/// [`LastRun::flags`]: left the CPU while still runnable.
 pub const TASK_PREEMPTED: u16 = 1;
-/// [`Css::flags`]: below the registered cgroup, not the cgroup itself.
-pub const CSS_NESTED: u32 = 1;
+/// [`Owner::flags`]: its threads wait elsewhere than on the run queues of a registered cgroup: on those of
+/// a cgroup below it, or they belong to none.
+pub const OWNER_APART: u32 = 1;
 
 /// [`Record::told`]: a cgroup too deep below the root for its owner to be found.
 pub const TOLD_DEEP: u32 = 1;
@@ -72,21 +73,51 @@ const _: () = assert!(core::mem::offset_of!(Cell, wait_throttled_ns) == 64);
 const _: () =
     assert!(core::mem::offset_of!(Cell, involuntary) == core::mem::offset_of!(Cell, voluntary) + 4);
 
+/// Whom threads belong to. Read and written as one word.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// Column of the cell matrix.
+    pub slot: u32,
+    /// [`OWNER_APART`].
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<Owner>() == 8);
+
+impl Owner {
+    /// As one word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        self.slot as u64 | (self.flags as u64) << 32
+    }
+
+    /// From one word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            slot: word as u32,
+            flags: (word >> 32) as u32,
+        }
+    }
+}
+
 /// What a CPU runs now. Written by that CPU only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Odd while being written.
-    pub seq: u32,
+    /// Odd while being written; twice the switches seen on this CPU.
+    pub seq: u64,
     /// Thread on the CPU; 0 is the idle task.
     pub pid: u32,
-    /// Its slot.
-    pub slot: u32,
-    /// Switches seen on this CPU, wrapping.
-    pub switches: u32,
+    /// What the program has told of this CPU: [`TOLD_DEEP`], [`TOLD_WIDE`].
+    pub told: u32,
+    /// Whose thread.
+    pub owner: Owner,
     /// The thread's CPU time when it was switched in.
     pub sum_exec_ns: u64,
-    /// Run-queue clock when it was switched in.
+    /// Run-queue clock when it was switched in; of the idle task, a little before that.
     pub since: u64,
     /// Run-queue clock at the last calibration.
     pub calibrated_clock: u64,
@@ -96,14 +127,18 @@ pub struct Record {
     pub css_misses: u32,
     /// Switches that were not seen, as the next one showed, wrapping.
     pub unseen: u32,
-    /// Switches to or from the idle task, wrapping.
-    pub idle_switches: u32,
-    /// What the program has told of this CPU: [`TOLD_DEEP`], [`TOLD_WIDE`].
-    pub told: u32,
 }
 const _: () = assert!(size_of::<Record>() == 64);
 
-/// Memory of a thread since its last switch.
+impl Record {
+    /// Switches seen on this CPU.
+    #[must_use]
+    pub const fn switches(&self) -> u64 {
+        self.seq / 2
+    }
+}
+
+/// Memory of a thread since its last switch. Never on two cache lines.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Task {
@@ -111,6 +146,17 @@ pub struct Task {
     pub run_delay_ns: u64,
     /// The kernel's total CPU time at the switch, nanoseconds.
     pub sum_exec_ns: u64,
+    /// The run that began or ended with the switch.
+    pub last: LastRun,
+    /// Unused.
+    pub _pad: u64,
+}
+const _: () = assert!(size_of::<Task>() == 32);
+
+/// Who ran where, and how it ended. Read and written as one word.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastRun {
     /// Thread this entry is about: the index holds only its low bits.
     pub pid: u32,
     /// CPU it ran on.
@@ -118,7 +164,27 @@ pub struct Task {
     /// [`TASK_PREEMPTED`]; 0 while it runs.
     pub flags: u16,
 }
-const _: () = assert!(size_of::<Task>() == 24);
+const _: () = assert!(size_of::<LastRun>() == 8);
+
+impl LastRun {
+    /// As one word: `cpu` without the bits beyond sixteen, which no kernel's CPUs need.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word_of(pid: u64, cpu: u64, flags: u16) -> u64 {
+        pid | (cpu & 0xffff) << 32 | (flags as u64) << 48
+    }
+
+    /// From one word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            pid: word as u32,
+            cpu: (word >> 32) as u16,
+            flags: (word >> 48) as u16,
+        }
+    }
+}
 
 /// Slot of a cgroup, by its css id.
 #[repr(C)]
@@ -126,9 +192,7 @@ const _: () = assert!(size_of::<Task>() == 24);
 pub struct Css {
     /// The kernel never reuses serial numbers, unlike ids. 0: nothing known.
     pub serial: u64,
-    /// The slot.
-    pub slot: u32,
-    /// [`CSS_NESTED`].
-    pub flags: u32,
+    /// Whose threads are in it.
+    pub owner: Owner,
 }
 const _: () = assert!(size_of::<Css>() == 16);

@@ -7,13 +7,15 @@
 
 mod arithmetic;
 mod layout;
+mod marks;
 mod stint;
 
 pub use arithmetic::{
     BUCKETS, Distance, Place, bucket, bucket_ceiling_ns, distance_class, split_wait, throttled,
 };
 pub use layout::{
-    CSS_ENTRIES, CSS_NESTED, Cell, Css, Record, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED,
-    TASK_ENTRIES, TASK_PREEMPTED, TOLD_DEEP, TOLD_WIDE, Task,
+    CSS_ENTRIES, Cell, Css, LastRun, OWNER_APART, Owner, Record, SLOT_KERNEL, SLOT_OTHER,
+    SLOTS_RESERVED, TASK_ENTRIES, TASK_PREEMPTED, TOLD_DEEP, TOLD_WIDE, Task,
 };
+pub use marks::{FIELD_MARK, Field, VALUE_MARK, Value};
 pub use stint::{Stint, Totals, entered, left};

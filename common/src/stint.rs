@@ -44,7 +44,7 @@ pub const fn entered(memory: Option<&Task>, now: Totals, queued_ns: u64) -> Stin
         Some(memory) => Stint {
             run_ns: now.sum_exec_ns.saturating_sub(memory.sum_exec_ns),
             wait_ns: queued_ns + now.run_delay_ns.saturating_sub(memory.run_delay_ns),
-            from: Some(memory.cpu),
+            from: Some(memory.last.cpu),
         },
         None => Stint {
             run_ns: 0,
@@ -71,7 +71,7 @@ pub const fn left(
         (Some(memory), _) if memory.sum_exec_ns <= now.sum_exec_ns => Stint {
             run_ns: now.sum_exec_ns - memory.sum_exec_ns,
             wait_ns: now.run_delay_ns.saturating_sub(memory.run_delay_ns),
-            from: Some(memory.cpu),
+            from: Some(memory.last.cpu),
         },
         (_, Some(sum_exec_ns)) => Stint {
             run_ns: now.sum_exec_ns.saturating_sub(sum_exec_ns),
@@ -94,6 +94,7 @@ pub const fn left(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::LastRun;
 
     const fn totals(sum_exec_ns: u64, run_delay_ns: u64) -> Totals {
         Totals {
@@ -166,7 +167,10 @@ mod tests {
         let dead = Task {
             run_delay_ns: 900,
             sum_exec_ns: 800,
-            cpu: 3,
+            last: LastRun {
+                cpu: 3,
+                ..LastRun::default()
+            },
             ..Task::default()
         };
         let fresh = entered(Some(&dead), totals(0, 4), 6);

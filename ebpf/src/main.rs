@@ -10,7 +10,6 @@
     reason = "reads kernel memory and map memory through raw pointers"
 )]
 
-mod globals;
 mod identity;
 mod kernel;
 mod maps;
@@ -18,6 +17,7 @@ mod migrate;
 mod switch;
 mod task;
 mod told;
+mod unseen;
 mod wait;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};

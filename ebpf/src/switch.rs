@@ -5,214 +5,206 @@
 //! - Oldest kernel: 5.8 for typed loads, mapped arrays and the ring of `told`, 5.14 for books that are always kept.
 //! - Context: run queue locked, interrupts off, clock and CPU time of `prev` just updated, the books of
 //!   `next` not yet: its last wait still stands in `last_queued`.
-//! - Cost: `cargo xtask bench telemetry`; figures in docs/telemetry.md.
+//! - Cost: `cargo xtask bench telemetry`; figures in docs/performance.md.
+//!
+//! After an idle spell, code costs more than data: every line of instructions and every taken branch is
+//! met anew, while loads overlap. So this file holds only what most switches do, in a straight line; the
+//! rest stands in functions of its own, called when it is due. A stack below 64 bytes spares the
+//! prologue that switches to a stack of the program's own (6.13).
 
 use crate::{
-    globals::*,
-    identity::{Owner, owner},
-    kernel::{follow, load},
+    identity::owner,
+    kernel::{Field::*, Value::*, at, follow, load64, of, value},
     maps::{CELLS, PREEMPTIONS, RECORDS, TASKS},
-    migrate,
-    task::{self, Flags},
-    told, wait,
+    task, unseen, wait,
 };
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::BtfTracePointContext};
 use core::arch::asm;
-use resmgr_common::{Cell, Record, SLOT_OTHER, TASK_ENTRIES, TASK_PREEMPTED, Task, entered, left};
+use resmgr_common::{
+    Cell, LastRun, Owner, Record, TASK_ENTRIES, TASK_PREEMPTED, Task, Totals, entered, left,
+};
 
-/// Switches between two calibrations of the run-queue clock against `CLOCK_MONOTONIC`.
-const CALIBRATE_EVERY: u32 = 1024;
+/// Run-queue time between two calibrations of the run-queue clock against `CLOCK_MONOTONIC`, nanoseconds.
+const CALIBRATE_EVERY: u64 = 1 << 23;
+/// No slot's number.
+const NOBODY: u64 = u64::MAX;
 
 /// Books one switch.
 #[inline(always)]
 pub fn account(ctx: &BtfTracePointContext) {
-    let preempt: u64 = ctx.arg(0);
     let prev: *const u8 = ctx.arg(1);
-    let next: *const u8 = ctx.arg(2);
-    let cfs_rq = follow(prev, &OFF_TASK_CFS_RQ);
-    let rq = follow(cfs_rq, &OFF_CFS_RQ_RQ);
-    let clock: u64 = if OWN_CLOCK.load() == 0 {
-        load(rq, &OFF_RQ_CLOCK)
-    } else {
-        // SAFETY: the helper has no arguments and no conditions.
-        unsafe { bpf_ktime_get_ns() }
-    };
-    let cpu: u32 = load(rq, &OFF_RQ_CPU);
-    let Some(record) = RECORDS.get_ptr_mut(cpu) else {
+    let Some(record) = RECORDS.get_ptr_mut(task::cpu(prev) as u32) else {
         return;
     };
-
-    let prev_flags = Flags::of(prev);
-    let next_flags = Flags::of(next);
-    // Always whole: the verifier refuses what LLVM leaves undefined in an empty `Option`.
-    let incoming = if next_flags.idle() {
-        Owner::NOBODY
-    } else {
-        owner(next, next_flags)
-    };
-
     // SAFETY: `record` points into the map and only this CPU writes it.
     unsafe {
         (&raw mut (*record).seq).write_volatile((*record).seq.wrapping_add(1));
-        (*record).switches = (*record).switches.wrapping_add(1);
-        if incoming.missed {
-            (*record).css_misses = (*record).css_misses.wrapping_add(1);
-            told::once(ctx, record, cpu, incoming.odd);
+        if u64::from((*record).pid) != task::pid(prev) {
+            unseen::catch_up(ctx, record);
         }
-        if (*record).switches % CALIBRATE_EVERY == 1 {
-            (*record).calibrated_clock = clock;
-            (*record).calibrated_ns = bpf_ktime_get_ns();
-        }
-        if prev_flags.idle() {
-            if (*record).pid != 0 {
-                (*record).unseen = (*record).unseen.wrapping_add(1);
-            }
-            (*record).idle_switches = (*record).idle_switches.wrapping_add(1);
+        let victim = if (*record).pid == 0 {
+            NOBODY
         } else {
-            let state: u32 = if HAS_PREV_STATE.load() != 0 {
-                ctx.arg(3)
-            } else {
-                load(prev, &OFF_TASK_STATE)
-            };
-            let runnable = preempt & 0xff != 0 || state == 0;
-            leave(
-                prev,
-                prev_flags,
-                record,
-                cpu,
-                clock,
-                runnable,
-                incoming.slot,
-            );
-        }
-        (*record).since = clock;
-        if next_flags.idle() {
+            leave(ctx, record)
+        };
+        let next: *const u8 = ctx.arg(2);
+        if task::pid(next) == 0 {
             (*record).pid = 0;
-            (*record).slot = SLOT_OTHER;
-            (*record).idle_switches = (*record).idle_switches.wrapping_add(1);
+            (*record).owner = Owner::default();
         } else {
-            (*record).pid = task::pid(next);
-            (*record).slot = incoming.slot;
-            (*record).sum_exec_ns = task::sum_exec(next);
-            enter(next, incoming.slot, incoming.nested, cpu, clock);
+            enter(ctx, record);
+            if victim != NOBODY && victim != u64::from((*record).owner.slot) {
+                blame(record, victim, task::cpu(next));
+            }
         }
         (&raw mut (*record).seq).write_volatile((*record).seq.wrapping_add(1));
     }
 }
 
+/// Totals of a slot on a CPU.
 #[inline(always)]
-fn cell(cpu: u32, slot: u32) -> Option<*mut Cell> {
-    CELLS.get_ptr_mut(cpu * SLOTS.load() + slot)
+pub fn cell(cpu: u64, slot: u64) -> Option<*mut Cell> {
+    CELLS.get_ptr_mut((cpu * value::<{ of(Slots) }>() + slot) as u32)
 }
 
 /// What is remembered of a thread; whose memory it is remains to be seen.
 #[inline(always)]
-fn memory(pid: u32) -> Option<*mut Task> {
-    TASKS.get_ptr_mut(pid & (TASK_ENTRIES - 1))
+pub fn memory(pid: u64) -> Option<*mut Task> {
+    TASKS.get_ptr_mut(pid as u32 & (TASK_ENTRIES - 1))
 }
 
-/// The task that leaves: its CPU time, why it leaves, and what to remember until it runs again.
+/// Remembers a thread until its next switch.
+///
+/// # Safety
+/// `memory` points into the map.
 #[inline(always)]
-unsafe fn leave(
-    prev: *const u8,
-    flags: Flags,
-    record: *mut Record,
-    cpu: u32,
-    clock: u64,
-    runnable: bool,
-    next_slot: u32,
-) {
-    let pid = task::pid(prev);
-    let now = task::totals(prev);
-    // SAFETY: the pointers point into maps.
+pub unsafe fn remember(memory: *mut Task, now: Totals, last: u64) {
+    // SAFETY: as the caller says.
     unsafe {
-        let known = (*record).pid == pid;
-        // Whoever the stint began with: a thread that changed cgroups meanwhile causes no switch.
-        let (slot, nested) = if known {
-            ((*record).slot, false)
-        } else {
-            (*record).unseen = (*record).unseen.wrapping_add(1);
-            let owner = owner(prev, flags);
-            (owner.slot, owner.nested)
-        };
-        let memory = memory(pid);
-        if let Some(cell) = cell(cpu, slot) {
-            let own = memory.map(|memory| &*memory).filter(|own| own.pid == pid);
-            let since = (*record).since;
-            let unseen_ns = if since == 0 {
-                0
-            } else {
-                clock.saturating_sub(since)
-            };
-            let seen = known.then_some((*record).sum_exec_ns);
-            let stint = left(own, seen, now, unseen_ns);
-            (*cell).run_ns += stint.run_ns;
-            if !known {
-                // It was switched in unseen: its wait and its arrival are still to be booked.
-                let began = clock.saturating_sub(stint.run_ns);
-                wait::book(cell, stint.wait_ns, began, wait::preempted(own), nested);
-                migrate::book(cell, stint.from, cpu);
-            }
-            if runnable {
-                (*cell).involuntary = (*cell).involuntary.wrapping_add(1);
-                if next_slot != slot && next_slot != Owner::NOBODY.slot {
-                    (*cell).preempted_by_others = (*cell).preempted_by_others.wrapping_add(1);
-                    count_culprit(slot, next_slot);
-                }
-            } else {
-                (*cell).voluntary = (*cell).voluntary.wrapping_add(1);
-            }
-        }
-        if let Some(memory) = memory {
-            *memory = Task {
-                run_delay_ns: now.run_delay_ns,
-                sum_exec_ns: now.sum_exec_ns,
-                pid,
-                cpu: cpu as u16,
-                flags: if runnable { TASK_PREEMPTED } else { 0 },
-            };
-        }
+        (*memory).run_delay_ns = now.run_delay_ns;
+        (*memory).sum_exec_ns = now.sum_exec_ns;
+        (&raw mut (*memory).last).cast::<u64>().write(last);
     }
 }
 
-/// Who ran instead. The only counter all CPUs share, hence atomic.
+/// The run queue's clock: now, to the scheduler.
 #[inline(always)]
-fn count_culprit(victim: u32, culprit: u32) {
-    if let Some(count) = PREEMPTIONS.get_ptr_mut(victim * SLOTS.load() + culprit) {
-        // BPF has an atomic addition, but `core` offers none where there is no compare-and-swap.
-        // SAFETY: `count` points into the map and is aligned.
-        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) count, in(reg) 1_u64) };
+pub fn clock(task: *const u8) -> u64 {
+    if value::<{ of(OwnClock) }>() != 0 {
+        // SAFETY: the helper has no arguments and no conditions.
+        return unsafe { bpf_ktime_get_ns() };
+    }
+    load64::<{ at(RqClock) }>(follow::<{ at(CfsRqRq) }>(task::cfs_rq(task)))
+}
+
+/// The task that leaves: its CPU time, why it leaves, and what to remember until it runs again. The slot
+/// it was preempted in, or `NOBODY`.
+#[inline(always)]
+unsafe fn leave(ctx: &BtfTracePointContext, record: *mut Record) -> u64 {
+    let prev: *const u8 = ctx.arg(1);
+    let pid = task::pid(prev);
+    let Some(memory) = memory(pid) else {
+        return NOBODY;
+    };
+    let preempt: u64 = ctx.arg(0);
+    let state: u64 = if value::<{ of(HasPrevState) }>() != 0 {
+        ctx.arg::<u64>(3) & 0xffff_ffff
+    } else {
+        task::state(prev)
+    };
+    let runnable = preempt & 0xff != 0 || state == 0;
+    let now = task::totals(prev);
+    let cpu = task::cpu(prev);
+    // SAFETY: the pointers point into maps.
+    unsafe {
+        let own = Some(&*memory).filter(|own| u64::from(own.last.pid) == pid);
+        let run_ns = left(own, Some((*record).sum_exec_ns), now, 0).run_ns;
+        let flags = if runnable { TASK_PREEMPTED } else { 0 };
+        remember(memory, now, LastRun::word_of(pid, cpu, flags));
+        // The clock on its way to idle: nobody needs it better than this.
+        (*record).since += run_ns;
+        // Whoever the stint began with: a thread that changed cgroups meanwhile causes no switch.
+        let Owner { slot, flags } = (*record).owner;
+        let slot = u64::from(slot);
+        let Some(cell) = cell(cpu, slot) else {
+            return NOBODY;
+        };
+        (*cell).run_ns += run_ns;
+        if value::<{ of(SplitThrottle) }>() != 0 && (*cell).throttled_seen_ns == 0 && flags == 0 {
+            wait::first_look(cell, prev);
+        }
+        if runnable {
+            (*cell).involuntary = (*cell).involuntary.wrapping_add(1);
+            slot
+        } else {
+            (*cell).voluntary = (*cell).voluntary.wrapping_add(1);
+            NOBODY
+        }
     }
 }
 
 /// The task that starts: its wait and where it comes from.
 #[inline(always)]
-fn enter(next: *const u8, slot: u32, nested: bool, cpu: u32, clock: u64) {
-    let pid = task::pid(next);
-    let (Some(cell), Some(memory)) = (cell(cpu, slot), memory(pid)) else {
-        return;
-    };
-    let now = task::totals(next);
-    let queued_ns = wait::queued_ns(next, clock);
+unsafe fn enter(ctx: &BtfTracePointContext, record: *mut Record) {
     // SAFETY: the pointers point into maps.
     unsafe {
-        let own = Some(&*memory).filter(|own| own.pid == pid);
-        let stint = entered(own, now, queued_ns);
-        if SPLIT_THROTTLE.load() != 0 && !nested {
-            wait::notice_throttling(cell, next, clock, stint.wait_ns);
-        }
-        if stint.run_ns != 0 {
-            (*cell).run_ns += stint.run_ns;
-        }
-        wait::book(cell, stint.wait_ns, clock, wait::preempted(own), nested);
-        migrate::book(cell, stint.from, cpu);
-        // The kernel books this wait right after us.
-        *memory = Task {
-            run_delay_ns: now.run_delay_ns + queued_ns,
-            sum_exec_ns: now.sum_exec_ns,
-            pid,
-            cpu: cpu as u16,
-            flags: 0,
+        (*record).owner = owner(ctx, record, ctx.arg(2));
+        let next: *const u8 = ctx.arg(2);
+        let pid = task::pid(next);
+        let Some(memory) = memory(pid) else {
+            return;
         };
+        let clock = clock(next);
+        let queued_ns = wait::queued_ns(next, clock);
+        let now = task::totals(next);
+        let cpu = task::cpu(next);
+        (*record).pid = pid as u32;
+        (*record).since = clock;
+        (*record).sum_exec_ns = now.sum_exec_ns;
+        let own = Some(&*memory).filter(|own| u64::from(own.last.pid) == pid);
+        let stint = entered(own, now, queued_ns);
+        let before = (&raw const (*memory).last).cast::<u64>().read();
+        // The kernel books this wait right after us.
+        let now = Totals {
+            run_delay_ns: now.run_delay_ns + queued_ns,
+            ..now
+        };
+        remember(memory, now, LastRun::word_of(pid, cpu, 0));
+        if stint.wait_ns | stint.run_ns != 0
+            || stint.from.is_some_and(|from| u64::from(from) != cpu)
+        {
+            wait::settle(record, next, stint.wait_ns, stint.run_ns, before);
+        }
+        if (*record).since.wrapping_sub((*record).calibrated_clock) >= CALIBRATE_EVERY {
+            calibrate(record);
+        }
+    }
+}
+
+/// Reads the run-queue clock and `CLOCK_MONOTONIC` at one moment.
+#[inline(never)]
+fn calibrate(record: *mut Record) {
+    // SAFETY: `record` points into the map and only this CPU writes it.
+    unsafe {
+        (*record).calibrated_clock = (*record).since;
+        (*record).calibrated_ns = bpf_ktime_get_ns();
+    }
+}
+
+/// Who ran instead. The only counter all CPUs share, hence atomic.
+#[inline(never)]
+fn blame(record: *const Record, victim: u64, cpu: u64) {
+    // SAFETY: `record` points into the map.
+    let culprit = u64::from(unsafe { (*record).owner.slot });
+    if let Some(cell) = cell(cpu, victim) {
+        // SAFETY: `cell` points into the map.
+        unsafe { (*cell).preempted_by_others = (*cell).preempted_by_others.wrapping_add(1) };
+    }
+    if let Some(count) =
+        PREEMPTIONS.get_ptr_mut((victim * value::<{ of(Slots) }>() + culprit) as u32)
+    {
+        // BPF has an atomic addition, but `core` offers none where there is no compare-and-swap.
+        // SAFETY: `count` points into the map and is aligned.
+        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) count, in(reg) 1_u64) };
     }
 }

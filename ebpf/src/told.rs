@@ -2,6 +2,7 @@
 //!
 //! Only where the cgroup tree was walked, which happens once for a cgroup: the hot path has none of it.
 
+use crate::task;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::warn;
 use resmgr_common::{Record, TOLD_DEEP, TOLD_WIDE};
@@ -11,7 +12,7 @@ use resmgr_common::{Record, TOLD_DEEP, TOLD_WIDE};
 /// # Safety
 /// `record` points into the map, and is that of this CPU.
 #[inline(always)]
-pub unsafe fn once(ctx: &BtfTracePointContext, record: *mut Record, cpu: u32, odd: u32) {
+pub unsafe fn once(ctx: &BtfTracePointContext, record: *mut Record, odd: u32) {
     // SAFETY: as the caller says.
     let told = unsafe { (*record).told };
     let new = odd & !told;
@@ -20,6 +21,7 @@ pub unsafe fn once(ctx: &BtfTracePointContext, record: *mut Record, cpu: u32, od
     }
     // SAFETY: as above.
     unsafe { (*record).told = told | new };
+    let cpu = task::cpu(ctx.arg(1)) as u32;
     if new & TOLD_DEEP != 0 {
         warn!(
             ctx,

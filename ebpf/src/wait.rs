@@ -1,11 +1,14 @@
 //! How long a task that starts to run has waited, and what for.
 
 use crate::{
-    globals::*,
-    kernel::{follow, load},
+    kernel::{Field::*, Value::*, at, load64, of, value},
+    migrate,
+    switch::cell,
     task,
 };
-use resmgr_common::{Cell, TASK_PREEMPTED, Task, bucket, split_wait, throttled};
+use resmgr_common::{
+    Cell, LastRun, OWNER_APART, Record, TASK_PREEMPTED, Task, bucket, split_wait, throttled,
+};
 
 /// How long it was on the queue it is taken from.
 #[inline(always)]
@@ -19,7 +22,52 @@ pub fn queued_ns(next: *const u8, clock: u64) -> u64 {
 /// Whether the wait began with a preemption.
 #[inline(always)]
 pub fn preempted(memory: Option<&Task>) -> bool {
-    memory.is_some_and(|memory| memory.flags & TASK_PREEMPTED != 0)
+    memory.is_some_and(|memory| memory.last.flags & TASK_PREEMPTED != 0)
+}
+
+/// Books what a task brings that starts: a wait, CPU time whose end went unseen, another CPU.
+///
+/// # Safety
+/// `record` points into the map, is that of this CPU, and is about the task.
+#[inline(never)]
+pub unsafe fn settle(
+    record: *const Record,
+    next: *const u8,
+    wait_ns: u64,
+    run_ns: u64,
+    before: u64,
+) {
+    let before = LastRun::from_word(before);
+    let cpu = task::cpu(next);
+    // SAFETY: the pointers point into maps.
+    unsafe {
+        let owner = (*record).owner;
+        let clock = (*record).since;
+        let Some(cell) = cell(cpu, u64::from(owner.slot)) else {
+            return;
+        };
+        (*cell).run_ns += run_ns;
+        let known = before.pid == (*record).pid;
+        if wait_ns != 0 {
+            if value::<{ of(SplitThrottle) }>() != 0 && owner.flags & OWNER_APART == 0 {
+                notice_throttling(cell, next, clock, wait_ns);
+            }
+            let preempted = known && before.flags & TASK_PREEMPTED != 0;
+            book(cell, wait_ns, clock, preempted, owner.flags);
+        }
+        if known && (*record).sum_exec_ns != 0 {
+            migrate::book(cell, Some(before.cpu), cpu);
+        }
+    }
+}
+
+/// Looks at the container's run queue on this CPU for the first time, as a task leaves that did not wait.
+///
+/// # Safety
+/// `cell` points into the map.
+#[inline(never)]
+pub unsafe fn first_look(cell: *mut Cell, prev: *const u8) {
+    notice_throttling(cell, prev, 0, 0);
 }
 
 /// Notices throttling of the container's run queue on this CPU since the last look, at the end of a
@@ -28,19 +76,16 @@ pub fn preempted(memory: Option<&Task>) -> bool {
 /// Whoever was throttled has waited. Without a wait there is nothing to see, and the queue's counter,
 /// on a cache line that nobody else wants then, is left alone; but it must have been seen once.
 #[inline(always)]
-pub fn notice_throttling(cell: *mut Cell, next: *const u8, clock: u64, wait: u64) {
+fn notice_throttling(cell: *mut Cell, next: *const u8, clock: u64, wait_ns: u64) {
     // SAFETY: `cell` points into the map.
     unsafe {
         let seen = (*cell).throttled_seen_ns;
-        if wait == 0 && seen != 0 {
-            return;
-        }
-        let total: u64 = load(follow(next, &OFF_TASK_CFS_RQ), &OFF_CFS_RQ_THROTTLED);
+        let total = load64::<{ at(CfsRqThrottled) }>(task::cfs_rq(next));
         if total + 1 == seen {
             return;
         }
         (*cell).throttled_seen_ns = total + 1;
-        let gained = throttled(seen.saturating_sub(1), total, seen == 0, wait);
+        let gained = throttled(seen.saturating_sub(1), total, seen == 0, wait_ns);
         if gained != 0 {
             (*cell).throttled_ns += gained;
             (*cell).throttled_last_ns = gained;
@@ -51,24 +96,32 @@ pub fn notice_throttling(cell: *mut Cell, next: *const u8, clock: u64, wait: u64
 
 /// Books a wait that ended at `clock`.
 #[inline(always)]
-pub fn book(cell: *mut Cell, wait: u64, clock: u64, preempted: bool, nested: bool) {
-    if wait == 0 {
+pub fn book(cell: *mut Cell, wait_ns: u64, clock: u64, preempted: bool, flags: u32) {
+    if wait_ns == 0 {
         return;
     }
     // SAFETY: `cell` points into the map; the bucket is bounded by a comparison the verifier sees.
     unsafe {
-        let (contention, throttled) = if SPLIT_THROTTLE.load() != 0 && !nested {
-            split_wait(wait, clock, (*cell).throttled_last_ns, (*cell).throttled_at)
-        } else {
-            (wait, 0)
-        };
-        (*cell).wait_throttled_ns += throttled;
+        let mut contention = wait_ns;
+        if value::<{ of(SplitThrottle) }>() != 0
+            && flags & OWNER_APART == 0
+            && (*cell).throttled_last_ns != 0
+        {
+            let throttled;
+            (contention, throttled) = split_wait(
+                wait_ns,
+                clock,
+                (*cell).throttled_last_ns,
+                (*cell).throttled_at,
+            );
+            (*cell).wait_throttled_ns += throttled;
+        }
         if preempted {
             (*cell).wait_preempt_ns += contention;
         } else {
             (*cell).wait_wake_ns += contention;
         }
-        if contention != 0 && HISTOGRAM.load() != 0 {
+        if contention != 0 && value::<{ of(Histogram) }>() != 0 {
             let bucket = bucket(contention);
             if let Some(count) = (*cell).histogram.get_mut(bucket) {
                 *count = count.wrapping_add(1);

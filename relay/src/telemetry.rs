@@ -18,6 +18,8 @@ mod hierarchy;
 mod load;
 #[cfg(feature = "ebpf")]
 mod mapped;
+#[cfg(feature = "ebpf")]
+mod patch;
 mod polled;
 mod resident;
 #[cfg(feature = "ebpf")]

@@ -71,7 +71,7 @@ pub(crate) fn run() -> Result<()> {
         .env(
             "CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS",
             format!(
-                "-C linker={} -C link-arg=--btf -C debuginfo=2 -C panic=abort",
+                "-C linker={} -C link-arg=--btf -C target-cpu=v3 -C debuginfo=2 -C panic=abort",
                 linker.display()
             ),
         )

@@ -10,7 +10,7 @@ use super::{
     snapshot::{Culprit, Snapshot},
     status::Quality,
 };
-use resmgr_common::{Cell, Css, Record, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED};
+use resmgr_common::{Cell, Css, Owner, Record, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED};
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet};
 use std::{collections::BTreeMap, mem};
@@ -43,11 +43,11 @@ pub(super) struct Exact {
 #[derive(Clone, Debug, Default)]
 struct Row {
     /// Switches at the last look.
-    switches: u32,
+    switches: u64,
     /// Those the kernel had hidden.
     unseen: u32,
     /// Switches at the last look at all its cells.
-    whole: u32,
+    whole: u64,
     /// Both counts of switches of each slot, as one word; empty before anything ran there.
     counts: Vec<u64>,
 }
@@ -165,7 +165,7 @@ impl Exact {
     pub(super) fn entries(&self) -> usize {
         let css = (0..self.program.css.len())
             .filter_map(|index| self.program.css.get(index))
-            .filter(|entry| entry.slot >= SLOTS_RESERVED)
+            .filter(|entry| entry.owner.slot >= SLOTS_RESERVED)
             .count();
         css + self.program.cgroups.keys().filter_map(Result::ok).count()
     }
@@ -183,8 +183,7 @@ impl Exact {
         for index in 0..self.program.css.len() {
             if let Some(Css {
                 serial,
-                slot: found,
-                ..
+                owner: Owner { slot: found, .. },
             }) = self.program.css.get(index)
                 && serial != 0
                 && found == slot
@@ -238,7 +237,7 @@ impl Exact {
             };
             // Cells only change at a switch: idle since then, there is nothing to see.
             let looked_at = if all { seen.whole } else { seen.switches };
-            if record.pid == 0 && record.switches == looked_at {
+            if record.pid == 0 && record.switches() == looked_at {
                 return;
             }
             if record.seq % 2 == 1 {
@@ -247,23 +246,23 @@ impl Exact {
             }
             // What is running is read before and after its cell, so that a stint is not counted twice.
             let first = row as usize * self.program.slots as usize;
-            let running = self.program.cells.get(first + record.slot as usize);
+            let running = self.program.cells.get(first + record.owner.slot as usize);
             let after = self.program.records.get(row as usize);
             let Some(running) = running.filter(|_| after.is_some_and(|a| a.seq == record.seq))
             else {
                 continue;
             };
-            self.switches += u64::from(record.switches.wrapping_sub(seen.switches));
+            self.switches += record.switches().wrapping_sub(seen.switches);
             self.unseen += u64::from(record.unseen.wrapping_sub(seen.unseen));
-            (seen.switches, seen.unseen) = (record.switches, record.unseen);
+            (seen.switches, seen.unseen) = (record.switches(), record.unseen);
             if all {
-                seen.whole = record.switches;
+                seen.whole = record.switches();
             }
             seen.counts.resize(self.program.slots as usize, 0);
             let in_flight = in_flight_ns(&record, now_ns);
             let mut gains = Vec::new();
             let looked = |slot: u32, account: &mut Account, gains: &mut Vec<(u32, Gain)>| {
-                let (cell, in_flight) = if slot == record.slot && record.pid != 0 {
+                let (cell, in_flight) = if slot == record.owner.slot && record.pid != 0 {
                     (Some(running), in_flight)
                 } else {
                     (self.program.cells.get(first + slot as usize), 0)
@@ -281,7 +280,7 @@ impl Exact {
                 if all
                     || container.cpus.is_empty()
                     || container.cpus.contains(cpu)
-                    || *slot == record.slot
+                    || *slot == record.owner.slot
                 {
                     // Whoever ran and runs no more has been counted as it left. Now and then all are
                     // read: a look may come between the count and what is written after it.
@@ -291,7 +290,7 @@ impl Exact {
                         .word(first + *slot as usize, Cell::SWITCHES_WORD);
                     let before = seen.counts.get_mut(*slot as usize);
                     let same = before.is_some_and(|one| mem::replace(one, counts) == counts);
-                    if all || !same || *slot == record.slot {
+                    if all || !same || *slot == record.owner.slot {
                         looked(*slot, &mut container.account, &mut gains);
                     }
                 }

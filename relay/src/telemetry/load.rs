@@ -1,15 +1,15 @@
 //! Loads the program, sized and adapted to this machine.
 
 use super::{
-    TelemetryOptions, btf::Btf, fields, hierarchy::Hierarchy, mapped::Mapped, status::Reason,
-    words::Words,
+    TelemetryOptions, btf::Btf, fields, hierarchy::Hierarchy, mapped::Mapped, patch::patch,
+    status::Reason, words::Words,
 };
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData},
     programs::BtfTracePoint,
 };
-use resmgr_common::{CSS_ENTRIES, Cell, Css, Record, SLOTS_RESERVED, TASK_ENTRIES, Task};
+use resmgr_common::{CSS_ENTRIES, Cell, Css, Record, SLOTS_RESERVED, TASK_ENTRIES, Task, Value};
 use resmgr_topology::{CpuId, Topology};
 use std::{fs, os::fd::AsFd as _};
 
@@ -35,7 +35,7 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Loads and attaches; `overrides` are globals that differ from what this kernel asks for.
+    /// Loads and attaches; `overrides` are numbers that differ from what this kernel asks for.
     ///
     /// # Errors
     /// Why this machine cannot run it.
@@ -43,7 +43,7 @@ impl Program {
         topology: &Topology,
         hierarchy: &Hierarchy,
         options: &TelemetryOptions,
-        overrides: &[(&'static str, u32)],
+        overrides: &[(Value, u32)],
     ) -> Result<Self, Reason> {
         if OBJECT.is_empty() {
             return Err(Reason::NotBuilt);
@@ -54,7 +54,7 @@ impl Program {
         let btf = Btf::parse(bytes).map_err(|error| Reason::NoBtf {
             why: error.to_string(),
         })?;
-        let fields = fields::find(&btf, hierarchy)?;
+        let mut fields = fields::find(&btf, hierarchy)?;
         let slots = options.max_containers.saturating_add(SLOTS_RESERVED);
         let rows = rows(topology);
         let nodes = u32::try_from(topology.nodes.len())
@@ -67,6 +67,14 @@ impl Program {
             }
         };
 
+        let measured = [(Value::Slots, slots), (Value::Nodes, nodes)];
+        fields.numbers.values.extend(measured);
+        fields.numbers.values.extend(overrides.iter().copied());
+        let mut object = OBJECT.to_vec();
+        patch(&mut object, &fields.numbers).map_err(|error| Reason::Unfit {
+            why: error.to_string(),
+        })?;
+
         // Before 5.11 maps count against this limit; where it cannot be raised, loading says so.
         let _unlimited = nix::sys::resource::setrlimit(
             nix::sys::resource::Resource::RLIMIT_MEMLOCK,
@@ -77,19 +85,14 @@ impl Program {
             aya::Btf::from_sys_fs().map_err(|error| refused("type information")(&error))?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&kernel));
-        for (name, value) in fields.globals.iter().chain(overrides) {
-            loader.override_global(name, value, true);
-        }
         let mut ebpf = loader
-            .override_global("SLOTS", &slots, true)
-            .override_global("NODES", &nodes, true)
             .map_max_entries("CELLS", rows.saturating_mul(slots))
             .map_max_entries("PREEMPTIONS", slots.saturating_mul(slots))
             .map_max_entries("RECORDS", rows)
             .map_max_entries("PLACES", rows)
             .map_max_entries("DISTANCES", nodes * nodes)
             .map_max_entries("CGROUPS", slots)
-            .load(OBJECT)
+            .load(&object)
             .map_err(|error| refused("the maps")(&error))?;
         describe(&mut ebpf, topology)?;
         let program = Self {

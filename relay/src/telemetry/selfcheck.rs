@@ -73,14 +73,14 @@ fn run(program: &Program) -> Result<(), String> {
         .ok_or("no CPU to run on")?;
     pin(cpu).map_err(|error| format!("cannot stay on CPU {cpu}: {error}"))?;
     nap()?;
-    let tasks: Array<_, [u64; 3]> =
+    let tasks: Array<_, [u64; 4]> =
         Array::try_from(&program.tasks).map_err(|error| error.to_string())?;
     let index = tid & (TASK_ENTRIES - 1);
     let mut hidden = Hidden::default();
     let slot = loop {
         let record = record(program, cpu)?;
         if hidden.look(cpu, tid, &record)? {
-            break record.slot;
+            break record.owner.slot;
         }
         nap()?;
     };
@@ -96,7 +96,7 @@ fn run(program: &Program) -> Result<(), String> {
         let before = kernel()?;
         nap()?;
         hidden.look(cpu, tid, &record(program, cpu)?)?;
-        let [delay_ns, run_ns, _] = tasks.get(&index, 0).map_err(|error| error.to_string())?;
+        let [delay_ns, run_ns, ..] = tasks.get(&index, 0).map_err(|error| error.to_string())?;
         let after = kernel()?;
         within("CPU time", run_ns, before.run_ns, after.run_ns)?;
         within("wait", delay_ns, before.delay_ns, after.delay_ns)?;

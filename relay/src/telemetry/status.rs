@@ -43,6 +43,12 @@ pub enum Reason {
         /// `structure.member`.
         field: String,
     },
+    /// The object and this kernel do not fit together.
+    #[error("the BPF object cannot be adapted to this kernel: {why}")]
+    Unfit {
+        /// What is in the way.
+        why: String,
+    },
     /// The kernel refused: capability, lockdown or verifier.
     #[error("the kernel refused {what}: {why} (needs CAP_BPF and CAP_PERFMON, no lockdown)")]
     Refused {

@@ -2,6 +2,7 @@
 
 use super::{Reason, TelemetryOptions, hierarchy::Hierarchy, load::Program};
 use aya::sys::{Stats, enable_stats};
+use resmgr_common::Value;
 use resmgr_topology::Topology;
 use std::{fmt, os::fd::OwnedFd};
 
@@ -30,13 +31,13 @@ impl Variant {
         Self::OwnClock,
     ];
 
-    fn globals(self) -> &'static [(&'static str, u32)] {
+    fn numbers(self) -> &'static [(Value, u32)] {
         match self {
             Self::Whole => &[],
-            Self::NoHistogram => &[("HISTOGRAM", 0)],
-            Self::NoThrottling => &[("SPLIT_THROTTLE", 0)],
-            Self::NoMigrations => &[("MIGRATIONS", 0)],
-            Self::OwnClock => &[("OWN_CLOCK", 1)],
+            Self::NoHistogram => &[(Value::Histogram, 0)],
+            Self::NoThrottling => &[(Value::SplitThrottle, 0)],
+            Self::NoMigrations => &[(Value::Migrations, 0)],
+            Self::OwnClock => &[(Value::OwnClock, 1)],
         }
     }
 }
@@ -76,7 +77,7 @@ impl Trial {
     pub fn start(topology: &Topology, variant: Variant, twin: bool) -> Result<Self, Reason> {
         let hierarchy = Hierarchy::find().ok_or(Reason::NoHierarchy)?;
         let options = TelemetryOptions::default();
-        let mut program = Program::load(topology, &hierarchy, &options, variant.globals())?;
+        let mut program = Program::load(topology, &hierarchy, &options, variant.numbers())?;
         if twin {
             program.empty_twin(true)?;
         }

@@ -38,6 +38,51 @@ pub const fn bucket(wait_ns: u64) -> usize {
     bits
 }
 
+/// `a − b`, or 0 where that would be negative, without a branch. Both are below 2⁶³, as is every sum of
+/// nanoseconds: that is three centuries.
+#[inline(always)]
+#[must_use]
+pub fn beyond(a: u64, b: u64) -> u64 {
+    let difference = a.wrapping_sub(b);
+    difference & !sign(difference)
+}
+
+/// All ones of a negative number, else 0.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+const fn sign(number: u64) -> u64 {
+    (number.cast_signed() >> 63).cast_unsigned()
+}
+
+/// The same, where the compiler must not see what it is: it would make a branch of it.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "one instruction")]
+fn sign(number: u64) -> u64 {
+    let mut number = number;
+    // SAFETY: a shift.
+    unsafe {
+        core::arch::asm!("{0} s>>= 63", inout(reg) number,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    number
+}
+
+/// 1 of 0, else 0, without a branch; `number` is below 2⁶³.
+#[inline(always)]
+#[must_use]
+pub fn is_zero(number: u64) -> u64 {
+    sign(number.wrapping_sub(1)) & 1
+}
+
+/// How long somebody was on the queue until `clock` who was put there at `queued`, 0 if never: without a
+/// branch.
+#[inline(always)]
+#[must_use]
+pub fn queued_ns(clock: u64, queued: u64) -> u64 {
+    beyond(clock, queued) & !sign(queued.wrapping_sub(1))
+}
+
 /// Upper bound of a bucket in nanoseconds, exclusive; the last bucket has none.
 #[must_use]
 pub const fn bucket_ceiling_ns(bucket: usize) -> Option<u64> {
@@ -154,6 +199,19 @@ mod tests {
             for wait in [1u64 << shift, (1u64 << shift) | 1, (1u64 << shift) - 1] {
                 let naive = (64 - (wait >> 10).leading_zeros() as usize).min(BUCKETS - 1);
                 assert_eq!(bucket(wait), naive, "{wait}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_done_without_a_branch_is_what_a_branch_would_do() {
+        let numbers = [0, 1, 2, 1023, 1 << 32, (1 << 62) + 5, (1 << 63) - 1];
+        for a in numbers {
+            assert_eq!(is_zero(a), u64::from(a == 0), "{a}");
+            for b in numbers {
+                assert_eq!(beyond(a, b), a.saturating_sub(b), "{a} − {b}");
+                let queued = if b == 0 { 0 } else { a.saturating_sub(b) };
+                assert_eq!(queued_ns(a, b), queued, "{b} until {a}");
             }
         }
     }

@@ -113,7 +113,7 @@ pub struct Record {
     pub pid: u32,
     /// What the program has told of this CPU: [`TOLD_DEEP`], [`TOLD_WIDE`].
     pub told: u32,
-    /// Whose thread.
+    /// Whose thread; of the idle task, whoever ran before.
     pub owner: Owner,
     /// The thread's CPU time when it was switched in.
     pub sum_exec_ns: u64,
@@ -170,8 +170,8 @@ impl LastRun {
     /// As one word: `cpu` without the bits beyond sixteen, which no kernel's CPUs need.
     #[inline(always)]
     #[must_use]
-    pub const fn word_of(pid: u64, cpu: u64, flags: u16) -> u64 {
-        pid | (cpu & 0xffff) << 32 | (flags as u64) << 48
+    pub const fn word_of(pid: u64, cpu: u64, flags: u64) -> u64 {
+        pid | (cpu & 0xffff) << 32 | flags << 48
     }
 
     /// From one word.

@@ -4,7 +4,7 @@
 //! run while they are being attached. The scheduler's own totals only grow, so what was missed shows
 //! in them at the next switch that is seen, and is booked then: nothing is lost and nothing twice.
 
-use crate::layout::Task;
+use crate::{arithmetic::beyond, layout::Task};
 
 /// The scheduler's totals of a thread at a switch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct Stint {
 /// gained since the memory is that of a stint whose end went unseen.
 #[inline(always)]
 #[must_use]
-pub const fn entered(memory: Option<&Task>, now: Totals, queued_ns: u64) -> Stint {
+pub fn entered(memory: Option<&Task>, now: Totals, queued_ns: u64) -> Stint {
     match memory {
         // A thread that never ran has a reused id, and all its wait is new.
         _ if now.sum_exec_ns == 0 => Stint {
@@ -42,8 +42,8 @@ pub const fn entered(memory: Option<&Task>, now: Totals, queued_ns: u64) -> Stin
             from: None,
         },
         Some(memory) => Stint {
-            run_ns: now.sum_exec_ns.saturating_sub(memory.sum_exec_ns),
-            wait_ns: queued_ns + now.run_delay_ns.saturating_sub(memory.run_delay_ns),
+            run_ns: beyond(now.sum_exec_ns, memory.sum_exec_ns),
+            wait_ns: queued_ns + beyond(now.run_delay_ns, memory.run_delay_ns),
             from: Some(memory.last.cpu),
         },
         None => Stint {
@@ -54,29 +54,30 @@ pub const fn entered(memory: Option<&Task>, now: Totals, queued_ns: u64) -> Stin
     }
 }
 
-/// A thread is switched out.
+/// CPU time of a thread that is switched out, as this CPU saw it switched in with a total of `record`.
 ///
-/// `memory` is about this thread id; where it is not (another thread has taken the entry), `record`
-/// is the thread's CPU time when this CPU's record saw it switched in. With neither, a thread that
-/// cannot have run longer than the `unseen_ns` since the last switch seen here has begun in them.
+/// `memory` is about this thread id, and newer than the record where the thread was seen elsewhere since.
 #[inline(always)]
 #[must_use]
-pub const fn left(
-    memory: Option<&Task>,
-    record: Option<u64>,
-    now: Totals,
-    unseen_ns: u64,
-) -> Stint {
-    match (memory, record) {
-        (Some(memory), _) if memory.sum_exec_ns <= now.sum_exec_ns => Stint {
+pub fn ran_ns(memory: Option<&Task>, record: u64, now: u64) -> u64 {
+    match memory {
+        Some(memory) => beyond(now, memory.sum_exec_ns),
+        None => beyond(now, record),
+    }
+}
+
+/// A thread is switched out that was not seen to be switched in.
+///
+/// `memory` is about this thread id. Without one, a thread that cannot have run longer than the
+/// `unseen_ns` since the last switch seen here has begun in them.
+#[inline(always)]
+#[must_use]
+pub fn left(memory: Option<&Task>, now: Totals, unseen_ns: u64) -> Stint {
+    match memory {
+        Some(memory) if memory.sum_exec_ns <= now.sum_exec_ns => Stint {
             run_ns: now.sum_exec_ns - memory.sum_exec_ns,
-            wait_ns: now.run_delay_ns.saturating_sub(memory.run_delay_ns),
+            wait_ns: beyond(now.run_delay_ns, memory.run_delay_ns),
             from: Some(memory.last.cpu),
-        },
-        (_, Some(sum_exec_ns)) => Stint {
-            run_ns: now.sum_exec_ns.saturating_sub(sum_exec_ns),
-            wait_ns: 0,
-            from: None,
         },
         _ if now.sum_exec_ns <= unseen_ns => Stint {
             run_ns: now.sum_exec_ns,
@@ -121,7 +122,7 @@ mod tests {
             }
             now = totals(now.sum_exec_ns + ran, now.run_delay_ns + waited);
             if seen(index, false) {
-                book(left(memory.as_ref(), None, now, *ran));
+                book(left(memory.as_ref(), now, *ran));
                 memory = Some(Task {
                     run_delay_ns: now.run_delay_ns,
                     sum_exec_ns: now.sum_exec_ns,
@@ -158,7 +159,7 @@ mod tests {
 
     #[test]
     fn nothing_is_booked_of_a_thread_that_ran_before_anybody_looked() {
-        assert_eq!(left(None, None, totals(1000, 50), 10), Stint::default());
+        assert_eq!(left(None, totals(1000, 50), 10), Stint::default());
         assert_eq!(entered(None, totals(1000, 50), 3).wait_ns, 3);
     }
 
@@ -179,7 +180,11 @@ mod tests {
 
     #[test]
     fn the_record_stands_in_for_an_entry_that_another_thread_took() {
-        let stint = left(None, Some(100), totals(130, 9), 0);
-        assert_eq!((stint.run_ns, stint.wait_ns), (30, 0));
+        assert_eq!(ran_ns(None, 100, 130), 30);
+        let newer = Task {
+            sum_exec_ns: 120,
+            ..Task::default()
+        };
+        assert_eq!(ran_ns(Some(&newer), 100, 130), 10);
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     task, told,
 };
 use aya_ebpf::programs::BtfTracePointContext;
+use core::hint::cold_path;
 use resmgr_common::{
     CSS_ENTRIES, Css, OWNER_APART, Owner, Record, SLOT_KERNEL, SLOT_OTHER, TOLD_DEEP, TOLD_WIDE,
 };
@@ -22,14 +23,14 @@ const KERNEL: Owner = Owner {
     flags: OWNER_APART,
 };
 
-/// Owner of a task that is not the idle task.
+/// Owner of a task that is not the idle task, as a word.
 ///
 /// # Safety
 /// `record` points into the map, and is that of this CPU.
 #[inline(always)]
-pub unsafe fn owner(ctx: &BtfTracePointContext, record: *mut Record, task: *const u8) -> Owner {
+pub unsafe fn owner(ctx: &BtfTracePointContext, record: *mut Record, task: *const u8) -> u64 {
     if task::is_kernel(task) {
-        return KERNEL;
+        return KERNEL.word();
     }
     let group = follow::<{ at(TaskGroup) }>(task);
     let css = if value::<{ of(CssBySet) }>() != 0 {
@@ -43,11 +44,12 @@ pub unsafe fn owner(ctx: &BtfTracePointContext, record: *mut Record, task: *cons
         // SAFETY: `entry` points into the map; user space only ever zeroes it.
         unsafe {
             if (*entry).serial == serial {
-                return (*entry).owner;
+                return (&raw const (*entry).owner).cast::<u64>().read();
             }
         }
     }
-    Owner::from_word(miss(ctx, record, css))
+    cold_path();
+    miss(ctx, record, css)
 }
 
 /// Owner of a cgroup met for the first time, as a word.

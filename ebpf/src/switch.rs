@@ -19,9 +19,9 @@ use crate::{
     task, unseen, wait,
 };
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::BtfTracePointContext};
-use core::arch::asm;
+use core::{arch::asm, hint::cold_path};
 use resmgr_common::{
-    Cell, LastRun, Owner, Record, TASK_ENTRIES, TASK_PREEMPTED, Task, Totals, entered, left,
+    Cell, LastRun, Record, TASK_ENTRIES, Task, Totals, entered, is_zero, queued_ns, ran_ns,
 };
 
 /// Run-queue time between two calibrations of the run-queue clock against `CLOCK_MONOTONIC`, nanoseconds.
@@ -40,6 +40,7 @@ pub fn account(ctx: &BtfTracePointContext) {
     unsafe {
         (&raw mut (*record).seq).write_volatile((*record).seq.wrapping_add(1));
         if u64::from((*record).pid) != task::pid(prev) {
+            cold_path();
             unseen::catch_up(ctx, record);
         }
         let victim = if (*record).pid == 0 {
@@ -50,10 +51,10 @@ pub fn account(ctx: &BtfTracePointContext) {
         let next: *const u8 = ctx.arg(2);
         if task::pid(next) == 0 {
             (*record).pid = 0;
-            (*record).owner = Owner::default();
         } else {
             enter(ctx, record);
             if victim != NOBODY && victim != u64::from((*record).owner.slot) {
+                cold_path();
                 blame(record, victim, task::cpu(next));
             }
         }
@@ -112,34 +113,31 @@ unsafe fn leave(ctx: &BtfTracePointContext, record: *mut Record) -> u64 {
     } else {
         task::state(prev)
     };
-    let runnable = preempt & 0xff != 0 || state == 0;
+    let runnable = preempt & 1 | is_zero(state);
     let now = task::totals(prev);
     let cpu = task::cpu(prev);
-    // SAFETY: the pointers point into maps.
+    // SAFETY: the pointers point into maps; the count that is added to is one of the two.
     unsafe {
         let own = Some(&*memory).filter(|own| u64::from(own.last.pid) == pid);
-        let run_ns = left(own, Some((*record).sum_exec_ns), now, 0).run_ns;
-        let flags = if runnable { TASK_PREEMPTED } else { 0 };
-        remember(memory, now, LastRun::word_of(pid, cpu, flags));
+        let run_ns = ran_ns(own, (*record).sum_exec_ns, now.sum_exec_ns);
+        remember(memory, now, LastRun::word_of(pid, cpu, runnable));
         // The clock on its way to idle: nobody needs it better than this.
         (*record).since += run_ns;
         // Whoever the stint began with: a thread that changed cgroups meanwhile causes no switch.
-        let Owner { slot, flags } = (*record).owner;
-        let slot = u64::from(slot);
+        let slot = u64::from((*record).owner.slot);
         let Some(cell) = cell(cpu, slot) else {
             return NOBODY;
         };
         (*cell).run_ns += run_ns;
-        if value::<{ of(SplitThrottle) }>() != 0 && (*cell).throttled_seen_ns == 0 && flags == 0 {
-            wait::first_look(cell, prev);
+        let count = (&raw mut (*cell).voluntary).add(runnable as usize);
+        *count = (*count).wrapping_add(1);
+        if value::<{ of(SplitThrottle) }>() != 0
+            && (*cell).throttled_seen_ns | u64::from((*record).owner.flags) == 0
+        {
+            cold_path();
+            wait::first_look(cell, ctx.arg(1));
         }
-        if runnable {
-            (*cell).involuntary = (*cell).involuntary.wrapping_add(1);
-            slot
-        } else {
-            (*cell).voluntary = (*cell).voluntary.wrapping_add(1);
-            NOBODY
-        }
+        slot | runnable.wrapping_sub(1)
     }
 }
 
@@ -148,14 +146,15 @@ unsafe fn leave(ctx: &BtfTracePointContext, record: *mut Record) -> u64 {
 unsafe fn enter(ctx: &BtfTracePointContext, record: *mut Record) {
     // SAFETY: the pointers point into maps.
     unsafe {
-        (*record).owner = owner(ctx, record, ctx.arg(2));
+        let owner = owner(ctx, record, ctx.arg(2));
+        (&raw mut (*record).owner).cast::<u64>().write(owner);
         let next: *const u8 = ctx.arg(2);
         let pid = task::pid(next);
         let Some(memory) = memory(pid) else {
             return;
         };
         let clock = clock(next);
-        let queued_ns = wait::queued_ns(next, clock);
+        let queued_ns = queued_ns(clock, task::last_queued(next));
         let now = task::totals(next);
         let cpu = task::cpu(next);
         (*record).pid = pid as u32;
@@ -169,13 +168,15 @@ unsafe fn enter(ctx: &BtfTracePointContext, record: *mut Record) {
             run_delay_ns: now.run_delay_ns + queued_ns,
             ..now
         };
-        remember(memory, now, LastRun::word_of(pid, cpu, 0));
-        if stint.wait_ns | stint.run_ns != 0
-            || stint.from.is_some_and(|from| u64::from(from) != cpu)
-        {
+        let last = LastRun::word_of(pid, cpu, 0);
+        remember(memory, now, last);
+        // Never on another thread's entry in vain but for the call.
+        let moved = (before ^ last) << 16 >> 16;
+        if stint.wait_ns | stint.run_ns | moved != 0 {
             wait::settle(record, next, stint.wait_ns, stint.run_ns, before);
         }
         if (*record).since.wrapping_sub((*record).calibrated_clock) >= CALIBRATE_EVERY {
+            cold_path();
             calibrate(record);
         }
     }

@@ -7,7 +7,7 @@ use crate::{
     task, wait,
 };
 use aya_ebpf::programs::BtfTracePointContext;
-use resmgr_common::{LastRun, Record, Totals, left};
+use resmgr_common::{LastRun, Owner, Record, Totals, left};
 
 /// Books how `prev` came to run, and makes the record say so.
 ///
@@ -24,7 +24,7 @@ pub unsafe fn catch_up(ctx: &BtfTracePointContext, record: *mut Record) {
         if pid == 0 {
             return;
         }
-        let owner = owner(ctx, record, prev);
+        let owner = Owner::from_word(owner(ctx, record, prev));
         (*record).owner = owner;
         let cpu = task::cpu(prev);
         let (Some(memory), Some(cell)) = (memory(pid), cell(cpu, u64::from(owner.slot))) else {
@@ -37,7 +37,7 @@ pub unsafe fn catch_up(ctx: &BtfTracePointContext, record: *mut Record) {
         };
         let now = task::totals(prev);
         let own = Some(&*memory).filter(|own| u64::from(own.last.pid) == pid);
-        let stint = left(own, None, now, unseen_ns);
+        let stint = left(own, now, unseen_ns);
         let began = clock.saturating_sub(stint.run_ns);
         wait::book(
             cell,

@@ -10,15 +10,6 @@ use resmgr_common::{
     Cell, LastRun, OWNER_APART, Record, TASK_PREEMPTED, Task, bucket, split_wait, throttled,
 };
 
-/// How long it was on the queue it is taken from.
-#[inline(always)]
-pub fn queued_ns(next: *const u8, clock: u64) -> u64 {
-    match task::last_queued(next) {
-        0 => 0,
-        queued => clock.saturating_sub(queued),
-    }
-}
-
 /// Whether the wait began with a preemption.
 #[inline(always)]
 pub fn preempted(memory: Option<&Task>) -> bool {

@@ -70,6 +70,10 @@ impl Cell {
 }
 const _: () = assert!(core::mem::offset_of!(Cell, voluntary) % 8 == 0);
 const _: () = assert!(core::mem::offset_of!(Cell, wait_throttled_ns) == 64);
+// The program adds to one of two by adding to the place of the first.
+const _: () = assert!(
+    core::mem::offset_of!(Cell, wait_preempt_ns) == core::mem::offset_of!(Cell, wait_wake_ns) + 8
+);
 const _: () =
     assert!(core::mem::offset_of!(Cell, involuntary) == core::mem::offset_of!(Cell, voluntary) + 4);
 
@@ -93,6 +97,7 @@ impl Owner {
     }
 
     /// From one word.
+    #[expect(clippy::cast_possible_truncation, reason = "each half is taken")]
     #[inline(always)]
     #[must_use]
     pub const fn from_word(word: u64) -> Self {
@@ -172,17 +177,6 @@ impl LastRun {
     #[must_use]
     pub const fn word_of(pid: u64, cpu: u64, flags: u64) -> u64 {
         pid | (cpu & 0xffff) << 32 | flags << 48
-    }
-
-    /// From one word.
-    #[inline(always)]
-    #[must_use]
-    pub const fn from_word(word: u64) -> Self {
-        Self {
-            pid: word as u32,
-            cpu: (word >> 32) as u16,
-            flags: (word >> 48) as u16,
-        }
     }
 }
 

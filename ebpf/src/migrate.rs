@@ -9,15 +9,13 @@ use crate::{
 };
 use resmgr_common::{Cell, distance_class};
 
-/// Books the arrival on `to` of a task that ran on `from` before, if it did.
-#[inline(always)]
-pub fn book(cell: *mut Cell, from: Option<u16>, to: u64) {
+/// Books the arrival on `to` of a task whose last run, elsewhere, is `before`: a word of a `LastRun`.
+#[inline(never)]
+pub fn book(cell: *mut Cell, before: u64, to: u64) {
     if value::<{ of(Migrations) }>() == 0 {
         return;
     }
-    let Some(from) = from.map(u64::from).filter(|from| *from != to) else {
-        return;
-    };
+    let from = before >> 32 & 0xffff;
     let (Some(from), Some(to)) = (PLACES.get(from as u32), PLACES.get(to as u32)) else {
         return;
     };

@@ -46,7 +46,10 @@ pub unsafe fn catch_up(ctx: &BtfTracePointContext, record: *mut Record) {
             wait::preempted(own),
             owner.flags,
         );
-        migrate::book(cell, stint.from, cpu);
+        if stint.from.is_some_and(|from| u64::from(from) != cpu) {
+            let before = (&raw const (*memory).last).cast::<u64>().read();
+            migrate::book(cell, before, cpu);
+        }
         // As if it had been seen to start: its run time is booked as it leaves.
         (*record).since = began;
         (*record).sum_exec_ns = now.sum_exec_ns.saturating_sub(stint.run_ns);

@@ -7,7 +7,7 @@ use crate::{
     task,
 };
 use resmgr_common::{
-    Cell, LastRun, OWNER_APART, Record, TASK_PREEMPTED, Task, bucket, split_wait, throttled,
+    Cell, OWNER_APART, Record, TASK_PREEMPTED, Task, bucket, split_wait, throttled,
 };
 
 /// Whether the wait began with a preemption.
@@ -28,26 +28,27 @@ pub unsafe fn settle(
     run_ns: u64,
     before: u64,
 ) {
-    let before = LastRun::from_word(before);
     let cpu = task::cpu(next);
     // SAFETY: the pointers point into maps.
     unsafe {
         let owner = (*record).owner;
-        let clock = (*record).since;
         let Some(cell) = cell(cpu, u64::from(owner.slot)) else {
             return;
         };
         (*cell).run_ns += run_ns;
-        let known = before.pid == (*record).pid;
+        let known = before as u32 == (*record).pid;
         if wait_ns != 0 {
+            let mut contention = wait_ns;
             if value::<{ of(SplitThrottle) }>() != 0 && owner.flags & OWNER_APART == 0 {
-                notice_throttling(cell, next, clock, wait_ns);
+                notice_throttling(cell, next, (*record).since, wait_ns);
+                contention = split(cell, wait_ns, (*record).since);
             }
-            let preempted = known && before.flags & TASK_PREEMPTED != 0;
-            book(cell, wait_ns, clock, preempted, owner.flags);
+            // Of a thread nothing is known of, it began with a wake-up.
+            let preempted = before >> 48 & u64::from(known);
+            count(cell, contention, preempted);
         }
-        if known && (*record).sum_exec_ns != 0 {
-            migrate::book(cell, Some(before.cpu), cpu);
+        if known && (before >> 32 & 0xffff) != cpu && (*record).sum_exec_ns != 0 {
+            migrate::book(cell, before, cpu);
         }
     }
 }
@@ -88,30 +89,36 @@ fn notice_throttling(cell: *mut Cell, next: *const u8, clock: u64, wait_ns: u64)
 /// Books a wait that ended at `clock`.
 #[inline(always)]
 pub fn book(cell: *mut Cell, wait_ns: u64, clock: u64, preempted: bool, flags: u32) {
-    if wait_ns == 0 {
-        return;
+    let mut contention = wait_ns;
+    if value::<{ of(SplitThrottle) }>() != 0 && flags & OWNER_APART == 0 {
+        contention = split(cell, wait_ns, clock);
     }
-    // SAFETY: `cell` points into the map; the bucket is bounded by a comparison the verifier sees.
+    count(cell, contention, preempted.into());
+}
+
+/// Books the part of a wait that was throttling; the rest is contention.
+#[inline(always)]
+fn split(cell: *mut Cell, wait_ns: u64, clock: u64) -> u64 {
+    // SAFETY: `cell` points into the map.
     unsafe {
-        let mut contention = wait_ns;
-        if value::<{ of(SplitThrottle) }>() != 0
-            && flags & OWNER_APART == 0
-            && (*cell).throttled_last_ns != 0
-        {
-            let throttled;
-            (contention, throttled) = split_wait(
-                wait_ns,
-                clock,
-                (*cell).throttled_last_ns,
-                (*cell).throttled_at,
-            );
-            (*cell).wait_throttled_ns += throttled;
+        let last_ns = (*cell).throttled_last_ns;
+        if last_ns == 0 {
+            return wait_ns;
         }
-        if preempted {
-            (*cell).wait_preempt_ns += contention;
-        } else {
-            (*cell).wait_wake_ns += contention;
-        }
+        let (contention, throttled) = split_wait(wait_ns, clock, last_ns, (*cell).throttled_at);
+        (*cell).wait_throttled_ns += throttled;
+        contention
+    }
+}
+
+/// Books contention; 1: after a preemption.
+#[inline(always)]
+fn count(cell: *mut Cell, contention: u64, preempted: u64) {
+    // SAFETY: `cell` points into the map; the sum is one of the two, and the bucket is bounded by a
+    // comparison the verifier sees.
+    unsafe {
+        let sum = (&raw mut (*cell).wait_wake_ns).add((preempted & 1) as usize);
+        *sum += contention;
         if contention != 0 && value::<{ of(Histogram) }>() != 0 {
             let bucket = bucket(contention);
             if let Some(count) = (*cell).histogram.get_mut(bucket) {

@@ -1,4 +1,4 @@
-//! Scheduler telemetry in the kernel: maps, globals and one attach point per hook.
+//! Scheduler telemetry in the kernel: maps, and one attach point per hook.
 //!
 //! Nothing here takes a time stamp, a lock or an atomic: at `sched_switch` the scheduler has just
 //! written all that is needed, and each CPU writes only its own cells.

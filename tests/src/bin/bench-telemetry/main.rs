@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     let statistics = cri_resmgr::telemetry::trial::statistics()?;
     for round in 0..rounds {
         eprint_round("cost", round, rounds);
-        for (row, subject) in Subject::COST.iter().enumerate() {
+        for (row, subject) in turn(&Subject::COST, round) {
             for (column, load) in loads.iter().enumerate() {
                 let watched = subject.attach(&topology, true)?;
                 let before = watched.read()?;
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     drop(statistics);
     for round in 0..rounds {
         eprint_round("throughput", round, rounds);
-        for (row, subject) in Subject::SPEED.iter().enumerate() {
+        for (row, subject) in turn(&Subject::SPEED, round) {
             for (column, load) in loads.iter().enumerate() {
                 let attached = subject.attach(&topology, false)?;
                 speeds.entry((row, column)).or_default().push(load.run()?);
@@ -52,6 +52,12 @@ fn main() -> Result<()> {
     print_costs(&costs);
     print_speeds(&speeds);
     sweep::print()
+}
+
+/// All of them with their rows, another one first in each round: none always follows the same.
+fn turn<T>(all: &[T], round: usize) -> impl Iterator<Item = (usize, &T)> {
+    let rows = all.iter().enumerate();
+    rows.cycle().skip(round % all.len()).take(all.len())
 }
 
 #[expect(clippy::print_stderr, reason = "it takes minutes")]

@@ -19,6 +19,7 @@ pub mod overlay;
 mod pump;
 pub mod server;
 mod session;
+pub mod shape;
 mod status;
 mod tee;
 

@@ -110,10 +110,10 @@ pub(super) fn is_users_map(name: &str) -> bool {
     MAPS.contains(&name)
 }
 
-pub(super) fn starts_with_any(text: &str, beginnings: &[&str]) -> bool {
+pub(super) fn starts_with_any(text: impl AsRef<[u8]>, beginnings: &[&str]) -> bool {
     beginnings
         .iter()
-        .any(|beginning| text.starts_with(beginning))
+        .any(|beginning| text.as_ref().starts_with(beginning.as_bytes()))
 }
 
 /// Takes out fields that hold their type's empty value, as protobuf's JSON form does.

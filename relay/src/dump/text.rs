@@ -78,7 +78,7 @@ fn scalar(out: &mut String, value: &Value) {
 
 /// A text, quoted when YAML would take it for something else.
 fn scalar_text(out: &mut String, text: &str) {
-    if is_plain(text) {
+    if is_plain(text.as_bytes()) {
         out.push_str(text);
     } else {
         // A JSON string is a YAML string.
@@ -88,7 +88,7 @@ fn scalar_text(out: &mut String, text: &str) {
 
 /// As the scalar texts of [`yaml`].
 pub(super) fn put_scalar(out: &mut Vec<u8>, text: &str) {
-    if is_plain(text) {
+    if is_plain(text.as_bytes()) {
         out.extend_from_slice(text.as_bytes());
     } else {
         // A text is always valid JSON, and memory takes all of it.
@@ -96,26 +96,64 @@ pub(super) fn put_scalar(out: &mut Vec<u8>, text: &str) {
     }
 }
 
+/// As [`put_scalar`]; `None` when the octets are no text.
+pub(super) fn put_octets(out: &mut Vec<u8>, octets: &[u8]) -> Option<()> {
+    if is_plain(octets) {
+        out.extend_from_slice(octets);
+    } else if octets
+        .iter()
+        .fold(true, |all, octet| all & needs_no_escape(*octet))
+    {
+        out.push(b'"');
+        out.extend_from_slice(octets);
+        out.push(b'"');
+    } else {
+        serde_json::to_writer(out, std::str::from_utf8(octets).ok()?).ok()?;
+    }
+    Some(())
+}
+
+/// Whether JSON has the octet as it stands. Rather no than yes: the slow way knows better.
+fn needs_no_escape(octet: u8) -> bool {
+    matches!(octet, b' '..=b'~') & (octet != b'"') & (octet != b'\\')
+}
+
+/// Puts the first `len` octets of `from`. Short ones that are followed by enough others go by a copy of
+/// fixed length, whose surplus is taken back: far quicker, and most lines and names are short.
+#[inline]
+pub(super) fn put_start<const N: usize>(out: &mut Vec<u8>, from: &[u8], len: usize) {
+    match from.first_chunk::<N>() {
+        Some(chunk) if len <= N => {
+            let end = out.len() + len;
+            out.extend_from_slice(chunk);
+            out.truncate(end);
+        }
+        _ => out.extend_from_slice(from.get(..len).unwrap_or_default()),
+    }
+}
+
 /// Whether YAML takes the text for a text as it stands.
-fn is_plain(text: &str) -> bool {
-    const WORDS: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
-    text.bytes().all(|byte| PLAIN[usize::from(byte)])
+fn is_plain(text: &[u8]) -> bool {
+    const WORDS: [&[u8]; 9] = [
+        b"true", b"false", b"null", b"yes", b"no", b"on", b"off", b"y", b"n",
+    ];
+    text.first()
+        .is_some_and(|first| first.is_ascii_alphabetic() || matches!(first, b'/' | b'_'))
         && text
-            .starts_with(|first: char| first.is_ascii_alphabetic() || first == '/' || first == '_')
+            .iter()
+            .fold(true, |all, octet| all & means_nothing(*octet))
         && !(text.len() <= 5 && WORDS.iter().any(|word| text.eq_ignore_ascii_case(word)))
 }
 
-/// Octets that mean nothing to YAML.
-const PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 128 {
-        plain[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(byte, b'_' | b'-' | b'.' | b'/' | b'@' | b'+' | b'=' | b',');
-        byte += 1;
-    }
-    plain
-};
+/// Whether the octet means nothing to YAML: letters, digits and `_-./@+=,`. Without branches, so that many
+/// are judged at once.
+fn means_nothing(octet: u8) -> bool {
+    matches!(octet, b'+'..=b'9')
+        | matches!(octet, b'@'..=b'Z')
+        | octet.is_ascii_lowercase()
+        | (octet == b'_')
+        | (octet == b'=')
+}
 
 /// An event as lines, each ended by a newline: for the log without stamps, for the file with.
 pub(super) fn lines(record: &Record, stamp: Option<&str>) -> String {
@@ -241,6 +279,8 @@ pub(super) struct Block<'a> {
     pub(super) arrow: &'static str,
     /// The body; ends with a newline.
     pub(super) yaml: &'a [u8],
+    /// Where its lines end.
+    pub(super) ends: &'a [usize],
 }
 
 impl Block<'_> {
@@ -267,38 +307,38 @@ impl Block<'_> {
         } else {
             "\n".to_owned()
         };
-        let mut ends = memchr::memchr_iter(b'\n', yaml).peekable();
-        if ends.peek().is_none() {
+        if self.ends.len() < 2 {
             for part in [b" ", self.arrow.as_bytes(), b" ", yaml, size.as_bytes()] {
                 out.extend_from_slice(part);
             }
             return;
         }
         out.extend_from_slice(size.as_bytes());
-        // The first line's beginning is that of all: copied from there.
-        let head = out.len();
         let pad: &[u8] = if file { b"   " } else { b"    " };
-        for part in [
+        let parts = [
             prefix,
             pad,
             self.method.as_bytes(),
             b" ",
             self.arrow.as_bytes(),
             b" ",
-        ] {
-            out.extend_from_slice(part);
-        }
-        let head = head..out.len();
+        ];
+        let mut head = parts.concat();
+        let length = head.len();
+        head.resize(length.max(SHORT), 0);
+        out.reserve(self.yaml.len() + self.ends.len() * length + SHORT);
         let mut begin = 0;
-        for end in ends.map(|end| end + 1).chain([self.yaml.len()]) {
-            if begin > 0 {
-                out.extend_from_within(head.clone());
-            }
-            out.extend_from_slice(self.yaml.get(begin..end).unwrap_or_default());
+        for &end in self.ends {
+            put_start::<SHORT>(out, &head, length);
+            let rest = self.yaml.get(begin..).unwrap_or_default();
+            put_start::<SHORT>(out, rest, end - begin);
             begin = end;
         }
     }
 }
+
+/// Octets that most lines, and most beginnings of lines, do not exceed.
+const SHORT: usize = 64;
 
 /// Differences of two messages, a line each: `path: old -> new`.
 #[must_use]
@@ -450,7 +490,12 @@ mod tests {
 
     #[test]
     fn a_block_is_written_as_its_record_is() {
-        for yaml in ["{}", "a: 1\nb: 2", "a:\n- 1\n- 2"] {
+        let long = format!(
+            "a: {}\nb: {}\nc: 3",
+            "x".repeat(SHORT - 4),
+            "y".repeat(SHORT)
+        );
+        for yaml in ["{}", "a: 1\nb: 2", "a:\n- 1\n- 2", &long] {
             let text = format!("{yaml}\n");
             let body = Body::Decoded(yaml.to_owned());
             for (what, word, arrow) in [
@@ -465,6 +510,9 @@ mod tests {
                     seq: record.seq,
                     arrow,
                     yaml: text.as_bytes(),
+                    ends: &memchr::memchr_iter(b'\n', text.as_bytes())
+                        .map(|end| end + 1)
+                        .collect::<Vec<_>>(),
                 };
                 for stamp in [None, Some("+0.1")] {
                     let mut out = Vec::new();

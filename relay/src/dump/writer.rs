@@ -254,6 +254,7 @@ impl Writer {
             seq: call.seq,
             arrow: "=>",
             yaml: shown.yaml,
+            ends: shown.ends,
         };
         if side == Side::Request {
             if self.measurements.is_some() || item.kind == Kind::Intercepted {

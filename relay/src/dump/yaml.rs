@@ -7,7 +7,9 @@
 
 mod hide;
 mod node;
+mod wire;
 
+use super::text;
 use crate::cri::decode::Show;
 use hide::Hide;
 use node::{Node, Place, Trail};
@@ -18,6 +20,8 @@ use serde::Serialize;
 pub(super) struct Yaml {
     /// The text; lines end with a newline.
     pub(super) text: Vec<u8>,
+    /// Where its lines end.
+    pub(super) ends: Vec<usize>,
     /// The container that the message is about: `container_id`, else `status.id`.
     container: Option<String>,
     status_id: Option<String>,
@@ -27,6 +31,10 @@ pub(super) struct Yaml {
     names: Vec<u8>,
     /// Where fields are put in order.
     scratch: Vec<u8>,
+    /// Fields of the messages that are read from the wire, innermost last.
+    found: Vec<wire::Found>,
+    /// Entries of the map that is.
+    entries: Vec<wire::Entry>,
 }
 
 /// One field of a message, by where its lines are.
@@ -44,6 +52,7 @@ impl Yaml {
 
     fn begin(&mut self) {
         self.text.clear();
+        self.ends.clear();
         self.fields.clear();
         self.names.clear();
         self.container = None;
@@ -51,7 +60,12 @@ impl Yaml {
     }
 
     fn spaces(&mut self, count: usize) {
-        self.text.resize(self.text.len() + count, b' ');
+        const FEW: [u8; 16] = [b' '; 16];
+        if count <= FEW.len() {
+            text::put_start::<16>(&mut self.text, &FEW, count);
+        } else {
+            self.text.resize(self.text.len() + count, b' ');
+        }
     }
 
     /// Puts the fields from the `first` on in the order of their names; `true` if there are any.
@@ -110,7 +124,10 @@ impl Show for Into<'_> {
             map: false,
             trail: Trail::Root,
         };
-        message.serialize(root).ok().map(|_written| ())
+        message.serialize(root).ok()?;
+        let ends = memchr::memchr_iter(b'\n', &self.yaml.text).map(|end| end + 1);
+        self.yaml.ends.extend(ends);
+        Some(())
     }
 }
 

@@ -58,6 +58,11 @@ impl Hide {
         }
     }
 
+    /// Whether nothing but fields further below can be hidden.
+    pub(super) fn searches(self) -> bool {
+        matches!(self, Self::Nothing | Self::Search)
+    }
+
     /// Whether a scalar is hidden.
     pub(super) fn scalar(self) -> bool {
         matches!(self, Self::Value | Self::Account)

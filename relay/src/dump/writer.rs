@@ -38,8 +38,8 @@ use std::{
 
 /// How long the writer rests after it has emptied the queue, so that it is woken seldom and writes much
 /// at once; waking it costs the caller more than queueing. Short enough for the queue to hold what comes
-/// meanwhile.
-const REST: Duration = Duration::from_millis(5);
+/// meanwhile, and for what then has to be written at a stretch not to keep a call waiting for the CPU.
+const REST: Duration = Duration::from_millis(2);
 
 /// Calls whose request is remembered until they end.
 const REMEMBERED_CALLS: usize = 4096;

@@ -47,7 +47,7 @@ fn request(index: u32, milli: u32) -> Request {
         pod: PodRef {
             sandbox: id.as_str().into(),
             uid: id.as_str().into(),
-            name: format!("web-{index}").into(),
+            name: format!("w{index}").into(),
             namespace: "default".into(),
         },
         name: "main".into(),

@@ -2,7 +2,7 @@
 
 use crate::{condition::Condition, decision::View};
 use alloc::{format, string::String, vec, vec::Vec};
-use resmgr_topology::{CpuId, CpuSet, Topology};
+use resmgr_topology::{CpuId, CpuSet, Cpus, Topology};
 
 /// Confidence from which a container's numbers count.
 pub(crate) const CONFIDENT: u16 = 500;
@@ -114,12 +114,12 @@ fn waits(view: View<'_>, cpus: usize) -> Vec<u64> {
             }
         }
     };
-    let mut groups: Vec<(CpuSet, u64)> = Vec::new();
+    let mut groups: Vec<(&Cpus, u64)> = Vec::new();
     for (id, seen) in &view.measured.containers {
         let Some(one) = view.state.containers.get(id) else {
             continue;
         };
-        let on = one.placement.cpus;
+        let on = &one.placement.cpus;
         let wait_us = seen.wait_ns_per_s / 1000;
         if seen.confidence.0 < CONFIDENT || wait_us == 0 || on.is_empty() {
             continue;
@@ -128,11 +128,11 @@ fn waits(view: View<'_>, cpus: usize) -> Vec<u64> {
         match groups.iter_mut().find(|(group, _)| *group == on) {
             Some((_, sum)) => *sum = sum.saturating_add(wait_us),
             None if room => groups.push((on, wait_us)),
-            None => add(&on, wait_us),
+            None => add(on, wait_us),
         }
     }
     for (on, wait_us) in groups {
-        add(&on, wait_us);
+        add(on, wait_us);
     }
     waits
 }

@@ -23,7 +23,7 @@ use crate::{
 };
 use alloc::{format, vec, vec::Vec};
 use core::{cmp::Reverse, fmt};
-use resmgr_topology::{CpuId, CpuSet, MilliCpu, Preference, Topology, allocate, keep};
+use resmgr_topology::{CpuId, CpuSet, Cpus, MilliCpu, Preference, Topology, allocate, keep};
 
 /// The CPUs of a policy on the machine as it is now, before anything is sliced off.
 #[derive(Clone, Copy, Debug)]
@@ -105,8 +105,8 @@ pub(crate) struct Item<'a> {
     request: &'a Request,
     arrival: u64,
     old: Option<&'a Placement>,
-    exclusive: CpuSet,
-    confined: Option<CpuSet>,
+    exclusive: Cpus,
+    confined: Option<Cpus>,
 }
 
 /// The engine of a slicing policy.
@@ -165,7 +165,7 @@ impl<F: Flavour> Slices<F> {
         let sets = self.sets_now(view);
         let mut items = items(view, Some(&request.id));
         let known = view.state.containers.get(&request.id);
-        let held = known.map_or(CpuSet::EMPTY, |one| one.placement.exclusive);
+        let held = known.map_or(CpuSet::EMPTY, |one| *one.placement.exclusive);
         let taken = taken(&items);
         let contention = Contention::of(view);
         let chosen = self.choose(view, &sets, request, &held, &taken, &contention)?;
@@ -181,8 +181,10 @@ impl<F: Flavour> Slices<F> {
             request,
             arrival: known.map_or(view.state.next_arrival, |one| one.arrival),
             old: None,
-            exclusive: chosen.cpus,
-            confined: known.and_then(|one| one.placement.confined).or(came_before),
+            exclusive: chosen.cpus.into(),
+            confined: known
+                .and_then(|one| one.placement.confined.clone())
+                .or(came_before.map(Cpus::from)),
         };
         items.insert(at, item);
         let mut changes = self.settle(view.topology, &sets, &items);
@@ -236,7 +238,7 @@ impl<F: Flavour> Slices<F> {
         let exclusive =
             repaired.or_else(|_first| self.replace(view, &sets, &items, &order, &nothing))?;
         for (item, exclusive) in items.iter_mut().zip(exclusive) {
-            item.exclusive = exclusive;
+            item.exclusive = exclusive.into();
         }
         Ok(Decision {
             changes: self.settle(view.topology, &sets, &items),
@@ -428,14 +430,14 @@ fn items<'a>(view: View<'a>, without: Option<&ContainerId>) -> Vec<Item<'a>> {
         request: &one.request,
         arrival: one.arrival,
         old: Some(&one.placement),
-        exclusive: one.placement.exclusive,
-        confined: one.placement.confined,
+        exclusive: one.placement.exclusive.clone(),
+        confined: one.placement.confined.clone(),
     };
     rest.map(item).collect()
 }
 
 fn taken(items: &[Item<'_>]) -> CpuSet {
-    let each = items.iter();
+    let each = items.iter().filter(|item| !item.exclusive.is_empty());
     each.fold(CpuSet::EMPTY, |all, item| all.union(&item.exclusive))
 }
 

@@ -10,7 +10,7 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
-use resmgr_topology::{CpuSet, MilliCpu, NodeId};
+use resmgr_topology::{CpuSet, Cpus, MilliCpu, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// What happens to a container's CFS quota.
@@ -29,23 +29,23 @@ pub enum Quota {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
     /// CPUs nobody else may run on. Empty for shared containers.
-    pub exclusive: CpuSet,
+    pub exclusive: Cpus,
     /// Name of the pool its shared part runs in (`shared`, `reserved`, or an stp pool); `None` for a
     /// purely exclusive or an unplaced container.
     pub pool: Option<Arc<str>>,
     /// Part of the request served from the shared pool.
     pub shared: MilliCpu,
     /// `cpuset.cpus` to write: exclusive and shared CPUs together. Empty: not pinned.
-    pub cpus: CpuSet,
+    pub cpus: Cpus,
     /// `cpuset.mems` to write, if the policy pins memory.
-    pub mems: Option<BTreeSet<NodeId>>,
+    pub mems: Option<Arc<BTreeSet<NodeId>>>,
     /// `cpu.shares` to write in place of the requested ones (cgroup v1 scale).
     pub cpu_shares: Option<u64>,
     /// CFS quota treatment.
     pub quota: Quota,
     /// The part of the machine its shared part is confined to, by a rebalancing; `None`: all of its pool.
     #[serde(default)]
-    pub confined: Option<CpuSet>,
+    pub confined: Option<Cpus>,
     /// CPU lists of an stp pool this container holds (exclusive) or runs on (shared).
     #[serde(default)]
     pub lists: Vec<CpuSet>,

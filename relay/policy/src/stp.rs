@@ -36,7 +36,7 @@ use alloc::{
 };
 use ask::Ask;
 use pools::{List, Pool};
-use resmgr_topology::{CpuSet, Topology};
+use resmgr_topology::{CpuSet, Cpus, Topology};
 
 /// The policy `static-pools`.
 #[derive(Clone, Debug)]
@@ -187,7 +187,7 @@ impl StaticPools {
         ask: &Ask,
     ) -> Placement {
         let assigned = lists.iter().fold(CpuSet::EMPTY, |all, one| all.union(one));
-        let online = assigned.intersection(&topology.online);
+        let online = Cpus::from(assigned.intersection(&topology.online));
         let exclusive = self.pools.get(name).is_some_and(|pool| pool.exclusive);
         let mut env = vec![("CMK_CPUS_ASSIGNED".to_string(), plain(&online))];
         for (key, pool) in [("CMK_CPUS_SHARED", "shared"), ("CMK_CPUS_INFRA", "infra")] {
@@ -196,18 +196,18 @@ impl StaticPools {
             }
         }
         Placement {
-            exclusive: if exclusive { online } else { CpuSet::EMPTY },
+            exclusive: if exclusive {
+                online.clone()
+            } else {
+                Cpus::EMPTY
+            },
             pool: Some(name.into()),
             shared: if exclusive {
                 resmgr_topology::MilliCpu(0)
             } else {
                 request.requirements.cpu_request
             },
-            cpus: if ask.no_affinity {
-                CpuSet::EMPTY
-            } else {
-                online
-            },
+            cpus: if ask.no_affinity { Cpus::EMPTY } else { online },
             lists,
             socket: ask.socket,
             env,

@@ -132,7 +132,7 @@ pub fn remember(view: View<'_>) -> Option<RebalanceMemory> {
         let confined = match in_trial(id) {
             // Not known yet whether it is good for it.
             true => memory.workloads.get(&key).and_then(|known| known.confined),
-            false => container.placement.confined,
+            false => container.placement.confined.as_deref().copied(),
         };
         let now = looked.entry(key).or_default();
         now.utilisation_mcpu = now.utilisation_mcpu.max(seen.utilisation_mcpu);

@@ -246,7 +246,7 @@ impl<'a> Simulation<'a> {
         );
         self.kernel.stop(running.handle);
         if let Some(container) = self.state.containers.get(id) {
-            let cpus = container.placement.cpus;
+            let cpus = *container.placement.cpus;
             self.report.placements.insert(id.clone(), cpus);
         }
         self.measured.containers.remove(id);
@@ -308,17 +308,17 @@ impl<'a> Simulation<'a> {
 
     fn count_move(&mut self, change: &Change) {
         let now = self.state.containers.get(&change.id);
-        let now = now.map(|container| container.placement.cpus);
+        let now = now.map(|container| *container.placement.cpus);
         let Some(running) = self.running.get_mut(&change.id) else {
             return;
         };
-        if now == Some(change.placement.cpus) {
+        if now == Some(*change.placement.cpus) {
             return;
         }
         self.report.moves += 1;
         self.report.timeline.moved(running.handle, self.now_ns);
         self.report.last_move_ms = Some(self.now_ns / MS);
-        if running.before == Some(change.placement.cpus) {
+        if running.before == Some(*change.placement.cpus) {
             self.report.undone += 1;
         }
         running.before = now;

@@ -90,7 +90,7 @@ impl Policy for Confining {
             id: id.clone(),
             request: None,
             placement: Placement {
-                cpus: home.cpus,
+                cpus: home.cpus.into(),
                 ..Placement::default()
             },
             explanation: None,
@@ -204,8 +204,8 @@ fn a_broken_promise_is_reported() {
         fn place(&self, view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
             let mut decision = UNPINNED.place(view, request)?;
             for change in &mut decision.changes {
-                change.placement.cpus = view.topology.packages[0].cpus;
-                change.placement.exclusive = view.topology.cores[0].cpus;
+                change.placement.cpus = view.topology.packages[0].cpus.into();
+                change.placement.exclusive = view.topology.cores[0].cpus.into();
             }
             Ok(decision)
         }

@@ -72,8 +72,8 @@ impl Source {
                         let followed = Followed {
                             parent: entry.cgroup_parent.clone(),
                             named: named(&entry.request),
-                            cpus: placement.cpus,
-                            exclusive: placement.exclusive,
+                            cpus: *placement.cpus,
+                            exclusive: *placement.exclusive,
                         };
                         (id.clone(), followed)
                     })

@@ -42,7 +42,7 @@ fn container(id: &str, entry: &Entry) -> ContainerView {
     let mems: Vec<String> = placement
         .mems
         .iter()
-        .flatten()
+        .flat_map(|mems| mems.iter())
         .map(ToString::to_string)
         .collect();
     ContainerView {
@@ -88,7 +88,7 @@ fn state(snapshot: &Snapshot) -> StateView {
             let (cpus, members) = pools.entry(pool.to_string()).or_default();
             // An stp pool's exclusive lists are the pool's; elsewhere a pool is what is shared.
             let own = match placement.lists.is_empty() {
-                true => placement.exclusive,
+                true => *placement.exclusive,
                 false => CpuSet::EMPTY,
             };
             *cpus = cpus.union(&placement.cpus.difference(&own));

@@ -21,8 +21,8 @@ pub struct Wanted {
 impl From<&Placement> for Wanted {
     fn from(placement: &Placement) -> Self {
         Self {
-            cpus: placement.cpus,
-            mems: placement.mems.clone(),
+            cpus: *placement.cpus,
+            mems: placement.mems.as_deref().cloned(),
             cpu_shares: placement.cpu_shares,
             cpu_quota: match placement.quota {
                 Quota::Keep => None,

@@ -6,6 +6,9 @@ use core::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 const WORDS: usize = 32;
+/// Words of a chunk; [`WORDS`] is a multiple of it.
+const CHUNK: usize = 8;
+const _: () = assert!(WORDS.is_multiple_of(CHUNK));
 
 /// CPU numbers from 0 to this minus one can be represented.
 #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
@@ -123,10 +126,20 @@ impl CpuSet {
 
     fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
         let mut out = *self;
-        for (a, b) in out.0.iter_mut().zip(other.0) {
-            *a = f(*a, b);
+        for (a, b) in out.0.iter_mut().zip(&other.0) {
+            *a = f(*a, *b);
         }
         out
+    }
+
+    /// Whether `f` of the words is zero everywhere. Words are looked at by the chunk: one branch for each.
+    fn none(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> bool {
+        let (ours, _) = self.0.as_chunks::<CHUNK>();
+        let (theirs, _) = other.0.as_chunks::<CHUNK>();
+        ours.iter().zip(theirs).all(|(ours, theirs)| {
+            let words = ours.iter().zip(theirs);
+            words.fold(0, |any, (a, b)| any | f(*a, *b)) == 0
+        })
     }
 
     /// CPUs in either set.
@@ -150,13 +163,13 @@ impl CpuSet {
     /// Whether every CPU of this set is in the other.
     #[must_use]
     pub fn is_subset(&self, other: &Self) -> bool {
-        self.0.iter().zip(other.0).all(|(a, b)| a & !b == 0)
+        self.none(other, |a, b| a & !b)
     }
 
     /// Whether the sets have no CPU in common.
     #[must_use]
     pub fn is_disjoint(&self, other: &Self) -> bool {
-        self.0.iter().zip(other.0).all(|(a, b)| a & b == 0)
+        self.none(other, |a, b| a & b)
     }
 }
 

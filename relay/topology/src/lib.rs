@@ -8,6 +8,7 @@
 extern crate alloc;
 
 mod allocate;
+mod cpus;
 mod cpuset;
 mod distance;
 mod ids;
@@ -17,6 +18,7 @@ mod parts;
 mod synthetic;
 
 pub use allocate::{Packing, Preference, allocate, keep};
+pub use cpus::Cpus;
 pub use cpuset::{CpuSet, CpuSetError, MAX_CPUS};
 pub use distance::DistanceClass;
 pub use ids::{CoreId, CpuId, DieId, L2Id, LlcId, MilliCpu, Nanos, NodeId, PackageId};

@@ -17,7 +17,7 @@ use crate::{
     state::Placement,
 };
 use alloc::{vec, vec::Vec};
-use resmgr_topology::CpuSet;
+use resmgr_topology::{CpuSet, Cpus};
 
 /// What all kinds of moves look at.
 pub(super) struct Scene<'a> {
@@ -93,21 +93,25 @@ impl<F: Flavour> Movable for Slices<F> {
         let mut items = items(view, None);
         for part in parts {
             match &part.what {
-                What::Span => items.iter_mut().find(|item| *item.id == part.id)?.confined = part.to,
+                What::Span => {
+                    let item = items.iter_mut().find(|item| *item.id == part.id)?;
+                    item.confined = part.to.map(Cpus::from);
+                }
                 What::Exclusive => {
                     let to = part.to?;
                     let item = items.iter_mut().find(|item| *item.id == part.id)?;
                     let full = item.exclusive.len();
                     let sources = F::sources(&self.config, item.request, full);
                     let legal = legal_part(&sets, &sources, &to, full);
-                    item.exclusive = CpuSet::EMPTY;
+                    item.exclusive = Cpus::EMPTY;
                     let others = taken(&items);
                     let pool = sets.pool.difference(&others).difference(&to);
                     let free = to.is_disjoint(&others) && to.is_subset(&view.topology.online);
                     if legal != to || to.len() != full || !free || pool.is_empty() {
                         return None;
                     }
-                    items.iter_mut().find(|item| *item.id == part.id)?.exclusive = to;
+                    let item = items.iter_mut().find(|item| *item.id == part.id)?;
+                    item.exclusive = to.into();
                 }
                 What::Pool(_) => {}
             }
@@ -116,7 +120,8 @@ impl<F: Flavour> Movable for Slices<F> {
         let done = |part: &Part| {
             let change = changes.iter().find(|change| change.id == part.id);
             match &part.what {
-                What::Span => change.is_some_and(|change| change.placement.confined == part.to),
+                What::Span => change
+                    .is_some_and(|change| change.placement.confined.as_deref() == part.to.as_ref()),
                 What::Exclusive => change.is_some(),
                 What::Pool(_) => !changes.is_empty(),
             }
@@ -130,7 +135,7 @@ pub(super) fn confine(shared: Shared<'_>, to: Option<CpuSet>) -> Part {
     Part {
         id: shared.id.clone(),
         what: What::Span,
-        from: shared.placed.confined,
+        from: shared.placed.confined.as_deref().copied(),
         to,
     }
 }

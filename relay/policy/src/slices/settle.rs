@@ -1,18 +1,53 @@
 //! From who holds what exclusively to what is written for everybody.
 
-use super::{Flavour, Item, Sets, Slices, taken, unthrottled};
+use super::{Flavour, Item, Sets, Slices, Split, taken, unthrottled};
 use crate::{
     annotation::wants_rebalance,
     decision::Change,
-    mems::mems,
-    request::{QosClass, estimate::shares_from_milli},
+    mems::Mems,
+    request::{QosClass, Request, estimate::shares_from_milli},
     state::{Placement, Quota},
 };
-use alloc::{collections::BTreeSet, sync::Arc, vec, vec::Vec};
-use resmgr_topology::{CpuSet, NodeId, Topology};
+use alloc::{sync::Arc, vec, vec::Vec};
+use resmgr_topology::{CpuSet, Cpus, Topology};
 
-/// Distinct (CPUs, limit) pairs are few: pool members share them.
-type Memo = Option<(CpuSet, Option<u64>, Option<BTreeSet<NodeId>>)>;
+/// CPUs that many containers have, each set kept once.
+struct Common {
+    /// The shared pool.
+    pool: Cpus,
+    /// For those beyond its capacity.
+    spilled: Cpus,
+    /// With what it borrows.
+    borrowing: Cpus,
+    /// The reserved CPUs.
+    reserved: Cpus,
+    /// With what they borrow.
+    reserved_borrowing: Cpus,
+}
+
+impl Common {
+    fn of(sets: &Sets, taken: &CpuSet) -> Self {
+        let pool = match sets.pool.difference(taken) {
+            // Every CPU of the pool went offline.
+            pool if pool.is_empty() => sets.reserved,
+            pool => pool,
+        };
+        let lent = sets.lent.reserved.intersection(&pool);
+        Self {
+            pool: pool.into(),
+            spilled: pool.union(&sets.reserved).into(),
+            borrowing: pool.union(&sets.lent.shared).into(),
+            reserved: sets.reserved.into(),
+            reserved_borrowing: sets.reserved.union(&lent).into(),
+        }
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Cpus> {
+        let pool = [&self.pool, &self.spilled, &self.borrowing];
+        pool.into_iter()
+            .chain([&self.reserved, &self.reserved_borrowing])
+    }
+}
 
 impl<F: Flavour> Slices<F> {
     /// New placements of all whose placement changes, in the order of `items`: by id.
@@ -22,51 +57,53 @@ impl<F: Flavour> Slices<F> {
         sets: &Sets,
         items: &[Item<'_>],
     ) -> Vec<Change> {
-        let pool = match sets.pool.difference(&taken(items)) {
-            // Every CPU of the pool went offline.
-            pool if pool.is_empty() => sets.reserved,
-            pool => pool,
-        };
+        let common = Common::of(sets, &taken(items));
         let shared: Arc<str> = "shared".into();
         let reserved: Arc<str> = "reserved".into();
-        let spills = self.spills(items, &pool);
-        let mut memo: Memo = None;
+        let may_borrow = |request: &Request| wants_rebalance(request) != Some(false);
+        let splits = items
+            .iter()
+            .map(|item| F::split(&self.config, item.request));
+        let splits: Vec<Split> = splits.collect();
+        let spills = self.spills(items, &splits, &common.pool);
+        let pins = self.config.pin_memory;
+        let mut mems = pins.then(|| Mems::new(topology, common.each()));
         let mut changes = Vec::with_capacity(items.len());
-        for (item, spills) in items.iter().zip(spills) {
-            let split = F::split(&self.config, item.request);
+        for ((item, split), spills) in items.iter().zip(splits).zip(spills) {
             let mut placement = Placement {
-                exclusive: item.exclusive,
+                exclusive: item.exclusive.clone(),
                 shared: split.part,
-                cpus: item.exclusive,
                 ..Placement::default()
             };
-            if split.reserved && !sets.reserved.is_empty() {
+            if split.reserved && !common.reserved.is_empty() {
                 placement.pool = Some(reserved.clone());
-                placement.cpus = sets.reserved;
-                if !sets.lent.reserved.is_empty() && wants_rebalance(item.request) != Some(false) {
-                    placement.cpus = sets.reserved.union(&sets.lent.reserved.intersection(&pool));
-                }
+                placement.cpus = if !sets.lent.reserved.is_empty() && may_borrow(item.request) {
+                    common.reserved_borrowing.clone()
+                } else {
+                    common.reserved.clone()
+                };
             } else if item.exclusive.is_empty() || split.part.0 > 0 {
                 let base = if spills {
-                    pool.union(&sets.reserved)
-                } else if !sets.lent.shared.is_empty()
-                    && wants_rebalance(item.request) != Some(false)
-                {
-                    pool.union(&sets.lent.shared)
+                    &common.spilled
+                } else if !sets.lent.shared.is_empty() && may_borrow(item.request) {
+                    &common.borrowing
                 } else {
-                    pool
+                    &common.pool
                 };
-                let fits = |span: &CpuSet| {
+                let fits = |span: &&Cpus| {
                     let inside = base.intersection(span);
                     let needs = usize::try_from(split.part.0.div_ceil(1000)).unwrap_or(usize::MAX);
                     inside.len() >= needs.max(1)
                 };
-                placement.confined = item.confined.filter(fits);
-                let span = placement
-                    .confined
-                    .map_or(base, |span| base.intersection(&span));
+                placement.confined = item.confined.as_ref().filter(fits).cloned();
+                placement.cpus = match &placement.confined {
+                    None if item.exclusive.is_empty() => base.clone(),
+                    None => item.exclusive.union(base).into(),
+                    Some(span) => item.exclusive.union(&base.intersection(span)).into(),
+                };
                 placement.pool = Some(shared.clone());
-                placement.cpus = item.exclusive.union(&span);
+            } else {
+                placement.cpus = item.exclusive.clone();
             }
             if F::SETS_SHARES {
                 let whole = u32::try_from(split.full).unwrap_or(u32::MAX);
@@ -80,18 +117,9 @@ impl<F: Flavour> Slices<F> {
             if unthrottled(item.request, split) {
                 placement.quota = Quota::Unlimited;
             }
-            if self.config.pin_memory {
+            if let Some(mems) = &mut mems {
                 let limit = item.request.requirements.memory_limit_bytes;
-                placement.mems = match &memo {
-                    Some((cpus, of, mems)) if *cpus == placement.cpus && *of == limit => {
-                        mems.clone()
-                    }
-                    _ => {
-                        let fresh = mems(topology, &placement.cpus, limit);
-                        memo = Some((placement.cpus, limit, fresh.clone()));
-                        fresh
-                    }
-                };
+                placement.mems = mems.of(&placement.cpus, limit);
             }
             if item.old != Some(&placement) {
                 changes.push(Change {
@@ -106,25 +134,31 @@ impl<F: Flavour> Slices<F> {
     }
 
     /// Whose shared part is beyond the pool's capacity: Guaranteed pods first, then by arrival.
-    fn spills(&self, items: &[Item<'_>], pool: &CpuSet) -> Vec<bool> {
+    fn spills(&self, items: &[Item<'_>], splits: &[Split], pool: &CpuSet) -> Vec<bool> {
         let mut spills = vec![false; items.len()];
-        if !F::SPILLS {
+        let counts = |split: &Split| !split.reserved && (split.full == 0 || split.part.0 > 0);
+        let parts = splits.iter().filter(|split| counts(split));
+        let asked_milli = parts.fold(0u64, |sum, split| {
+            sum.saturating_add(u64::from(split.part.0))
+        });
+        let capacity = u64::try_from(pool.len()).unwrap_or(u64::MAX);
+        let mut left_milli = capacity.saturating_mul(1000);
+        if !F::SPILLS || asked_milli <= left_milli {
             return spills;
         }
         let mut order: Vec<(QosClass, u64, usize)> = Vec::with_capacity(items.len());
         let each = items.iter().enumerate();
         order.extend(each.map(|(index, item)| (item.request.qos, item.arrival, index)));
         order.sort_unstable();
-        let capacity = i64::try_from(pool.len()).unwrap_or(i64::MAX);
-        let mut left_milli = capacity.saturating_mul(1000);
+        let mut full = false;
         for (_, _, index) in order {
-            if let (Some(item), Some(slot)) = (items.get(index), spills.get_mut(index)) {
-                let split = F::split(&self.config, item.request);
-                if split.reserved || (split.full > 0 && split.part.0 == 0) {
-                    continue;
-                }
-                left_milli -= i64::from(split.part.0);
-                *slot = left_milli < 0;
+            if let (Some(split), Some(slot)) = (splits.get(index), spills.get_mut(index))
+                && counts(split)
+            {
+                let left = left_milli.checked_sub(u64::from(split.part.0));
+                full = full || left.is_none();
+                left_milli = left.unwrap_or(0);
+                *slot = full;
             }
         }
         spills

@@ -131,8 +131,8 @@ choice cache 1: 4 CPUs free (0 isolated) of 4, 800 of 1000 busy, 0 of 1000 aroun
     world.place(&request("waits", Burstable, 500)).unwrap();
     let waits = ContainerId("waits".into());
     let placement = &mut world.state.containers.get_mut(&waits).unwrap().placement;
-    placement.confined = Some(cpus("8-11"));
-    placement.cpus = cpus("8-11");
+    placement.confined = Some(cpus("8-11").into());
+    placement.cpus = cpus("8-11").into();
     see(&mut world, "waits", 500, 2000);
     let placed = world.place(&request("db", Guaranteed, 4000)).unwrap();
     assert_ne!(placed.exclusive, cpus("8-11"));

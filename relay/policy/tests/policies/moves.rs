@@ -295,14 +295,14 @@ fn scattered(annotation: Option<(&str, &str)>) -> World {
     world.place(&one).unwrap();
     // Placed together in truth: as it would be after a hot-unplug.
     let container = world.state.containers.get_mut(&id("wide")).unwrap();
-    container.placement.exclusive = cpus("1,5");
-    container.placement.cpus = cpus("1,5");
+    container.placement.exclusive = cpus("1,5").into();
+    container.placement.cpus = cpus("1,5").into();
     let filler = world.state.containers.get_mut(&id("filler")).unwrap();
-    filler.placement.exclusive = cpus("2");
-    filler.placement.cpus = cpus("2");
+    filler.placement.exclusive = cpus("2").into();
+    filler.placement.cpus = cpus("2").into();
     let other = world.state.containers.get_mut(&id("other")).unwrap();
-    other.placement.exclusive = cpus("3");
-    other.placement.cpus = cpus("3");
+    other.placement.exclusive = cpus("3").into();
+    other.placement.cpus = cpus("3").into();
     see(&mut world, "wide", |seen| {
         seen.utilisation_mcpu = 1500;
         seen.package_migrations_milli_per_s = 2_000_000;
@@ -466,10 +466,13 @@ fn memory_that_is_near_already_costs_nothing_to_move_to() {
             seen.resident_by_node = [(NodeId(node), 64 << 30)].into();
         });
         step(&mut world);
-        world.state.containers[&id("fat")].placement.confined
+        world.state.containers[&id("fat")]
+            .placement
+            .confined
+            .clone()
     };
     // CPUs 8 to 11 of node 2 are the ones with room.
-    assert_eq!(near(2), Some(cpus("8-11")));
+    assert_eq!(near(2), Some(cpus("8-11").into()));
     assert_eq!(near(0), None);
 }
 
@@ -710,10 +713,10 @@ proptest! {
                 let was = &start[id].placement;
                 let key = one.request.annotations.keys().next().map(String::as_str);
                 if key != Some(EXCHANGE) {
-                    prop_assert_eq!(was.exclusive, one.placement.exclusive);
+                    prop_assert_eq!(&was.exclusive, &one.placement.exclusive);
                 }
                 if key == Some(OUT) && one.placement.exclusive.is_empty() {
-                    prop_assert_eq!(was.confined, one.placement.confined);
+                    prop_assert_eq!(&was.confined, &one.placement.confined);
                     prop_assert_eq!(&was.lists, &one.placement.lists);
                 }
             }

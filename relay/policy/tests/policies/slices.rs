@@ -57,7 +57,7 @@ fn only_guaranteed_whole_cpus_are_exclusive_and_others_leave_them() {
     );
     let db = world.place(&request("db", Guaranteed, 2000)).unwrap();
     assert_eq!(db.exclusive.len(), 2);
-    assert_eq!((db.exclusive, db.quota), (db.cpus, Quota::Unlimited));
+    assert_eq!((&db.exclusive, db.quota), (&db.cpus, Quota::Unlimited));
     assert!(
         world
             .state
@@ -116,7 +116,7 @@ fn a_request_is_split_into_whole_cpus_and_a_shared_part() {
     assert_eq!((mixed.exclusive.len(), mixed.shared.0), (2, 500));
     assert_eq!((mixed.cpus.len(), mixed.cpu_shares), (15, Some(512)));
     let pure = world.place(&request("pure", Guaranteed, 3000)).unwrap();
-    assert_eq!((pure.cpus, pure.cpu_shares), (pure.exclusive, Some(3072)));
+    assert_eq!((&pure.cpus, pure.cpu_shares), (&pure.exclusive, Some(3072)));
     world.place(&request("web", BestEffort, 0)).unwrap();
     assert_eq!(world.on("pure"), pure.exclusive.to_string());
 }

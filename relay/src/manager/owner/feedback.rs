@@ -136,7 +136,7 @@ impl Owner {
         for (id, why) in &decision.notes {
             if let Some(entry) = self.entries.get_mut(id) {
                 let entry = Arc::make_mut(entry);
-                let cpus = entry.placement.as_ref().map(|placement| placement.cpus);
+                let cpus = entry.placement.as_ref().map(|placement| *placement.cpus);
                 entry.note(Note {
                     at_unix_s: unix_s(),
                     cpus: cpus.unwrap_or_default(),

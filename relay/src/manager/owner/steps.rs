@@ -66,7 +66,7 @@ impl Owner {
             if let Some(why) = &change.explanation {
                 entry.note(Note {
                     at_unix_s: unix_s(),
-                    cpus: change.placement.cpus,
+                    cpus: *change.placement.cpus,
                     why: why.clone(),
                 });
             }

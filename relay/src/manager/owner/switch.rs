@@ -108,7 +108,7 @@ impl Owner {
         let cpus = |state: &State, id: &ContainerId| {
             let placed = state.containers.get(id);
             placed
-                .map(|container| container.placement.cpus)
+                .map(|container| *container.placement.cpus)
                 .filter(|cpus| !cpus.is_empty())
         };
         let mut outlook = Outlook::default();
@@ -270,7 +270,7 @@ impl Owner {
             let note = draft.changes.get(id).and_then(|change| {
                 Some(Note {
                     at_unix_s: unix_s(),
-                    cpus: change.placement.cpus,
+                    cpus: *change.placement.cpus,
                     why: change.explanation.clone()?,
                 })
             });

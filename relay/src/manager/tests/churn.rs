@@ -231,7 +231,7 @@ impl World {
         assert_eq!(check(&topology(), &now.state, &rules), [], "{when}");
         assert_eq!(now.counts.policy_illegal, 0, "{when}");
         for (id, entry) in now.entries.iter() {
-            let wanted = entry.placement.as_ref().map(|placement| placement.cpus);
+            let wanted = entry.placement.as_ref().map(|placement| *placement.cpus);
             let Some(wanted) = wanted.filter(|cpus| !cpus.is_empty()) else {
                 continue;
             };
@@ -286,8 +286,8 @@ proptest! {
             world.settles("restarted").await;
             let now = world.relay().handle.snapshot();
             for (id, container) in &now.state.containers {
-                let was = before.containers.get(id).map(|one| one.placement.exclusive);
-                assert_eq!(Some(container.placement.exclusive), was, "{id} stayed");
+                let was = before.containers.get(id).map(|one| *one.placement.exclusive);
+                assert_eq!(Some(*container.placement.exclusive), was, "{id} stayed");
             }
             world.given_back().await;
         });

@@ -147,7 +147,7 @@ async fn killed_at_any_moment_of_a_churn_kernel_and_state_agree_again() {
                 .unwrap();
             let deadline = Instant::now() + Duration::from_secs(10);
             while cpus(&std::fs::read_to_string(path.join("cpuset.cpus")).unwrap())
-                != placement.cpus
+                != *placement.cpus
             {
                 assert!(
                     Instant::now() < deadline,

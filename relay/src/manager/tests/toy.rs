@@ -47,7 +47,7 @@ impl Toy {
         for (id, container) in &state.containers {
             if container.placement.exclusive.is_empty() && container.placement.cpus != shared {
                 let placement = Placement {
-                    cpus: shared,
+                    cpus: shared.into(),
                     ..container.placement.clone()
                 };
                 changes.push(Change {
@@ -84,14 +84,14 @@ impl Policy for Toy {
                     message: format!("{count} exclusive CPUs asked, {} free", free.len()),
                 });
             }
-            placement.exclusive = free.iter().take(count).collect();
-            placement.cpus = placement.exclusive;
+            placement.exclusive = free.iter().take(count).collect::<CpuSet>().into();
+            placement.cpus = placement.exclusive.clone();
         } else {
-            placement.cpus = free;
+            placement.cpus = free.into();
         }
         if mood == Mood::Wrong {
-            placement.exclusive = cpus("0");
-            placement.cpus = cpus("0");
+            placement.exclusive = cpus("0").into();
+            placement.cpus = cpus("0").into();
         }
         let change = Change {
             id: request.id.clone(),
@@ -124,7 +124,7 @@ impl Policy for Toy {
     fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
         let mut changes = Vec::new();
         for (id, container) in &view.state.containers {
-            let held = container.placement.exclusive;
+            let held = *container.placement.exclusive;
             if held.len() > self.largest || !held.is_subset(&view.topology.online) {
                 return Err(Refusal {
                     message: format!("{id} cannot keep {held}"),
@@ -134,7 +134,7 @@ impl Policy for Toy {
         changes = Self::follow(view, view.state, changes);
         if *self.mood.lock().unwrap() == Mood::Wrong {
             for change in &mut changes {
-                change.placement.cpus = view.topology.online;
+                change.placement.cpus = view.topology.online.into();
             }
         }
         Ok(Decision {

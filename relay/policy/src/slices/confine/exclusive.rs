@@ -35,7 +35,7 @@ pub(super) fn proposal<F: Flavour>(
     seen: &Observed,
 ) -> Option<Proposal> {
     let topology = scene.view.topology;
-    let held = one.placement.exclusive;
+    let held = *one.placement.exclusive;
     let sources = F::sources(&policy.config, &one.request, held.len());
     let from = sources
         .into_iter()

@@ -8,7 +8,6 @@ use crate::{
 };
 use alloc::{format, vec::Vec};
 use core::cmp::Reverse;
-use resmgr_topology::CpuSet;
 
 /// Waiting from which a victim is worth a move, nanoseconds per second.
 pub(crate) const HURT_NS_PER_S: u64 = 20_000_000;
@@ -52,14 +51,13 @@ fn part<'a>(
     if hurt.placed.cpus.is_disjoint(&hurts.placed.cpus) {
         return None;
     }
-    let both = [hurt, hurts];
     let places = |one: Shared<'a>, other: Shared<'a>| {
         let spans = scene.spans.iter().filter(|span| span.level != Level::Pool);
         let fit = spans.filter_map(move |span| Some((span, span.left(one, &[other])?)));
         fit.collect::<Vec<_>>()
     };
     let (homes, exiles) = (places(hurt, hurts), places(hurts, hurt));
-    let stays = |one: Shared<'_>, span: &Span| one.placed.confined == Some(span.cpus);
+    let stays = |one: Shared<'_>, span: &Span| one.placed.confined.as_deref() == Some(&span.cpus);
     let mut choices = Vec::new();
     for (home, left) in &homes {
         for (exile, other_left) in &exiles {
@@ -80,7 +78,6 @@ fn part<'a>(
         .filter(|(one, span)| !stays(*one, span))
         .map(|(one, span)| confine(one, Some(span.cpus)))
         .collect();
-    let on = |one: &Shared<'_>| -> Option<CpuSet> { one.placed.confined };
     Some(Proposal {
         parts,
         watched: alloc::vec![victim.clone(), by.clone()],
@@ -92,8 +89,8 @@ fn part<'a>(
                 "{by} preempts {victim} {} times a second, who waits {} µs/s; they run on {} and {}",
                 rate / 1000,
                 hurt.seen.wait_ns_per_s / 1000,
-                or(on(&both[0]).as_ref(), "all of the pool"),
-                or(on(&both[1]).as_ref(), "all of the pool"),
+                or(hurt.placed.confined.as_deref(), "all of the pool"),
+                or(hurts.placed.confined.as_deref(), "all of the pool"),
             ),
             format!("{victim} fits in {}, {by} in {}", home.name, exile.name),
         ],

@@ -108,7 +108,7 @@ pub(super) fn proposal(scene: &Scene<'_>, shared: Shared<'_>) -> Option<Proposal
     let caches = saves(Level::Llc) >= saves(Level::Node).saturating_add(MIN_GAIN_NS);
     let offered = |span: &&Span| {
         let narrower = wanders && !shared.placed.cpus.is_subset(&span.cpus);
-        let other = Some(span.cpus) != shared.placed.confined;
+        let other = Some(&span.cpus) != shared.placed.confined.as_deref();
         (span.level != Level::Llc || caches) && other && (narrower || waits)
     };
     let mut choices: Vec<_> = scene
@@ -138,7 +138,7 @@ pub(super) fn proposal(scene: &Scene<'_>, shared: Shared<'_>) -> Option<Proposal
                 node / 1000,
                 llc / 1000,
                 seen.wait_ns_per_s / 1000,
-                or(shared.placed.confined.as_ref(), "all of its pool"),
+                or(shared.placed.confined.as_deref(), "all of its pool"),
             ),
             format!(
                 "needs {}m, fits in {}: {left}m would still be free",

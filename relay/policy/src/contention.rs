@@ -1,8 +1,13 @@
 //! Measured contention as a coarse cost of CPUs: what breaks ties among equally legal choices.
 
-use crate::{condition::Condition, decision::View};
+use crate::{
+    condition::Condition,
+    decision::View,
+    measured::{Measured, Observed},
+    request::ContainerId,
+};
 use alloc::{format, string::String, vec, vec::Vec};
-use resmgr_topology::{CpuId, CpuSet, Cpus, Topology};
+use resmgr_topology::{Cpu, CpuId, CpuSet, Cpus, Topology};
 
 /// Confidence from which a container's numbers count.
 pub(crate) const CONFIDENT: u16 = 500;
@@ -22,17 +27,21 @@ pub(crate) struct Contention {
 }
 
 impl Contention {
-    pub(crate) fn of(view: View<'_>) -> Self {
-        let measured = view.measured;
-        let mut this = Self {
+    /// No costs, for where nothing is chosen by them; why there would be none either way.
+    pub(crate) fn unasked(view: View<'_>) -> Self {
+        let condition = Condition::of(view.measured, view.now);
+        Self {
             costs: Vec::new(),
             busy: Vec::new(),
             waits: Vec::new(),
-            note: None,
-        };
-        let condition = Condition::of(measured, view.now);
-        if !condition.is_usable() {
-            this.note = Some(format!("{condition}"));
+            note: (!condition.is_usable()).then(|| format!("{condition}")),
+        }
+    }
+
+    pub(crate) fn of(view: View<'_>) -> Self {
+        let measured = view.measured;
+        let mut this = Self::unasked(view);
+        if this.note.is_some() {
             return this;
         }
         let cpus = view.topology.cpus.last().map_or(0, |cpu| cpu.id.0 + 1);
@@ -46,19 +55,37 @@ impl Contention {
         }
         this.waits = waits(view, cpus);
         // Busy time and waiting: half its core's, half its last-level cache's.
-        let cores = view.topology.cores.iter().map(|core| &core.cpus);
-        let llcs = view.topology.llcs.iter().map(|llc| &llc.cpus);
-        for group in cores.chain(llcs) {
-            let width = u64::try_from(group.len().max(1)).unwrap_or(1);
-            let waited_ms = this.waited_us(group) / 1000 / width;
-            let half = (this.exact_mean(group) + waited_ms) / 2;
-            for cpu in group.iter() {
-                if let Some(slot) = index(cpu).and_then(|at| this.costs.get_mut(at)) {
-                    *slot += half;
-                }
+        let topology = view.topology;
+        this.add_means(topology, topology.cores.len(), |cpu| cpu.core.0);
+        this.add_means(topology, topology.llcs.len(), |cpu| cpu.llc.0);
+        this
+    }
+
+    /// Adds half the mean of its group to the cost of each CPU.
+    fn add_means(&mut self, topology: &Topology, groups: usize, group: impl Fn(&Cpu) -> u32) {
+        let at = |cpu: &Cpu| usize::try_from(group(cpu)).ok();
+        // Busy thousandths, waiting, CPUs.
+        let mut sums = vec![(0u64, 0u64, 0u64); groups];
+        for cpu in &topology.cpus {
+            let Some((busy, wait, width)) = at(cpu).and_then(|at| sums.get_mut(at)) else {
+                continue;
+            };
+            let own = |of: &[u64]| {
+                index(cpu.id)
+                    .and_then(|at| of.get(at).copied())
+                    .unwrap_or(0)
+            };
+            *busy += own(&self.busy);
+            *wait += own(&self.waits);
+            *width += 1;
+        }
+        for cpu in &topology.cpus {
+            let sum = at(cpu).and_then(|at| sums.get(at));
+            let cost = index(cpu.id).and_then(|at| self.costs.get_mut(at));
+            if let (Some((busy, wait, width)), Some(cost)) = (sum, cost) {
+                *cost += (busy / width + wait / 1000 / width) / 2;
             }
         }
-        this
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -90,9 +117,19 @@ impl Contention {
 
     /// Mean busy thousandths of what shares a last-level cache with the CPUs, themselves apart; coarse.
     pub(crate) fn around(&self, topology: &Topology, cpus: &CpuSet) -> u64 {
-        let llcs = topology.llcs.iter().map(|llc| &llc.cpus);
-        let touched = llcs.filter(|llc| !llc.is_disjoint(cpus));
-        let all = touched.fold(CpuSet::EMPTY, |all, llc| all.union(llc));
+        if self.is_empty() {
+            return 0;
+        }
+        let mut all = CpuSet::EMPTY;
+        let mut rest = *cpus;
+        while let Some(cpu) = rest.first() {
+            rest.remove(cpu);
+            if let Some(cpu) = topology.cpu(cpu) {
+                let llc = topology.cpus_of_llc(cpu.llc);
+                all = all.union(&llc);
+                rest = rest.difference(&llc);
+            }
+        }
         self.mean(&all.difference(cpus).intersection(&topology.online))
     }
 
@@ -115,10 +152,8 @@ fn waits(view: View<'_>, cpus: usize) -> Vec<u64> {
         }
     };
     let mut groups: Vec<(&Cpus, u64)> = Vec::new();
-    for (id, seen) in &view.measured.containers {
-        let Some(one) = view.state.containers.get(id) else {
-            continue;
-        };
+    let placed = view.state.containers.iter();
+    for (one, seen) in with_seen(placed, view.measured) {
         let on = &one.placement.cpus;
         let wait_us = seen.wait_ns_per_s / 1000;
         if seen.confidence.0 < CONFIDENT || wait_us == 0 || on.is_empty() {
@@ -135,6 +170,24 @@ fn waits(view: View<'_>, cpus: usize) -> Vec<u64> {
         add(on, wait_us);
     }
     waits
+}
+
+/// What there is of each container, and what was seen of it; of none but those that were seen. Both are in the
+/// order of ids: one pass.
+pub(crate) fn with_seen<'a, T>(
+    containers: impl Iterator<Item = (&'a ContainerId, T)>,
+    measured: &'a Measured,
+) -> impl Iterator<Item = (T, &'a Observed)> {
+    let mut seen = measured.containers.iter().peekable();
+    containers.filter_map(move |(id, one)| {
+        // Mostly they are the same, down to where they are kept: that is seen without reading them.
+        while seen
+            .next_if(|(other, _)| *other != id && *other < id)
+            .is_some()
+        {}
+        let (_, seen) = seen.next_if(|(other, _)| *other == id)?;
+        Some((one, seen))
+    })
 }
 
 fn index(cpu: CpuId) -> Option<usize> {

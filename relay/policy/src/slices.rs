@@ -167,7 +167,10 @@ impl<F: Flavour> Slices<F> {
         let known = view.state.containers.get(&request.id);
         let held = known.map_or(CpuSet::EMPTY, |one| *one.placement.exclusive);
         let taken = taken(&items);
-        let contention = Contention::of(view);
+        let contention = match F::split(&self.config, request).full {
+            0 => Contention::unasked(view),
+            _ => Contention::of(view),
+        };
         let chosen = self.choose(view, &sets, request, &held, &taken, &contention)?;
         // It begins where its predecessors were better off, if it fits in there.
         let known_of = known_of(view, request);

@@ -19,7 +19,7 @@ use crate::{
     check::Rules,
     condition::usable,
     config::ConfigProblem,
-    contention::Contention,
+    contention::{CONFIDENT, Contention, with_seen},
     decision::{Change, Decision, Explanation, Policy, Refusal, View},
     rebalance::rebalance,
     request::{ContainerId, Request},
@@ -36,7 +36,7 @@ use alloc::{
 };
 use ask::Ask;
 use pools::{List, Pool};
-use resmgr_topology::{CpuSet, Cpus, Topology};
+use resmgr_topology::{CpuId, CpuSet, Cpus, Topology};
 
 /// The policy `static-pools`.
 #[derive(Clone, Debug)]
@@ -89,7 +89,7 @@ impl StaticPools {
         view: View<'_>,
         request: &Request,
         ask: &Ask,
-        others: &BTreeMap<&ContainerId, &Placement>,
+        others: &[(&ContainerId, &Placement)],
     ) -> Result<(Placement, Explanation), String> {
         let name = &ask.pool;
         let pool = self.pools.get(name);
@@ -112,16 +112,19 @@ impl StaticPools {
         let asked = request.requirements.cpu_request.0;
         let expected = known.as_ref().map_or(asked, |known| known.utilisation_mcpu);
         let online = &view.topology.online;
-        let held = |list: &List| {
-            let mut others = others.values();
-            others.any(|one| !one.exclusive.is_disjoint(&list.cpus))
-        };
+        let mut held = CpuSet::EMPTY;
+        for (_, one) in others {
+            if pool.exclusive && !one.exclusive.is_empty() {
+                held = held.union(&one.exclusive);
+            }
+        }
+        let uses = uses(view, pool, others);
         let mut candidates: Vec<(Load, usize, &List)> = Vec::new();
-        for (index, list) in pool.lists.iter().enumerate() {
+        for (index, (list, on)) in pool.lists.iter().zip(&uses).enumerate() {
             let wanted = ask.socket.is_none_or(|socket| socket == list.socket);
             let usable = !list.cpus.is_disjoint(online);
-            if wanted && usable && !(pool.exclusive && held(list)) {
-                candidates.push((load(view, &contention, list, others, expected), index, list));
+            if wanted && usable && list.cpus.is_disjoint(&held) {
+                candidates.push((load(view, &contention, list, on, expected), index, list));
             }
         }
         candidates.sort_by_key(|(load, index, _)| (*load, *index));
@@ -315,7 +318,7 @@ impl StaticPools {
                 ask.notes
                     .push(format!("its lists {:?} are gone", one.placement.lists));
             }
-            let others = settled.iter().map(|(id, one)| (*id, one)).collect();
+            let others: Vec<_> = settled.iter().map(|(id, one)| (*id, one)).collect();
             let decided = self.decide(view, &one.request, &ask, &others);
             let (placement, explanation) =
                 decided.map_err(|text| format!("{text}; container \"{id}\""))?;
@@ -376,7 +379,7 @@ impl Policy for StaticPools {
             None => {
                 let others = view.state.containers.iter();
                 let others = others.filter(|(id, _)| **id != request.id);
-                let others = others.map(|(id, one)| (id, &one.placement)).collect();
+                let others: Vec<_> = others.map(|(id, one)| (id, &one.placement)).collect();
                 Ask::of(request).and_then(|ask| self.decide(view, request, &ask, &others))
             }
         };
@@ -449,29 +452,58 @@ impl Load {
     }
 }
 
+/// What the containers on a list make of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Use {
+    containers: usize,
+    milli: u64,
+    /// Hundredths of a second per second.
+    wait: u64,
+}
+
+/// What each list of a pool is used for, in one pass over the containers.
+fn uses(view: View<'_>, pool: &Pool, others: &[(&ContainerId, &Placement)]) -> Vec<Use> {
+    // Lists have no CPU in common: the lowest one tells which it is.
+    let firsts = pool.lists.iter().enumerate();
+    let firsts = firsts.filter_map(|(at, list)| Some((list.cpus.first()?, at)));
+    let firsts: BTreeMap<CpuId, usize> = firsts.collect();
+    let known = |cpus: &CpuSet| {
+        let at = *firsts.get(&cpus.first()?)?;
+        (pool.lists.get(at)?.cpus == *cpus).then_some(at)
+    };
+    let mut uses = vec![Use::default(); pool.lists.len()];
+    for (_, one) in others {
+        for at in one.lists.iter().filter_map(known) {
+            if let Some(on) = uses.get_mut(at) {
+                on.containers += 1;
+                on.milli += u64::from(one.shared.0);
+            }
+        }
+    }
+    if usable(view) {
+        for (one, seen) in with_seen(others.iter().copied(), view.measured) {
+            if seen.confidence.0 < CONFIDENT {
+                continue;
+            }
+            for at in one.lists.iter().filter_map(known) {
+                if let Some(on) = uses.get_mut(at) {
+                    on.wait += seen.wait_ns_per_s / 10_000_000;
+                }
+            }
+        }
+    }
+    uses
+}
+
 fn load(
     view: View<'_>,
     contention: &Contention,
     list: &List,
-    others: &BTreeMap<&ContainerId, &Placement>,
+    on: &Use,
     expected_mcpu: u32,
 ) -> Load {
     let online = list.cpus.intersection(&view.topology.online);
     let cpus = u64::try_from(online.len().max(1)).unwrap_or(1);
-    let on = |one: &&Placement| one.lists.contains(&list.cpus);
-    let milli: u64 = others
-        .values()
-        .filter(|one| on(one))
-        .map(|one| u64::from(one.shared.0))
-        .sum();
-    let wait = if usable(view) {
-        let here = others.iter().filter(|(_, one)| on(one));
-        let seen = here.filter_map(|(id, _)| view.measured.containers.get(*id));
-        let seen = seen.filter(|seen| seen.confidence.0 >= crate::contention::CONFIDENT);
-        seen.map(|seen| seen.wait_ns_per_s / 10_000_000).sum()
-    } else {
-        0
-    };
     let busy = contention.mean(&online);
     // Without measurements nothing is expected either: requests decide.
     let with = match contention.is_empty() {
@@ -480,12 +512,12 @@ fn load(
     };
     Load {
         full: with > FULL_MILLI,
-        wait,
+        wait: on.wait,
         with,
         around: contention.around(view.topology, &online),
         busy,
-        milli_per_cpu: milli / cpus,
-        containers: others.values().filter(|one| on(one)).count(),
+        milli_per_cpu: on.milli / cpus,
+        containers: on.containers,
     }
 }
 

@@ -8,12 +8,7 @@ use crate::{
     state::{Placement, Quota},
     workload::Known,
 };
-use alloc::{
-    format,
-    string::{String, ToString},
-    vec,
-    vec::Vec,
-};
+use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;
 use resmgr_topology::CpuSet;
 
@@ -129,42 +124,45 @@ fn candidates(
 ) -> Vec<String> {
     let topology = view.topology;
     let free = source(sets, From::Either).difference(taken);
-    let named = |kind: &str, id: String, cpus: CpuSet| (format!("{kind} {id}"), cpus);
-    let cores = topology.cores.iter();
-    let cores = cores.map(|one| named("core", one.id.to_string(), one.cpus));
-    let llcs = topology.llcs.iter();
-    let llcs = llcs.map(|one| named("cache", one.id.to_string(), one.cpus));
-    let nodes = topology.nodes.iter();
-    let nodes = nodes.map(|one| named("node", one.id.to_string(), one.cpus));
+    type Kind<'a> = Vec<(u32, &'a CpuSet)>;
+    let cores = topology.cores.iter().map(|one| (one.id.0, &one.cpus));
+    let llcs = topology.llcs.iter().map(|one| (one.id.0, &one.cpus));
+    let nodes = topology.nodes.iter().map(|one| (one.id.0, &one.cpus));
     let packages = topology.packages.iter();
-    let packages = packages.map(|one| named("package", one.id.to_string(), one.cpus));
-    let kinds: [Vec<(String, CpuSet)>; 4] = [
-        cores.collect(),
-        llcs.collect(),
-        nodes.collect(),
-        packages.collect(),
+    let packages = packages.map(|one| (one.id.0, &one.cpus));
+    let kinds: [(&str, Kind<'_>); 4] = [
+        ("core", cores.collect()),
+        ("cache", llcs.collect()),
+        ("node", nodes.collect()),
+        ("package", packages.collect()),
     ];
-    let holds = |kind: &&Vec<(String, CpuSet)>| {
-        let mut each = kind.iter();
-        each.any(|(_, cpus)| chosen.cpus.is_subset(cpus))
-    };
+    let holds = |kind: &Kind<'_>| kind.iter().any(|(_, cpus)| chosen.cpus.is_subset(cpus));
     // Nodes are what people know: smaller ones only where measurements tell them apart.
     let [_, _, nodes, packages] = &kinds;
     let measured = !contention.is_empty();
     let mut smaller = kinds.iter().take(2).filter(|_| measured);
-    let kind = match smaller.find(|kind| holds(kind) && kind.len() > nodes.len()) {
-        Some(smaller) => smaller,
-        None if holds(&nodes) || !holds(&packages) => nodes,
-        None => packages,
-    };
-    let mut lines = Vec::new();
-    for (index, (name, cpus)) in kind.iter().enumerate() {
+    let (kind, groups) =
+        match smaller.find(|(_, groups)| groups.len() > nodes.1.len() && holds(groups)) {
+            Some(smaller) => smaller,
+            None if holds(&nodes.1) || !holds(&packages.1) => nodes,
+            None => packages,
+        };
+    let mut order = Vec::with_capacity(groups.len());
+    for (index, (id, cpus)) in groups.iter().enumerate() {
         let here = cpus.intersection(&free);
-        if here.is_empty() {
+        let width = here.len();
+        if width == 0 {
             continue;
         }
-        let isolated = here.intersection(&sets.isolated).len();
         let got = cpus.intersection(&chosen.cpus);
+        let cost: u64 = here.iter().map(|cpu| contention.cost(cpu)).sum();
+        let cost = cost / u64::try_from(width).unwrap_or(1);
+        order.push((Reverse(got.len()), cost, index, (*id, *cpus)));
+    }
+    order.sort_unstable_by_key(|(got, cost, index, _)| (*got, *cost, *index));
+    let told = order.iter().take(TOLD).map(|(.., (id, cpus))| {
+        let here = cpus.intersection(&free);
+        let isolated = here.intersection(&sets.isolated).len();
         let measured = match contention.is_empty() {
             true => String::new(),
             false => format!(
@@ -174,19 +172,14 @@ fn candidates(
                 contention.waited_us(cpus) / 1000
             ),
         };
-        let line = format!(
-            "{name}: {} CPUs free ({isolated} isolated) of {}{measured}; gives {}",
+        format!(
+            "{kind} {id}: {} CPUs free ({isolated} isolated) of {}{measured}; gives {}",
             here.len(),
             cpus.len(),
-            listed(&got)
-        );
-        let cost: u64 = here.iter().map(|cpu| contention.cost(cpu)).sum();
-        let cost = cost / u64::try_from(here.len()).unwrap_or(1);
-        lines.push((Reverse(got.len()), cost, index, line));
-    }
-    lines.sort();
-    let more = lines.len().saturating_sub(TOLD);
-    let lines = lines.into_iter().take(TOLD).map(|(_, _, _, line)| line);
-    let more = (more > 0).then(|| format!("and {more} more"));
-    lines.chain(more).collect()
+            listed(&cpus.intersection(&chosen.cpus))
+        )
+    });
+    let more = order.len().saturating_sub(TOLD);
+    told.chain((more > 0).then(|| format!("and {more} more")))
+        .collect()
 }

@@ -1,8 +1,11 @@
 //! Each way a placement can be wrong. The manager asks before it executes, tests ask after every step.
 
-use crate::{request::ContainerId, state::State};
+use crate::{
+    request::ContainerId,
+    state::{Placement, State},
+};
 use alloc::{collections::BTreeMap, vec::Vec};
-use resmgr_topology::{CpuId, CpuSet, Topology};
+use resmgr_topology::{CpuId, CpuSet, Cpus, Topology};
 
 /// What a policy promises on the machine as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,6 +84,52 @@ pub enum Violation {
 /// Everything that is wrong, by container.
 #[must_use]
 pub fn check(topology: &Topology, state: &State, rules: &Rules) -> Vec<Violation> {
+    // Mostly nothing is, which is quicker to see than what it would be.
+    if !cfg!(debug_assertions) && is_right(topology, state, rules) {
+        return Vec::new();
+    }
+    let found = violations(topology, state, rules);
+    debug_assert_eq!(is_right(topology, state, rules), found.is_empty());
+    found
+}
+
+/// Whether nothing is wrong.
+fn is_right(topology: &Topology, state: &State, rules: &Rules) -> bool {
+    let mut exclusive = CpuSet::EMPTY;
+    for one in state.containers.values() {
+        let own = &one.placement.exclusive;
+        if !own.is_empty() {
+            if !own.is_disjoint(&exclusive) || !own.is_disjoint(&rules.reserved) {
+                return false;
+            }
+            exclusive = exclusive.union(own);
+        }
+    }
+    let others = exclusive.union(&rules.exclusive_only);
+    let usable = rules.usable.unwrap_or(topology.online);
+    let usable = usable.intersection(&topology.online);
+    // Most have the CPUs of the one before.
+    let mut right: Option<&Cpus> = None;
+    state.containers.values().all(|one| {
+        let (own, cpus) = (&one.placement.exclusive, &one.placement.cpus);
+        if cpus.is_empty() {
+            return !rules.places || opted_out(&one.placement);
+        }
+        if own.is_empty() {
+            let same = right == Some(cpus);
+            right = Some(cpus);
+            return same || (cpus.is_subset(&usable) && cpus.is_disjoint(&others));
+        }
+        cpus.is_subset(&usable) && own.is_subset(cpus) && cpus.difference(own).is_disjoint(&others)
+    })
+}
+
+fn opted_out(placement: &Placement) -> bool {
+    let mut env = placement.env.iter();
+    env.any(|(key, _)| key == "CMK_CPUS_ASSIGNED")
+}
+
+fn violations(topology: &Topology, state: &State, rules: &Rules) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut owners: BTreeMap<CpuId, &ContainerId> = BTreeMap::new();
     for (id, one) in &state.containers {
@@ -97,12 +146,7 @@ pub fn check(topology: &Topology, state: &State, rules: &Rules) -> Vec<Violation
     let exclusive: CpuSet = owners.keys().copied().collect();
     for (id, one) in &state.containers {
         let (own, cpus) = (&one.placement.exclusive, &one.placement.cpus);
-        let opted_out = one
-            .placement
-            .env
-            .iter()
-            .any(|(key, _)| key == "CMK_CPUS_ASSIGNED");
-        if rules.places && cpus.is_empty() && !opted_out {
+        if rules.places && cpus.is_empty() && !opted_out(&one.placement) {
             found.push(Violation::EmptyCpuset { id: id.clone() });
         }
         for cpu in cpus.difference(own).intersection(&exclusive).iter() {

@@ -7,7 +7,7 @@ use crate::{
     request::{ContainerId, Request},
     state::{Placement, State},
 };
-use alloc::{string::String, vec::Vec};
+use alloc::{string::String, sync::Arc, vec::Vec};
 use core::fmt;
 use resmgr_topology::{Nanos, Topology};
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ pub struct Change {
     /// Whose.
     pub id: ContainerId,
     /// For a container that enters the state, its request.
-    pub request: Option<Request>,
+    pub request: Option<Arc<Request>>,
     /// Where it shall be.
     pub placement: Placement,
     /// Why; `None` when it merely follows its pool.

@@ -5,7 +5,7 @@ use crate::{
     request::{ContainerId, Request},
     state::Placement,
 };
-use alloc::{format, vec, vec::Vec};
+use alloc::{format, sync::Arc, vec, vec::Vec};
 
 /// Places nothing: containers run where the runtime puts them.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ impl Policy for Unplaced {
         Ok(Decision {
             changes: vec![Change {
                 id: request.id.clone(),
-                request: Some(request.clone()),
+                request: Some(Arc::new(request.clone())),
                 placement: Placement::default(),
                 explanation: Some(explanation),
             }],

@@ -21,7 +21,7 @@ use crate::{
     state::Placement,
     workload::known as known_of,
 };
-use alloc::{format, vec, vec::Vec};
+use alloc::{format, sync::Arc, vec, vec::Vec};
 use core::{cmp::Reverse, fmt};
 use resmgr_topology::{CpuId, CpuSet, Cpus, MilliCpu, Preference, Topology, allocate, keep};
 
@@ -192,7 +192,7 @@ impl<F: Flavour> Slices<F> {
         items.insert(at, item);
         let mut changes = self.settle(view.topology, &sets, &items);
         for change in changes.iter_mut().filter(|change| change.id == request.id) {
-            change.request = Some(request.clone());
+            change.request = Some(Arc::new(request.clone()));
             change.explanation = Some(self.explain(
                 view,
                 &sets,

@@ -64,7 +64,7 @@ pub struct Placement {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
     /// What it asked for.
-    pub request: Request,
+    pub request: Arc<Request>,
     /// What it was given.
     pub placement: Placement,
     /// Order of arrival; ties between equals are broken by it.

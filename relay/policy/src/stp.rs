@@ -31,6 +31,7 @@ use alloc::{
     collections::BTreeMap,
     format,
     string::{String, ToString},
+    sync::Arc,
     vec,
     vec::Vec,
 };
@@ -387,7 +388,7 @@ impl Policy for StaticPools {
         Ok(Decision {
             changes: vec![Change {
                 id: request.id.clone(),
-                request: Some(request.clone()),
+                request: Some(Arc::new(request.clone())),
                 placement,
                 explanation: Some(explanation),
             }],

@@ -108,7 +108,7 @@ impl Owner {
             for (id, entry) in &entries {
                 if let Some(placement) = &entry.placement {
                     let container = resmgr_policy::Container {
-                        request: entry.request.clone(),
+                        request: Arc::new(entry.request.clone()),
                         placement: placement.clone(),
                         arrival: entry.arrival,
                     };
@@ -373,7 +373,7 @@ impl Owner {
         }
         let state = Arc::make_mut(&mut self.state);
         if let Some(mut container) = state.containers.remove(provisional) {
-            container.request.id = id.clone();
+            Arc::make_mut(&mut container.request).id = id.clone();
             state.containers.insert(id.clone(), container);
         }
         if let Some((told, _when)) = self.told.remove(provisional) {

@@ -29,7 +29,7 @@ fn state(before: &State, requests: &[Request]) -> Arc<State> {
         state.apply(&Decision {
             changes: vec![Change {
                 id: request.id.clone(),
-                request: Some(request.clone()),
+                request: Some(Arc::new(request.clone())),
                 placement: Placement::default(),
                 explanation: None,
             }],
@@ -97,7 +97,7 @@ fn a_reservation_is_recorded_once_it_has_become_a_container() {
         .containers
         .remove(&ContainerId("provisional".into()))
         .unwrap();
-    one.request.id = ContainerId("real".into());
+    Arc::make_mut(&mut one.request).id = ContainerId("real".into());
     created.containers.insert(one.request.id.clone(), one);
     recorder.placed(&Arc::new(created), &machine, none());
     recorder.stop(LIMIT);

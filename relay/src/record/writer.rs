@@ -144,7 +144,7 @@ impl Writer {
         let now: BTreeMap<u64, &Request> = state
             .containers
             .values()
-            .map(|one| (one.arrival, &one.request))
+            .map(|one| (one.arrival, &*one.request))
             .collect();
         let stays = |arrival: &u64, seen: &Seen| {
             now.get(arrival).is_some_and(|request| {

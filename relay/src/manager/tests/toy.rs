@@ -95,7 +95,7 @@ impl Policy for Toy {
         }
         let change = Change {
             id: request.id.clone(),
-            request: Some(request.clone()),
+            request: Some(Arc::new(request.clone())),
             placement,
             explanation: Some(Explanation {
                 summary: "lowest free".into(),

@@ -6,8 +6,14 @@ use crate::{
     measured::{Measured, Observed},
     request::ContainerId,
 };
-use alloc::{format, string::String, vec, vec::Vec};
-use resmgr_topology::{Cpu, CpuId, CpuSet, Cpus, Topology};
+use alloc::{
+    collections::{BTreeMap, btree_map::Entry},
+    format,
+    string::String,
+    vec,
+    vec::Vec,
+};
+use resmgr_topology::{Cpu, CpuId, CpuSet, Topology};
 
 /// Confidence from which a container's numbers count.
 pub(crate) const CONFIDENT: u16 = 500;
@@ -151,7 +157,8 @@ fn waits(view: View<'_>, cpus: usize) -> Vec<u64> {
             }
         }
     };
-    let mut groups: Vec<(&Cpus, u64)> = Vec::new();
+    // The lowest CPU tells most of them apart at once.
+    let mut groups: BTreeMap<(Option<CpuId>, &CpuSet), u64> = BTreeMap::new();
     let placed = view.state.containers.iter();
     for (one, seen) in with_seen(placed, view.measured) {
         let on = &one.placement.cpus;
@@ -160,13 +167,15 @@ fn waits(view: View<'_>, cpus: usize) -> Vec<u64> {
             continue;
         }
         let room = groups.len() < FEW;
-        match groups.iter_mut().find(|(group, _)| *group == on) {
-            Some((_, sum)) => *sum = sum.saturating_add(wait_us),
-            None if room => groups.push((on, wait_us)),
-            None => add(on, wait_us),
+        match groups.entry((on.first(), on)) {
+            Entry::Occupied(mut sum) => *sum.get_mut() = sum.get().saturating_add(wait_us),
+            Entry::Vacant(sum) if room => {
+                sum.insert(wait_us);
+            }
+            Entry::Vacant(_) => add(on, wait_us),
         }
     }
-    for (on, wait_us) in groups {
+    for ((_, on), wait_us) in groups {
         add(on, wait_us);
     }
     waits

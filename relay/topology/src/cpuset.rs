@@ -107,7 +107,9 @@ impl CpuSet {
     /// The lowest CPU of the set.
     #[must_use]
     pub fn first(&self) -> Option<CpuId> {
-        self.iter().next()
+        let mut words = (0u32..).zip(&self.0);
+        let (index, word) = words.find(|(_, word)| **word != 0)?;
+        Some(CpuId(index * 64 + word.trailing_zeros()))
     }
 
     /// The CPUs of the set, ascending.

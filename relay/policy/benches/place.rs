@@ -160,9 +160,9 @@ impl<'a> Node<'a> {
 
     /// Somebody of the class goes, and how much that one requested.
     fn goes(&mut self, class: usize) -> u32 {
-        let random = random(u64::from(self.next)) as usize;
         let present = &mut self.present[class];
-        let (id, milli) = present.swap_remove(random % present.len());
+        let who = random(u64::from(self.next)) % present.len() as u64;
+        let (id, milli) = present.swap_remove(usize::try_from(who).unwrap());
         let decision = self.policy.release(self.view(), &id);
         self.state.apply(&decision);
         self.measured.containers.remove(&id);

@@ -11,8 +11,8 @@ mod show;
 
 use anyhow::{Context, Result, bail};
 use books::Books;
-use resmgr_tests::{Container, Cri, Relay, Runtime, kernel, skip};
-use std::time::Duration;
+use resmgr_tests::{Container, Cri, Relay, Runtime, built, kernel, skip};
+use std::{path::Path, time::Duration};
 
 /// What one container did in one phase.
 struct Row {
@@ -42,23 +42,14 @@ const EXCLUSIVE: (&str, &str) = (
     r#"{"initContainers":{},"containers":{"latency":{"requests":{"cmk.intel.com/exclusive-cores":"1"},"limits":{"cmk.intel.com/exclusive-cores":"1"}}}}"#,
 );
 
-/// The mix: who, its QoS class's folder, its script, its CPU resources.
-fn mix() -> Vec<(&'static str, &'static str, Container)> {
-    let spin = "while :; do :; done";
-    // Two pairs that wake each other all the time.
-    let chat = "yes | cat >/dev/null & yes | cat >/dev/null & wait";
+/// The mix: who, its QoS class's folder, its program and its CPU resources. All but the batch work by the
+/// clock, so that the machine can go on with other things.
+fn mix(workload: &Path) -> Vec<(&'static str, &'static str, Container)> {
+    let does = |name: &str, threads: &str| Container::program(name, workload, &[name, threads]);
     vec![
-        (
-            "latency",
-            "",
-            Container::script("latency", spin).guaranteed(1),
-        ),
-        (
-            "chatty",
-            "burstable",
-            Container::script("chatty", chat).burstable(200),
-        ),
-        ("batch", "besteffort", Container::script("batch", spin)),
+        ("latency", "", does("latency", "1").guaranteed(1)),
+        ("chatty", "burstable", does("chatty", "4").burstable(200)),
+        ("batch", "besteffort", does("batch", "2")),
     ]
 }
 
@@ -128,8 +119,9 @@ async fn phase(runtime: &Runtime, policy: &str, length: Duration) -> Result<Phas
     let parent = runtime.cgroup_parent();
     let mut cri = Cri::connect(&relay.socket(), parent).await?;
 
+    let workload = built("workload").context("the workload program is not built")?;
     let mut running = Vec::new();
-    for (name, class, mut container) in mix() {
+    for (name, class, mut container) in mix(&workload) {
         let asks = stp && name == "latency";
         if asks {
             container.envs.push(("STP_POOL".into(), "exclusive".into()));

@@ -4,18 +4,15 @@
 //! [`resmgr_common::Field`] and [`resmgr_common::Value`]. Only instructions are looked at, and of them only
 //! the kinds that carry marks; a mark without a number is an error, never a load from somewhere else.
 //!
-//! Formats: the ELF specification (64 bits, little-endian), and Documentation/bpf/standardization of the
-//! kernel for instructions. Never panics, whatever the bytes.
+//! Format of the instructions: Documentation/bpf/standardization of the kernel. Never panics, whatever the
+//! bytes.
 
+use object::{LittleEndian, Object as _, ObjectSection as _, SectionKind, read::elf::ElfFile64};
 use resmgr_common::{FIELD_MARK, Field, VALUE_MARK, Value};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 use thiserror::Error;
 
 const INSTRUCTION: usize = 8;
-/// `SHF_EXECINSTR`
-const EXECUTABLE: u64 = 4;
-/// `SHT_PROGBITS`
-const PROGRAM: u32 = 1;
 /// Marks reserved of either kind, in use or not.
 const MARKS: usize = 0x100;
 
@@ -23,10 +20,10 @@ const MARKS: usize = 0x100;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(super) enum PatchError {
     /// Not an object of BPF, or cut off.
-    #[error("the object is damaged at byte {at}")]
+    #[error("the object is damaged: {why}")]
     Damaged {
-        /// Where reading stopped.
-        at: usize,
+        /// What is wrong with it.
+        why: String,
     },
     /// An instruction carries a mark nobody has a number for.
     #[error("the object asks for something unknown at byte {at}")]
@@ -74,11 +71,12 @@ pub(super) fn patch(object: &mut [u8], numbers: &Numbers) -> Result<usize, Patch
         fields.insert(*field, near);
     }
     let (mut count, mut used_fields, mut used_values) = (0, Vec::new(), Vec::new());
-    for (start, length) in code(object)? {
+    for Range { start, end } in code(object)? {
         let mut at = start;
-        while at < start + length {
-            let damaged = PatchError::Damaged { at };
-            let instruction = object.get_mut(at..at + INSTRUCTION).ok_or(damaged)?;
+        while let Some(instruction) = object
+            .get_mut(at..at.saturating_add(INSTRUCTION))
+            .filter(|_| at < end)
+        {
             let unknown = PatchError::Unknown { at };
             match mark(instruction) {
                 Some(Mark::Field(index)) => {
@@ -151,43 +149,26 @@ fn mark(instruction: &[u8]) -> Option<Mark> {
     }
 }
 
-/// Start and length of each section that holds instructions.
-fn code(object: &[u8]) -> Result<Vec<(usize, usize)>, PatchError> {
-    let damaged = |at| PatchError::Damaged { at };
-    let number = |at: usize, bytes: usize| -> Result<u64, PatchError> {
-        let end = at.checked_add(bytes).ok_or(damaged(at))?;
-        let slice = object.get(at..end).ok_or(damaged(at))?;
-        Ok(slice
-            .iter()
-            .rev()
-            .fold(0, |number, byte| number << 8 | u64::from(*byte)))
+/// Where each section that holds instructions is.
+fn code(object: &[u8]) -> Result<Vec<Range<usize>>, PatchError> {
+    let damaged = |why: object::Error| PatchError::Damaged {
+        why: why.to_string(),
     };
-    let place = |at: usize, bytes: usize| -> Result<usize, PatchError> {
-        usize::try_from(number(at, bytes)?).map_err(|_error| damaged(at))
-    };
-    // 64 bits, little-endian.
-    if object.get(..6) != Some(b"\x7fELF\x02\x01".as_slice()) {
-        return Err(damaged(0));
-    }
-    let (table, size, count) = (place(0x28, 8)?, place(0x3a, 2)?, place(0x3c, 2)?);
+    let file = ElfFile64::<LittleEndian>::parse(object).map_err(damaged)?;
     let mut sections = Vec::new();
-    for index in 0..count {
-        let header = index
-            .checked_mul(size)
-            .and_then(|offset| table.checked_add(offset))
-            .ok_or(damaged(0x28))?;
-        let kind = number(header, 8)? >> 32;
-        let flags = number(header.saturating_add(8), 8)?;
-        let start = place(header.saturating_add(0x18), 8)?;
-        let length = place(header.saturating_add(0x20), 8)?;
-        if kind != u64::from(PROGRAM) || flags & EXECUTABLE == 0 {
+    for section in file.sections() {
+        if section.kind() != SectionKind::Text {
             continue;
         }
-        let end = start.checked_add(length).filter(|end| *end <= object.len());
-        if end.is_none() || length % INSTRUCTION != 0 {
-            return Err(damaged(header));
+        // What is not all there is refused.
+        let length = section.data().map_err(damaged)?.len();
+        let (start, _) = section.file_range().unwrap_or_default();
+        let start = usize::try_from(start).unwrap_or(usize::MAX);
+        if length % INSTRUCTION != 0 {
+            let why = format!("half an instruction at the end of {length} bytes of code");
+            return Err(PatchError::Damaged { why });
         }
-        sections.push((start, length));
+        sections.push(start..start.saturating_add(length));
     }
     Ok(sections)
 }
@@ -195,6 +176,10 @@ fn code(object: &[u8]) -> Result<Vec<(usize, usize)>, PatchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use object::{
+        Architecture, BinaryFormat, Endianness,
+        write::{Object, StandardSection},
+    };
     use proptest::prelude::*;
 
     fn instruction(operation: u8, offset: i16, operand: i32) -> Vec<u8> {
@@ -206,25 +191,10 @@ mod tests {
 
     /// An object with one section of these instructions.
     fn object(code: &[Vec<u8>]) -> Vec<u8> {
-        let code = code.concat();
-        let mut bytes = vec![0; 0x40];
-        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        bytes[0x28..0x30].copy_from_slice(&0x40_u64.to_le_bytes());
-        bytes[0x3a..0x3c].copy_from_slice(&0x40_u16.to_le_bytes());
-        bytes[0x3c..0x3e].copy_from_slice(&1_u16.to_le_bytes());
-        let header = [0, PROGRAM, 4, 0, 0, 0, 0x80, 0].into_iter().chain([
-            u32::try_from(code.len()).unwrap(),
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-        ]);
-        bytes.extend(header.flat_map(u32::to_le_bytes));
-        bytes.extend(code);
-        bytes
+        let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
+        let text = object.section_id(StandardSection::Text);
+        object.append_section_data(text, &code.concat(), 8);
+        object.write().unwrap()
     }
 
     fn numbers() -> Numbers {
@@ -258,7 +228,8 @@ mod tests {
     fn what_has_no_number_is_refused() {
         let pid = || instruction(0x61, Field::TaskPid.mark(), 0);
         let slots = || instruction(0xb7, 0, Value::Slots.mark());
-        let first = 0x80;
+        // The code follows the header of the file.
+        let first = 0x40;
         for odd in [
             instruction(0x79, Field::CssId.mark(), 0),
             instruction(0x79, FIELD_MARK + 0xff, 0),
@@ -293,7 +264,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_damage_makes_it_panic(at in 0usize..160, value: u8, cut in 0usize..160) {
+        fn no_damage_makes_it_panic(at in 0usize..600, value: u8, cut in 0usize..600) {
             let mut bytes = object(&[instruction(0x61, Field::TaskPid.mark(), 0)]);
             if let Some(byte) = bytes.get_mut(at) {
                 *byte = value;

@@ -5,37 +5,34 @@ pub const BUCKETS: usize = 22;
 
 /// Bucket of a wait: 0 is below 1024 ns, bucket `n` holds 2^(n+9) … 2^(n+10)−1 ns, the last is open.
 ///
-/// Halving the range by comparisons: BPF has no instruction that counts leading zeros.
+/// Halving the range: BPF has no instruction that counts leading zeros. By comparisons where most waits
+/// agree, and by arithmetic where they do not and a processor guesses wrong.
+#[expect(clippy::cast_possible_truncation, reason = "below 22")]
 #[inline(always)]
 #[must_use]
-pub const fn bucket(wait_ns: u64) -> usize {
+pub fn bucket(wait_ns: u64) -> usize {
     let mut rest = wait_ns >> 10;
     let mut bits = 0;
-    if rest >= 1 << 20 {
-        return BUCKETS - 1;
-    }
-    if rest >= 1 << 16 {
-        rest >>= 16;
-        bits += 16;
-    }
     if rest >= 1 << 8 {
-        rest >>= 8;
-        bits += 8;
+        if rest >= 1 << 20 {
+            return BUCKETS - 1;
+        }
+        if rest >= 1 << 16 {
+            rest >>= 16;
+            bits += 16;
+        }
+        if rest >= 1 << 8 {
+            rest >>= 8;
+            bits += 8;
+        }
     }
-    if rest >= 1 << 4 {
-        rest >>= 4;
-        bits += 4;
+    for half in [4, 2] {
+        let upper = sign(((1 << half) - 1_u64).wrapping_sub(rest)) & half;
+        rest >>= upper;
+        bits += upper;
     }
-    if rest >= 1 << 2 {
-        rest >>= 2;
-        bits += 2;
-    }
-    if rest >= 2 {
-        bits += 2;
-    } else if rest == 1 {
-        bits += 1;
-    }
-    bits
+    // Bits of what is left: 0, 1, 2 and 2.
+    (bits + rest - (rest >> 1 & rest)) as usize
 }
 
 /// `a − b`, or 0 where that would be negative, without a branch. Both are below 2⁶³, as is every sum of

@@ -77,6 +77,13 @@ const _: () = assert!(
 const _: () =
     assert!(core::mem::offset_of!(Cell, involuntary) == core::mem::offset_of!(Cell, voluntary) + 4);
 
+/// Bytes of the row of one CPU: its [`Record`], which takes the place of a cell, and its cells.
+#[expect(clippy::cast_possible_truncation, reason = "192")]
+#[must_use]
+pub const fn row_bytes(slots: u32) -> u32 {
+    (slots + 1) * size_of::<Cell>() as u32
+}
+
 /// Whom threads belong to. Read and written as one word.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

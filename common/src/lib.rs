@@ -17,7 +17,7 @@ pub use arithmetic::{
 };
 pub use layout::{
     CSS_ENTRIES, Cell, Css, LastRun, OWNER_APART, Owner, Record, SLOT_KERNEL, SLOT_OTHER,
-    SLOTS_RESERVED, TASK_ENTRIES, TASK_PREEMPTED, TOLD_DEEP, TOLD_WIDE, Task,
+    SLOTS_RESERVED, TASK_ENTRIES, TASK_PREEMPTED, TOLD_DEEP, TOLD_WIDE, Task, row_bytes,
 };
 pub use marks::{FIELD_MARK, Field, VALUE_MARK, Value};
 pub use stint::{Stint, Totals, entered, left, ran_ns};

@@ -94,6 +94,8 @@ marks! {
     Migrations,
     /// 1: a time stamp of its own in place of the run queue's clock. As above
     OwnClock,
+    /// Bytes of a CPU's row, [`crate::row_bytes`]: the length of an entry, in the definition of a map
+    RowBytes,
 }
 const _: () = assert!(Field::ALL.len() < 0x100 && Value::ALL.len() < 0x100);
 

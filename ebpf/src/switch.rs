@@ -16,7 +16,7 @@
 use crate::{
     identity::owner,
     kernel::{Field::*, Value::*, at, follow, load64, of, value},
-    maps::{CELLS, PREEMPTIONS, RECORDS, TASKS},
+    maps::{PREEMPTIONS, ROWS, TASKS},
     task, unseen, wait,
 };
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::BtfTracePointContext};
@@ -34,9 +34,10 @@ const NOBODY: u64 = u64::MAX;
 #[inline(always)]
 pub fn account(ctx: &BtfTracePointContext) {
     let prev: *const u8 = ctx.arg(1);
-    let Some(record) = RECORDS.get_ptr_mut(task::cpu(prev) as u32) else {
+    let Some(row) = ROWS.get_ptr_mut(task::cpu(prev) as u32) else {
         return;
     };
+    let record: *mut Record = row.cast();
     // SAFETY: `record` points into the map and only this CPU writes it.
     unsafe {
         (&raw mut (*record).seq).write_volatile((*record).seq.wrapping_add(1));
@@ -56,17 +57,24 @@ pub fn account(ctx: &BtfTracePointContext) {
             enter(ctx, record);
             if victim != NOBODY && victim != u64::from((*record).owner.slot) {
                 cold_path();
-                blame(record, victim, task::cpu(next));
+                blame(record, victim);
             }
         }
         (&raw mut (*record).seq).write_volatile((*record).seq.wrapping_add(1));
     }
 }
 
-/// Totals of a slot on a CPU.
+/// Totals of a slot on a CPU: behind the record, in the same row.
+///
+/// # Safety
+/// `record` points into the map.
 #[inline(always)]
-pub fn cell(cpu: u64, slot: u64) -> Option<*mut Cell> {
-    CELLS.get_ptr_mut((cpu * value::<{ of(Slots) }>() + slot) as u32)
+pub unsafe fn cell(record: *mut Record, slot: u64) -> Option<*mut Cell> {
+    if slot >= value::<{ of(Slots) }>() {
+        return None;
+    }
+    // SAFETY: as the caller says; the comparison keeps it within the row.
+    Some(unsafe { record.cast::<Cell>().add(1 + slot as usize) })
 }
 
 /// What is remembered of a thread; whose memory it is remains to be seen.
@@ -126,7 +134,7 @@ unsafe fn leave(ctx: &BtfTracePointContext, record: *mut Record) -> u64 {
         (*record).since += run_ns;
         // Whoever the stint began with: a thread that changed cgroups meanwhile causes no switch.
         let slot = u64::from((*record).owner.slot);
-        let Some(cell) = cell(cpu, slot) else {
+        let Some(cell) = cell(record, slot) else {
             return NOBODY;
         };
         (*cell).run_ns += run_ns;
@@ -195,13 +203,14 @@ fn calibrate(record: *mut Record) {
 
 /// Who ran instead. The only counter all CPUs share, hence atomic.
 #[inline(never)]
-fn blame(record: *const Record, victim: u64, cpu: u64) {
-    // SAFETY: `record` points into the map.
-    let culprit = u64::from(unsafe { (*record).owner.slot });
-    if let Some(cell) = cell(cpu, victim) {
-        // SAFETY: `cell` points into the map.
-        unsafe { (*cell).preempted_by_others = (*cell).preempted_by_others.wrapping_add(1) };
-    }
+fn blame(record: *mut Record, victim: u64) {
+    // SAFETY: `record` points into the map, and so does `cell`.
+    let culprit = unsafe {
+        if let Some(cell) = cell(record, victim) {
+            (*cell).preempted_by_others = (*cell).preempted_by_others.wrapping_add(1);
+        }
+        u64::from((*record).owner.slot)
+    };
     if let Some(count) =
         PREEMPTIONS.get_ptr_mut((victim * value::<{ of(Slots) }>() + culprit) as u32)
     {

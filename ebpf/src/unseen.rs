@@ -27,7 +27,7 @@ pub unsafe fn catch_up(ctx: &BtfTracePointContext, record: *mut Record) {
         let owner = Owner::from_word(owner(ctx, record, prev));
         (*record).owner = owner;
         let cpu = task::cpu(prev);
-        let (Some(memory), Some(cell)) = (memory(pid), cell(cpu, u64::from(owner.slot))) else {
+        let (Some(memory), Some(cell)) = (memory(pid), cell(record, u64::from(owner.slot))) else {
             return;
         };
         let clock = clock(prev);

@@ -21,18 +21,12 @@ pub fn preempted(memory: Option<&Task>) -> bool {
 /// # Safety
 /// `record` points into the map, is that of this CPU, and is about the task.
 #[inline(never)]
-pub unsafe fn settle(
-    record: *const Record,
-    next: *const u8,
-    wait_ns: u64,
-    run_ns: u64,
-    before: u64,
-) {
+pub unsafe fn settle(record: *mut Record, next: *const u8, wait_ns: u64, run_ns: u64, before: u64) {
     let cpu = task::cpu(next);
     // SAFETY: the pointers point into maps.
     unsafe {
         let owner = (*record).owner;
-        let Some(cell) = cell(cpu, u64::from(owner.slot)) else {
+        let Some(cell) = cell(record, u64::from(owner.slot)) else {
             return;
         };
         (*cell).run_ns += run_ns;

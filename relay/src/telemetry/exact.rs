@@ -203,7 +203,9 @@ impl Exact {
         for slot in self.slots.wake(self.sweep) {
             self.forget(slot);
             for row in 0..self.program.rows {
-                self.program.cells.zero(self.cell(row, slot));
+                self.program
+                    .cells
+                    .zero(self.program.cell_at(row as usize, slot));
                 if let Some(counts) = self.rows[row as usize].counts.get_mut(slot as usize) {
                     *counts = 0;
                 }
@@ -229,7 +231,7 @@ impl Exact {
     fn row(&mut self, row: u32, now_ns: u64, all: bool) {
         let cpu = CpuId(row);
         for _ in 0..RETRIES {
-            let Some(record) = self.program.records.get(row as usize) else {
+            let Some(record) = self.program.record(row as usize) else {
                 return;
             };
             let Some(seen) = self.rows.get_mut(row as usize) else {
@@ -245,9 +247,9 @@ impl Exact {
                 continue;
             }
             // What is running is read before and after its cell, so that a stint is not counted twice.
-            let first = row as usize * self.program.slots as usize;
+            let first = self.program.cell_at(row as usize, 0);
             let running = self.program.cells.get(first + record.owner.slot as usize);
-            let after = self.program.records.get(row as usize);
+            let after = self.program.record(row as usize);
             let Some(running) = running.filter(|_| after.is_some_and(|a| a.seq == record.seq))
             else {
                 continue;
@@ -380,10 +382,6 @@ impl Exact {
 
     fn pair(&self, victim: u32, culprit: u32) -> usize {
         victim as usize * self.program.slots as usize + culprit as usize
-    }
-
-    fn cell(&self, row: u32, slot: u32) -> usize {
-        row as usize * self.program.slots as usize + slot as usize
     }
 }
 

@@ -9,7 +9,9 @@ use aya::{
     maps::{Array, HashMap, Map, MapData},
     programs::BtfTracePoint,
 };
-use resmgr_common::{CSS_ENTRIES, Cell, Css, Record, SLOTS_RESERVED, TASK_ENTRIES, Task, Value};
+use resmgr_common::{
+    CSS_ENTRIES, Cell, Css, Record, SLOTS_RESERVED, TASK_ENTRIES, Task, Value, row_bytes,
+};
 use resmgr_topology::{CpuId, Topology};
 use std::{fs, os::fd::AsFd as _};
 
@@ -17,6 +19,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cr
 const HOOK: &str = "sched_switch";
 const EMPTY: &str = "sched_switch_empty";
 const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Records that would fit into a cell: a row begins with one, in the place of a cell.
+#[expect(clippy::cast_possible_truncation, reason = "3")]
+const RECORD_EVERY: u32 = (size_of::<Cell>() / size_of::<Record>()) as u32;
+const _: () = assert!(size_of::<Cell>().is_multiple_of(size_of::<Record>()));
 
 /// The attached program and its maps. Dropping it detaches.
 #[derive(Debug)]
@@ -67,7 +74,11 @@ impl Program {
             }
         };
 
-        let measured = [(Value::Slots, slots), (Value::Nodes, nodes)];
+        let measured = [
+            (Value::Slots, slots),
+            (Value::RowBytes, row_bytes(slots)),
+            (Value::Nodes, nodes),
+        ];
         fields.numbers.values.extend(measured);
         fields.numbers.values.extend(overrides.iter().copied());
         let mut object = OBJECT.to_vec();
@@ -86,9 +97,8 @@ impl Program {
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&kernel));
         let mut ebpf = loader
-            .map_max_entries("CELLS", rows.saturating_mul(slots))
+            .map_max_entries("ROWS", rows)
             .map_max_entries("PREEMPTIONS", slots.saturating_mul(slots))
-            .map_max_entries("RECORDS", rows)
             .map_max_entries("PLACES", rows)
             .map_max_entries("DISTANCES", nodes * nodes)
             .map_max_entries("CGROUPS", slots)
@@ -96,8 +106,8 @@ impl Program {
             .map_err(|error| refused("the maps")(&error))?;
         describe(&mut ebpf, topology)?;
         let program = Self {
-            cells: mapped(&mut ebpf, "CELLS", rows * slots)?,
-            records: mapped(&mut ebpf, "RECORDS", rows)?,
+            cells: mapped(&mut ebpf, "ROWS", rows * (slots + 1))?,
+            records: mapped(&mut ebpf, "ROWS", rows * (slots + 1) * RECORD_EVERY)?,
             preemptions: mapped(&mut ebpf, "PREEMPTIONS", slots * slots)?,
             css: mapped(&mut ebpf, "CSS", CSS_ENTRIES)?,
             cgroups: HashMap::try_from(take(&mut ebpf, "CGROUPS")?)
@@ -168,11 +178,26 @@ impl Program {
         self.attach_one(EMPTY, &kernel)
     }
 
+    /// Totals of a slot on a CPU.
+    pub(super) fn cell(&self, row: usize, slot: u32) -> Option<Cell> {
+        self.cells.get(self.cell_at(row, slot))
+    }
+
+    /// Where they are in `cells`.
+    pub(super) fn cell_at(&self, row: usize, slot: u32) -> usize {
+        row * (self.slots as usize + 1) + 1 + slot as usize
+    }
+
+    /// What a CPU runs.
+    pub(super) fn record(&self, row: usize) -> Option<Record> {
+        let at = row * (self.slots as usize + 1) * RECORD_EVERY as usize;
+        self.records.get(at)
+    }
+
     /// Memory of the maps.
     pub(super) fn map_bytes(&self) -> u64 {
         let bytes = |count: usize, size: usize| (count * size) as u64;
         bytes(self.cells.len(), size_of::<Cell>())
-            + bytes(self.records.len(), size_of::<Record>())
             + bytes(self.preemptions.len(), size_of::<u64>())
             + bytes(self.css.len(), size_of::<Css>())
             + bytes(TASK_ENTRIES as usize, size_of::<Task>())

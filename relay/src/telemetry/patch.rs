@@ -71,7 +71,7 @@ pub(super) fn patch(object: &mut [u8], numbers: &Numbers) -> Result<usize, Patch
         fields.insert(*field, near);
     }
     let (mut count, mut used_fields, mut used_values) = (0, Vec::new(), Vec::new());
-    for Range { start, end } in code(object)? {
+    for Range { start, end } in sections(object, SectionKind::Text)? {
         let mut at = start;
         while let Some(instruction) = object
             .get_mut(at..at.saturating_add(INSTRUCTION))
@@ -103,6 +103,21 @@ pub(super) fn patch(object: &mut [u8], numbers: &Numbers) -> Result<usize, Patch
             };
         }
     }
+    // The definitions of maps: words of 32 bits.
+    for section in sections(object, SectionKind::Data)? {
+        let start = section.start;
+        let (words, _) = object.get_mut(section).unwrap_or_default().as_chunks_mut();
+        for (at, word) in (start..).step_by(4).zip(words) {
+            let Some(index) = value_index(i32::from_le_bytes(*word)) else {
+                continue;
+            };
+            let unknown = PatchError::Unknown { at };
+            let value = Value::ALL.get(index).ok_or(unknown.clone())?;
+            *word = numbers.values.get(value).ok_or(unknown)?.to_le_bytes();
+            used_values.push(*value);
+            count += 1;
+        }
+    }
     let idle_field = fields.keys().find(|field| !used_fields.contains(field));
     let idle_value = numbers
         .values
@@ -122,14 +137,20 @@ enum Mark {
     Value(usize),
 }
 
+/// The number of the value whose mark this is.
+fn value_index(operand: i32) -> Option<usize> {
+    within(i64::from(operand) - i64::from(VALUE_MARK))
+}
+
+fn within(distance: i64) -> Option<usize> {
+    usize::try_from(distance)
+        .ok()
+        .filter(|index| *index < MARKS)
+}
+
 /// The mark an instruction carries: a load, a store or an atomic operation in its offset; a move or an
 /// addition of a constant in its operand.
 fn mark(instruction: &[u8]) -> Option<Mark> {
-    let within = |distance: i64| {
-        usize::try_from(distance)
-            .ok()
-            .filter(|index| *index < MARKS)
-    };
     let operation = *instruction.first()?;
     match operation & 7 {
         1..=3 => {
@@ -141,7 +162,7 @@ fn mark(instruction: &[u8]) -> Option<Mark> {
         }
         4 | 7 => {
             let operand = i32::from_le_bytes(instruction.get(4..8)?.try_into().ok()?);
-            let index = within(i64::from(operand) - i64::from(VALUE_MARK))?;
+            let index = value_index(operand)?;
             let plain = matches!(operation, 0xb7 | 0xb4 | 0x07);
             Some(Mark::Value(if plain { index } else { MARKS }))
         }
@@ -149,22 +170,22 @@ fn mark(instruction: &[u8]) -> Option<Mark> {
     }
 }
 
-/// Where each section that holds instructions is.
-fn code(object: &[u8]) -> Result<Vec<Range<usize>>, PatchError> {
+/// Where each section of this kind is.
+fn sections(object: &[u8], kind: SectionKind) -> Result<Vec<Range<usize>>, PatchError> {
     let damaged = |why: object::Error| PatchError::Damaged {
         why: why.to_string(),
     };
     let file = ElfFile64::<LittleEndian>::parse(object).map_err(damaged)?;
     let mut sections = Vec::new();
     for section in file.sections() {
-        if section.kind() != SectionKind::Text {
+        if section.kind() != kind {
             continue;
         }
         // What is not all there is refused.
         let length = section.data().map_err(damaged)?.len();
         let (start, _) = section.file_range().unwrap_or_default();
         let start = usize::try_from(start).unwrap_or(usize::MAX);
-        if length % INSTRUCTION != 0 {
+        if kind == SectionKind::Text && length % INSTRUCTION != 0 {
             let why = format!("half an instruction at the end of {length} bytes of code");
             return Err(PatchError::Damaged { why });
         }
@@ -191,9 +212,13 @@ mod tests {
 
     /// An object with one section of these instructions.
     fn object(code: &[Vec<u8>]) -> Vec<u8> {
+        object_of(StandardSection::Text, &code.concat())
+    }
+
+    fn object_of(section: StandardSection, content: &[u8]) -> Vec<u8> {
         let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
-        let text = object.section_id(StandardSection::Text);
-        object.append_section_data(text, &code.concat(), 8);
+        let section = object.section_id(section);
+        object.append_section_data(section, content, 8);
         object.write().unwrap()
     }
 
@@ -222,6 +247,24 @@ mod tests {
         let mut marked = with(Field::TaskPid.mark(), Value::Slots.mark());
         assert_eq!(patch(&mut marked, &numbers()), Ok(4));
         assert_eq!(marked, with(1264, 252));
+    }
+
+    #[test]
+    fn the_definition_of_a_map_gets_its_number() {
+        let numbers = Numbers {
+            values: [(Value::RowBytes, 48_576)].into(),
+            ..Numbers::default()
+        };
+        let with = |bytes: i32| {
+            let words = [2, 4, bytes, 8, 1 << 10, 0, 0];
+            let words: Vec<u8> = words.into_iter().flat_map(i32::to_le_bytes).collect();
+            object_of(StandardSection::Data, &words)
+        };
+        let mut marked = with(Value::RowBytes.mark());
+        assert_eq!(patch(&mut marked, &numbers), Ok(1));
+        assert_eq!(marked, with(48_576));
+        let refused = Err(PatchError::Unknown { at: 0x48 });
+        assert_eq!(patch(&mut with(Value::Slots.mark()), &numbers), refused);
     }
 
     #[test]

@@ -84,8 +84,11 @@ fn run(program: &Program) -> Result<(), String> {
         }
         nap()?;
     };
-    let at = cpu * program.slots as usize + slot as usize;
-    let cell = || program.cells.get(at).ok_or_else(|| format!("no cell {at}"));
+    let cell = || {
+        program
+            .cell(cpu, slot)
+            .ok_or_else(|| format!("no cell of slot {slot} on CPU {cpu}"))
+    };
     let (first_cell, first, started) = (cell()?, kernel()?, now_ns());
 
     for _ in 0..CYCLES {
@@ -120,7 +123,7 @@ fn run(program: &Program) -> Result<(), String> {
 fn record(program: &Program, cpu: usize) -> Result<Record, String> {
     for _ in 0..READINGS {
         let read = || {
-            let record = program.records.get(cpu);
+            let record = program.record(cpu);
             record.ok_or_else(|| format!("no record of CPU {cpu}"))
         };
         let (record, again) = (read()?, read()?);

@@ -181,8 +181,17 @@ unsafe fn enter(ctx: &BtfTracePointContext, record: *mut Record) {
         remember(memory, now, last);
         // Never on another thread's entry in vain but for the call.
         let moved = (before ^ last) << 16 >> 16;
-        if stint.wait_ns | stint.run_ns | moved != 0 {
-            wait::settle(record, next, stint.wait_ns, stint.run_ns, before);
+        let odd = stint.run_ns | moved;
+        if stint.wait_ns | odd != 0 {
+            let Some(cell) = cell(record, owner & 0xffff_ffff) else {
+                return;
+            };
+            if odd | wait::throttling(cell, next, owner) != 0 {
+                (*cell).run_ns += stint.run_ns;
+                wait::settle(record, cell, next, stint.wait_ns, before);
+            } else {
+                wait::count(cell, stint.wait_ns, before >> 48);
+            }
         }
         if (*record).since.wrapping_sub((*record).calibrated_clock) >= CALIBRATE_EVERY {
             cold_path();

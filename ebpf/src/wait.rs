@@ -2,9 +2,7 @@
 
 use crate::{
     kernel::{Field::*, Value::*, at, load64, of, value},
-    migrate,
-    switch::cell,
-    task,
+    migrate, task,
 };
 use resmgr_common::{
     Cell, OWNER_APART, Record, TASK_PREEMPTED, Task, bucket, split_wait, throttled,
@@ -16,20 +14,23 @@ pub fn preempted(memory: Option<&Task>) -> bool {
     memory.is_some_and(|memory| memory.last.flags & TASK_PREEMPTED != 0)
 }
 
-/// Books what a task brings that starts: a wait, CPU time whose end went unseen, another CPU.
+/// Books what a task brings that starts and is not just a wait for the CPU: throttling, another CPU, a thread
+/// of which nothing is remembered.
 ///
 /// # Safety
-/// `record` points into the map, is that of this CPU, and is about the task.
+/// `record` and `cell` point into the map, are those of this CPU, and are about the task.
 #[inline(never)]
-pub unsafe fn settle(record: *mut Record, next: *const u8, wait_ns: u64, run_ns: u64, before: u64) {
+pub unsafe fn settle(
+    record: *const Record,
+    cell: *mut Cell,
+    next: *const u8,
+    wait_ns: u64,
+    before: u64,
+) {
     let cpu = task::cpu(next);
     // SAFETY: the pointers point into maps.
     unsafe {
         let owner = (*record).owner;
-        let Some(cell) = cell(record, u64::from(owner.slot)) else {
-            return;
-        };
-        (*cell).run_ns += run_ns;
         let known = before as u32 == (*record).pid;
         if wait_ns != 0 {
             let mut contention = wait_ns;
@@ -54,6 +55,20 @@ pub unsafe fn settle(record: *mut Record, next: *const u8, wait_ns: u64, run_ns:
 #[inline(never)]
 pub unsafe fn first_look(cell: *mut Cell, prev: *const u8) {
     notice_throttling(cell, prev, 0, 0);
+}
+
+/// 0 when a wait that ends now has nothing to do with throttling.
+///
+/// # Safety
+/// `cell` points into the map.
+#[inline(always)]
+pub unsafe fn throttling(cell: *const Cell, next: *const u8, owner: u64) -> u64 {
+    if value::<{ of(SplitThrottle) }>() == 0 || owner >> 32 & u64::from(OWNER_APART) != 0 {
+        return 0;
+    }
+    let total = load64::<{ at(CfsRqThrottled) }>(task::cfs_rq(next));
+    // SAFETY: as the caller says.
+    unsafe { (total + 1) ^ (*cell).throttled_seen_ns | (*cell).throttled_last_ns }
 }
 
 /// Notices throttling of the container's run queue on this CPU since the last look, at the end of a
@@ -107,7 +122,7 @@ fn split(cell: *mut Cell, wait_ns: u64, clock: u64) -> u64 {
 
 /// Books contention; 1: after a preemption.
 #[inline(always)]
-fn count(cell: *mut Cell, contention: u64, preempted: u64) {
+pub fn count(cell: *mut Cell, contention: u64, preempted: u64) {
     // SAFETY: `cell` points into the map; the sum is one of the two, and the bucket is bounded by a
     // comparison the verifier sees.
     unsafe {

@@ -68,7 +68,7 @@ pub(crate) enum Wins {
     /// Less of all that is lost: waiting, cache refill, foreigners.
     Time,
     /// Less cache refill after far migrations. What it promises is small beside the noise of waiting, which
-    /// therefore only bounds it.
+    /// therefore gets longer to show that it is not worse.
     Refill,
     /// Nothing but order: a loan that is no longer needed goes back. Kept unless it hurts.
     Order,

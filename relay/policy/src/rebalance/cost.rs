@@ -40,13 +40,9 @@ pub(super) fn refill_ns_per_s(seen: &Observed) -> u64 {
 
 impl Wandered {
     pub(super) fn of(seen: &Observed) -> Self {
-        // Thousandths of a CPU are microseconds per millisecond, that is a million nanoseconds a second.
-        let ran_ns_per_s = u64::from(seen.utilisation_mcpu).saturating_mul(1_000_000);
-        let wanted = seen.wait_ns_per_s.saturating_add(ran_ns_per_s);
         Self {
             refill_ns_per_s: refill_ns_per_s(seen),
             wait_ns_per_s: seen.wait_ns_per_s,
-            waiting_milli: seen.wait_ns_per_s.saturating_mul(1000) / wanted.max(1),
         }
     }
 }

@@ -96,8 +96,6 @@ pub struct Wandered {
     pub refill_ns_per_s: u64,
     /// Time per second it waited, nanoseconds.
     pub wait_ns_per_s: u64,
-    /// Of the time in which it wanted to run, the part in which it waited; thousandths.
-    pub waiting_milli: u64,
 }
 
 /// A move that was made, or would have been.

@@ -206,6 +206,8 @@ pub(crate) enum Load {
     PingPong,
     /// Moves itself this many times to the next CPU, then ends.
     Hops(u32),
+    /// Runs for 50 ms of CPU time, then ends.
+    Burst,
 }
 
 /// A running load, killed with all its children when dropped.
@@ -235,6 +237,10 @@ for hop in range({hops}):
     os.sched_setaffinity(0, {{cpus[hop % len(cpus)]}})
 "
             ),
+            Load::Burst => "
+until = time.process_time() + 0.05
+while time.process_time() < until: pass"
+                .to_owned(),
         };
         let enter: String = cgroup
             .folders

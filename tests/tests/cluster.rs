@@ -197,6 +197,7 @@ async fn whoever_restarts_in_whatever_order_the_right_configuration_stays_in_for
     cluster.start_agent().unwrap();
     let witness = Box::pin(witness(&cluster)).await;
     assert!(cluster.runs_on(&witness, "0").await, "{}", cluster.logs());
+    assert!(cluster.accepted(name).await, "{}", cluster.logs());
 
     // cri-resmgr alone; the agent alone; both, in both orders.
     for order in [

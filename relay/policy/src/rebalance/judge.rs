@@ -147,6 +147,28 @@ fn confident<'a>(view: View<'a>, id: &ContainerId) -> Option<&'a Observed> {
     seen.filter(|seen| seen.confidence.0 >= CONFIDENT)
 }
 
+/// What those on whose CPUs somebody was moved lose more than before, beyond what such numbers vary by:
+/// nanoseconds per second.
+fn harm_ns_per_s(view: View<'_>, trial: &Moved) -> i64 {
+    let (mut before, mut after) = (0u64, 0u64);
+    for one in &trial.neighbours {
+        if let Some(seen) = confident(view, &one.id) {
+            before = before.saturating_add(one.lost_ns_per_s);
+            after = after.saturating_add(lost_ns_per_s(seen));
+        }
+    }
+    let noise = MIN_GAIN_NS.max(before / 10);
+    signed(after.saturating_sub(before).saturating_sub(noise))
+}
+
+/// The same for people: nothing where there is none.
+fn beside(harm_ns_per_s: i64) -> String {
+    match harm_ns_per_s {
+        0 => String::new(),
+        some => format!(" and {} µs/s more lost by those beside", some / 1000),
+    }
+}
+
 /// By its migrations: half as many cache refills as were promised must be saved, and at least half of that
 /// must be left of it when what it waits more is taken off. Waiting has longer to come right: it varies with
 /// other work.
@@ -156,18 +178,20 @@ fn wandering(view: View<'_>, trial: &Moved, before: &Wandered) -> Option<Seen> {
     let won = signed(before.refill_ns_per_s) - signed(after.refill_ns_per_s);
     let ended = won >= signed(trial.promised_ns_per_s / 2);
     let waited = signed(after.wait_ns_per_s) - signed(before.wait_ns_per_s);
-    let calm = waited <= won / 2;
+    let harm = harm_ns_per_s(view, trial);
+    let calm = waited.saturating_add(harm) <= won / 2;
     let until = if ended { VERIFY_WAITING_NS } else { VERIFY_NS };
     Some(Seen {
         won,
         proven: ended && calm,
         until_ns: view.measured.paced(until),
         numbers: format!(
-            "promised {} µs/s less cache refill, seen {} µs/s, and {} µs/s waited where it was {} µs/s,",
+            "promised {} µs/s less cache refill, seen {} µs/s, and {} µs/s waited where it was {} µs/s,{}",
             trial.promised_ns_per_s / 1000,
             won / 1000,
             after.wait_ns_per_s / 1000,
-            before.wait_ns_per_s / 1000
+            before.wait_ns_per_s / 1000,
+            beside(harm)
         ),
     })
 }
@@ -187,7 +211,8 @@ fn losing(view: View<'_>, trial: &Moved) -> Option<Seen> {
     let part = u128::from(before) * u128::from(trial.promised_ns_per_s);
     let promised = part / u128::from(trial.lost_ns_per_s.max(1));
     let promised = u64::try_from(promised).unwrap_or(u64::MAX);
-    let won = signed(before) - signed(after);
+    let harm = harm_ns_per_s(view, trial);
+    let won = signed(before) - signed(after) - harm;
     let verify_ns = view.measured.paced(VERIFY_NS);
     let proven = match trial.promised_ns_per_s {
         // It promised nothing, but was not to hurt; that is known at the end.
@@ -202,9 +227,10 @@ fn losing(view: View<'_>, trial: &Moved) -> Option<Seen> {
         proven,
         until_ns: verify_ns,
         numbers: format!(
-            "promised {} µs/s less waiting and cache refill, seen {} µs/s",
+            "promised {} µs/s less waiting and cache refill, seen {} µs/s{}",
             promised / 1000,
-            won / 1000
+            won.saturating_add(harm) / 1000,
+            beside(harm)
         ),
     })
 }

@@ -128,6 +128,10 @@ pub struct Moved {
     /// time lost.
     #[serde(default)]
     pub wandered: Option<Wandered>,
+    /// Those on whose CPUs it moved somebody: what they lose by it is taken off what it wins. Only while it
+    /// is watched.
+    #[serde(default)]
+    pub neighbours: Vec<Judged>,
 }
 
 /// What rebalancing has to remember.
@@ -158,6 +162,7 @@ impl RebalanceMemory {
         if let Some(last) = self.history.back_mut() {
             last.outcome = outcome;
             last.seen_ns_per_s = seen;
+            last.neighbours = Vec::new();
         }
     }
 

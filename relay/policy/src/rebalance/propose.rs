@@ -15,10 +15,12 @@ use crate::{
 };
 use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;
-use resmgr_topology::Nanos;
+use resmgr_topology::{CpuSet, Nanos};
 
 /// A move of a pool is judged by so many of those that share CPUs, those that lose most.
 const POOL_JUDGES: usize = 8;
+/// So many of those on whose CPUs somebody is moved are watched, those who share most of theirs.
+const NEIGHBOURS: usize = 64;
 
 pub(super) fn propose(policy: &impl Movable, view: View<'_>) -> Option<Decision> {
     let memory = &view.state.rebalance;
@@ -100,6 +102,7 @@ fn carry_out(
             Some((part.id.clone(), explanation))
         })
         .collect();
+    let neighbours = neighbours(view, &best, &judged);
     memory.add(Moved {
         id,
         at: view.now,
@@ -113,6 +116,7 @@ fn carry_out(
         outcome: Outcome::Trial,
         arrivals: view.state.next_arrival,
         wandered: wandered.filter(|_| best.wins == Wins::Refill),
+        neighbours,
     });
     let mut decision = Decision {
         changes,
@@ -191,4 +195,32 @@ fn judges(view: View<'_>, best: &Proposal) -> Vec<Judged> {
         }
     }
     judged
+}
+
+/// Who else may run on the CPUs that somebody is moved to, and was measured.
+fn neighbours(view: View<'_>, best: &Proposal, judged: &[Judged]) -> Vec<Judged> {
+    let mut to = CpuSet::default();
+    for part in &best.parts {
+        if let (What::Span | What::Exclusive, Some(cpus)) = (&part.what, &part.to) {
+            to = to.union(cpus);
+        }
+    }
+    let all = view.state.containers.iter();
+    let beside = all.filter_map(|(id, container)| {
+        let cpus = &container.placement.cpus;
+        let common = cpus.intersection(&to).len();
+        if common == 0 || judged.iter().any(|one| one.id == *id) {
+            return None;
+        }
+        let seen = movable(view, id, &container.request)?;
+        let one = Judged {
+            id: id.clone(),
+            lost_ns_per_s: lost_ns_per_s(seen),
+        };
+        Some((Reverse(common * 1000 / cpus.len()), one))
+    });
+    let mut beside: Vec<_> = beside.collect();
+    beside.sort_by(|(a, one), (b, other)| (a, &one.id).cmp(&(b, &other.id)));
+    beside.truncate(NEIGHBOURS);
+    beside.into_iter().map(|(_, one)| one).collect()
 }

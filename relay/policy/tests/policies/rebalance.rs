@@ -119,6 +119,30 @@ fn what_others_who_came_may_have_spoilt_is_tried_again_after_a_rest() {
 }
 
 #[test]
+fn a_move_that_hurts_those_it_is_put_beside_is_undone() {
+    for (hurt_ms, outcome) in [(8, Outcome::Kept), (200, Outcome::Undone)] {
+        let mut world = plus();
+        world.place(&request("chatty", Burstable, 500)).unwrap();
+        world.place(&request("beside", Burstable, 500)).unwrap();
+        see(&mut world, "chatty", 5, 1000);
+        see(&mut world, "beside", 5, 0);
+        assert_eq!(step(&mut world), 1);
+        assert_ne!(world.on("chatty"), world.on("beside"));
+        // What it was to end it ended, and it waits no more than before.
+        see(&mut world, "chatty", 5, 0);
+        see(&mut world, "beside", hurt_ms, 0);
+        later(&mut world, VERIFY_WAITING_NS);
+        let decision = world.policy.rebalance(world.view()).unwrap();
+        step(&mut world);
+        assert_eq!(last(&world), outcome, "{decision:?}");
+        let told = format!("{decision:?}").contains("190000 µs/s more lost by those beside");
+        assert_eq!(told, outcome == Outcome::Undone, "{decision:?}");
+        // Who was watched is not remembered for longer.
+        assert!(world.state.rebalance.history[0].neighbours.is_empty());
+    }
+}
+
+#[test]
 fn nothing_moves_on_old_or_thin_numbers_or_against_the_pods_will() {
     let mut world = plus();
     let out = annotated(

@@ -73,6 +73,6 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// How much of this call is wanted. Asked once per call; must be cheap.
     fn interest(&self, path: &str) -> Interest;
 
-    /// Something happened. Called in order for one call.
+    /// Something happened. Called in order for one call; with messages only for who wanted bodies.
     fn observe(&self, call: &Arc<Call>, kind: Kind, event: Event);
 }

@@ -46,6 +46,8 @@ pub struct Dumper {
     rules: RwLock<Judged>,
     queue: SyncSender<Message>,
     shared: Arc<Shared>,
+    /// Whether the writer needs to hear of every call's end.
+    ends: bool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -94,6 +96,7 @@ impl Dumper {
     ) -> Result<Self, DumpError> {
         let shared = Arc::new(Shared::default());
         let (queue, receiver) = mpsc::sync_channel(QUEUE_EVENTS);
+        let ends = is_json(config) || measurements.is_some();
         let writer = Writer::open(config, measurements, Arc::clone(&shared))?;
         let thread = std::thread::Builder::new()
             .name("dump".to_owned())
@@ -106,6 +109,7 @@ impl Dumper {
             }),
             queue,
             shared,
+            ends,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -238,15 +242,18 @@ impl Observer for Dumper {
     }
 
     fn observe(&self, call: &Arc<Call>, kind: Kind, event: Event) {
-        let target = self.target(&call.path);
-        let wanted = match (target, &event) {
-            (Target::Off, _) => false,
-            (Target::Full, _) | (_, Event::End { .. }) => true,
-            _ => false,
+        let target = match &event {
+            Event::End { failed, .. } => {
+                let target = self.target(&call.path);
+                let tells = failed.is_some() || self.ends || kind == Kind::Intercepted;
+                if target == Target::Off || (target == Target::Full && !tells) {
+                    return;
+                }
+                target
+            }
+            // Asked for its interest, it wanted this call's bodies: all of them, whatever the rules are by now.
+            _ => Target::Full,
         };
-        if !wanted {
-            return;
-        }
         let bytes = body(&event).map_or(0, Bytes::len);
         let queued = self.room_for(bytes) && {
             let item = Item {

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Octets written at once.
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 512 << 10;
 
 /// The log, the file, and what waits to be written to them.
 #[derive(Debug)]

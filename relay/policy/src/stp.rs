@@ -67,6 +67,20 @@ struct Load {
     containers: usize,
 }
 
+/// Lists told of that could have been given, but were not; the rest is counted.
+const TOLD: usize = 16;
+
+/// The lists given, the best of the others, and how many more there were: a line each.
+fn told(candidates: &[(Load, usize, &List)], given: usize) -> Vec<String> {
+    let shown = given.saturating_add(TOLD);
+    let lines = candidates.iter().take(shown);
+    let lines = lines.map(|(load, _, list)| load.line(list));
+    let more = candidates.len().saturating_sub(shown);
+    lines
+        .chain((more > 0).then(|| format!("and {more} more")))
+        .collect()
+}
+
 impl StaticPools {
     /// Checks the pools against the machine.
     ///
@@ -174,10 +188,7 @@ impl StaticPools {
         let explanation = Explanation {
             summary: format!("{}: CPUs {assigned} of pool {name:?}", full_name(request)),
             reasons,
-            candidates: candidates
-                .iter()
-                .map(|(load, _, list)| load.line(list))
-                .collect(),
+            candidates: told(&candidates, count),
         };
         Ok((placement, explanation))
     }

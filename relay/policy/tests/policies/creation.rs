@@ -165,6 +165,30 @@ fn a_list_that_its_predecessors_would_fill_is_not_taken() {
 }
 
 #[test]
+fn of_many_lists_the_best_are_told_and_the_rest_counted() {
+    let lists: Vec<_> = (0..64).map(|cpu| (0, cpu.to_string())).collect();
+    let lists: Vec<_> = lists
+        .iter()
+        .map(|(socket, cpu)| (*socket, cpu.as_str()))
+        .collect();
+    let machine = Topology::synthetic("pack:1 core:64 pu:1").unwrap();
+    let world = pools(machine, true, &lists);
+    let mut two = request("two", Guaranteed, 1000);
+    two.env = vec![("STP_POOL".into(), "exclusive".into())];
+    let cores = resmgr_policy::EXCLUSIVE_CORES.into();
+    two.requirements.extended.insert(cores, 2);
+    let told = why(&world, &two);
+    let choices: Vec<_> = told
+        .lines()
+        .filter(|line| line.starts_with("choice "))
+        .collect();
+    // Both that are given, and the next sixteen.
+    assert_eq!(choices.len(), 19, "{told}");
+    assert!(choices[17].contains("list 17"), "{told}");
+    assert_eq!(choices[18], "choice and 46 more");
+}
+
+#[test]
 fn without_usable_measurements_the_explanation_says_why_and_the_order_is_static() {
     let mut world = pools(n4c16(), false, &[(0, "0-3"), (0, "4-7")]);
     busy(&mut world, "0-3", 900);

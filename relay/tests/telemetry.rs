@@ -14,6 +14,7 @@ mod bench;
 
 use bench::{Cgroup, Child, Load, telemetry};
 use cri_resmgr::telemetry::Culprit;
+use resmgr_common::CSS_ENTRIES;
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet};
 use std::{
@@ -401,6 +402,42 @@ fn a_cgroup_too_deep_to_be_followed_is_told_once_for_each_cpu() {
     assert!((1..=topology.online.len()).contains(&told), "{said:?}");
     assert!(said.contains("WARN"), "{said}");
     while chain.pop().is_some() {}
+}
+
+#[test]
+fn a_cgroup_beyond_the_table_of_owners_is_told_and_measured_all_the_same() {
+    let Some((telemetry, topology)) = telemetry() else {
+        return;
+    };
+    let available = bench::available_mib();
+    if available < 4096 {
+        println!("skipped: 65,536 cgroups take 1.6 GiB of memory, {available} MiB are there");
+        return;
+    }
+    let full = Cgroup::new("full");
+    // The kernel gives each the least id that is free: none within the table is left.
+    let crowd = full.crowd(CSS_ENTRIES);
+    let cgroup = Cgroup::new("wide");
+    telemetry
+        .register(id("wide"), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
+        .unwrap();
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let into = Said(Arc::clone(&said));
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || into.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        Child::start(&cgroup, Load::Burst, None).wait();
+        let seen = settled(|| telemetry.snapshot().containers.remove(0));
+        let share = ratio(seen.total.run_ns, cgroup.run_ns());
+        assert!((0.9..=1.1).contains(&share), "{share}");
+        telemetry.sample();
+    });
+    drop(crowd);
+    let said = String::from_utf8(said.lock().unwrap().clone()).unwrap();
+    let told = said.matches("more cgroups than the table").count();
+    assert!((1..=topology.online.len()).contains(&told), "{said:?}");
+    assert!(said.contains("WARN"), "{said}");
 }
 
 /// Somewhere to log to.

@@ -1,8 +1,13 @@
 //! Loads that do nothing but switch.
 
 use anyhow::{Context as _, Result, bail};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 use std::{
     fmt,
+    panic::resume_unwind,
     process::Command,
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -16,8 +21,11 @@ pub(crate) enum Load {
     Pipe,
     /// `perf bench sched messaging`: eighty processes; next to nothing is.
     Messaging,
-    /// Threads that sleep and wake: every other switch is to the idle task.
+    /// Four threads that sleep and wake: most switches are to or from the idle task, and there is waiting and
+    /// migrating.
     Naps,
+    /// One thread bound to each CPU that sleeps and wakes: a switch is to or from the idle task, and nothing else.
+    Bound,
 }
 
 const PIPE: &str = "100000";
@@ -25,7 +33,7 @@ const MESSAGING: &str = "300";
 const NAPS: Duration = Duration::from_secs(1);
 
 impl Load {
-    pub(crate) const ALL: [Self; 3] = [Self::Pipe, Self::Messaging, Self::Naps];
+    pub(crate) const ALL: [Self; 4] = [Self::Pipe, Self::Messaging, Self::Naps, Self::Bound];
 
     /// Runs it once; how much it got done in a second.
     pub(crate) fn run(self) -> Result<f64> {
@@ -45,7 +53,8 @@ impl Load {
                 "-l",
                 MESSAGING,
             ]),
-            Self::Naps => Ok(naps()),
+            Self::Naps => naps(&[None; 4]),
+            Self::Bound => naps(&cpus()?),
         }
     }
 }
@@ -56,6 +65,7 @@ impl fmt::Display for Load {
             Self::Pipe => "pipe (hot)",
             Self::Messaging => "messaging (cold)",
             Self::Naps => "naps (idle)",
+            Self::Bound => "bound naps (only idle)",
         })
     }
 }
@@ -81,18 +91,38 @@ fn bench(words: &[&str]) -> Result<f64> {
     }
 }
 
-fn naps() -> f64 {
+/// The CPUs this may run on.
+fn cpus() -> Result<Vec<Option<usize>>> {
+    let mine = sched_getaffinity(Pid::from_raw(0))?;
+    let there = (0..CpuSet::count()).filter(|cpu| mine.is_set(*cpu).unwrap_or(false));
+    Ok(there.map(Some).collect())
+}
+
+/// A napping thread for each, on the CPU given; how often all together napped in a second.
+fn naps(threads: &[Option<usize>]) -> Result<f64> {
     let done = AtomicU64::new(0);
     let until = Instant::now() + NAPS;
     thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
+        let napping = threads.iter().map(|cpu| {
+            let done = &done;
+            scope.spawn(move || {
+                if let Some(cpu) = cpu {
+                    let mut one = CpuSet::new();
+                    one.set(*cpu)?;
+                    sched_setaffinity(Pid::from_raw(0), &one)?;
+                }
                 while Instant::now() < until {
                     thread::sleep(Duration::from_micros(200));
                     done.fetch_add(1, Ordering::Relaxed);
                 }
-            });
-        }
-    });
-    done.into_inner() as f64 / NAPS.as_secs_f64()
+                nix::Result::Ok(())
+            })
+        });
+        let napping: Vec<_> = napping.collect();
+        napping.into_iter().try_for_each(|thread| {
+            let ended = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            ended.context("cannot bind a thread to its CPU")
+        })
+    })?;
+    Ok(done.into_inner() as f64 / NAPS.as_secs_f64())
 }

@@ -54,10 +54,19 @@ fn main() -> Result<()> {
     sweep::print()
 }
 
-/// All of them with their rows, another one first in each round: none always follows the same.
+/// All of them with their rows, in each round another one first and another one behind it: what one leaves
+/// behind (maps that are freed, caches) does not always meet the same.
 fn turn<T>(all: &[T], round: usize) -> impl Iterator<Item = (usize, &T)> {
-    let rows = all.iter().enumerate();
-    rows.cycle().skip(round % all.len()).take(all.len())
+    let rows = all.len();
+    // A stride that has no divisor in common with the number of rows meets each once.
+    let strides = (1..rows.max(2)).filter(|stride| gcd(*stride, rows) == 1);
+    let stride = strides.clone().nth(round % strides.count()).unwrap_or(1);
+    let order = (0..rows).map(move |step| (round + step * stride) % rows);
+    order.filter_map(|row| Some((row, all.get(row)?)))
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[expect(clippy::print_stderr, reason = "it takes minutes")]

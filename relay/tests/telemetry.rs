@@ -378,12 +378,7 @@ fn a_cgroup_too_deep_to_be_followed_is_told_once_for_each_cpu() {
     telemetry
         .register(id("deep"), &chain[0].path, CpuSet::EMPTY, CpuSet::EMPTY)
         .unwrap();
-    let said = Arc::new(Mutex::new(Vec::new()));
-    let into = Said(Arc::clone(&said));
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || into.clone())
-        .finish();
-    tracing::subscriber::with_default(subscriber, || {
+    let said = heard(|| {
         for _ in 0..3 {
             for cpu in topology.online.iter() {
                 Child::start(&chain[20], Load::Hops(0), Some(cpu.0)).wait();
@@ -397,7 +392,6 @@ fn a_cgroup_too_deep_to_be_followed_is_told_once_for_each_cpu() {
         }
     });
     telemetry.unregister(&id("other"));
-    let said = String::from_utf8(said.lock().unwrap().clone()).unwrap();
     let told = said.matches("too deep").count();
     assert!((1..=topology.online.len()).contains(&told), "{said:?}");
     assert!(said.contains("WARN"), "{said}");
@@ -421,12 +415,7 @@ fn a_cgroup_beyond_the_table_of_owners_is_told_and_measured_all_the_same() {
     telemetry
         .register(id("wide"), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
         .unwrap();
-    let said = Arc::new(Mutex::new(Vec::new()));
-    let into = Said(Arc::clone(&said));
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || into.clone())
-        .finish();
-    tracing::subscriber::with_default(subscriber, || {
+    let said = heard(|| {
         Child::start(&cgroup, Load::Burst, None).wait();
         let seen = settled(|| telemetry.snapshot().containers.remove(0));
         let share = ratio(seen.total.run_ns, cgroup.run_ns());
@@ -434,14 +423,25 @@ fn a_cgroup_beyond_the_table_of_owners_is_told_and_measured_all_the_same() {
         telemetry.sample();
     });
     drop(crowd);
-    let said = String::from_utf8(said.lock().unwrap().clone()).unwrap();
     let told = said.matches("more cgroups than the table").count();
     assert!((1..=topology.online.len()).contains(&told), "{said:?}");
     assert!(said.contains("WARN"), "{said}");
 }
 
+/// What is logged meanwhile.
+fn heard(work: impl FnOnce()) -> String {
+    let said = Said::default();
+    let into = said.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || into.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let said = said.0.lock().unwrap_or_else(PoisonError::into_inner);
+    String::from_utf8_lossy(&said).into_owned()
+}
+
 /// Somewhere to log to.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Said(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Said {

@@ -37,6 +37,17 @@ pub struct Explanation {
     pub candidates: Vec<String>,
 }
 
+/// Choices told of that were not taken; the rest is counted.
+pub(crate) const TOLD: usize = 16;
+
+/// The first of the choices, best first, and how many more there were: a line each.
+pub(crate) fn choices(lines: impl ExactSizeIterator<Item = String>, told: usize) -> Vec<String> {
+    let more = lines.len().saturating_sub(told);
+    let told = lines.take(told);
+    told.chain((more > 0).then(|| alloc::format!("and {more} more")))
+        .collect()
+}
+
 /// A new wanted placement of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {

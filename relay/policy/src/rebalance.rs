@@ -94,8 +94,13 @@ pub(crate) fn movable<'a>(
     id: &ContainerId,
     request: &Request,
 ) -> Option<&'a Observed> {
-    let seen = view.measured.containers.get(id)?;
-    (seen.confidence.0 >= CONFIDENT && wants_rebalance(request) != Some(false)).then_some(seen)
+    confident(view, id).filter(|_| wants_rebalance(request) != Some(false))
+}
+
+/// What was seen of a container, if it was seen for long enough.
+pub(crate) fn confident<'a>(view: View<'a>, id: &ContainerId) -> Option<&'a Observed> {
+    let seen = view.measured.containers.get(id);
+    seen.filter(|seen| seen.confidence.0 >= CONFIDENT)
 }
 
 /// The next step: judge the last move, or make one.

@@ -20,7 +20,7 @@ use crate::{
     condition::usable,
     config::ConfigProblem,
     contention::{CONFIDENT, Contention, with_seen},
-    decision::{Change, Decision, Explanation, Policy, Refusal, View},
+    decision::{Change, Decision, Explanation, Policy, Refusal, TOLD, View, choices},
     rebalance::rebalance,
     request::{ContainerId, Request},
     slices::{full_name, listed},
@@ -65,20 +65,6 @@ struct Load {
     milli_per_cpu: u64,
     /// Containers on it.
     containers: usize,
-}
-
-/// Lists told of that could have been given, but were not; the rest is counted.
-const TOLD: usize = 16;
-
-/// The lists given, the best of the others, and how many more there were: a line each.
-fn told(candidates: &[(Load, usize, &List)], given: usize) -> Vec<String> {
-    let shown = given.saturating_add(TOLD);
-    let lines = candidates.iter().take(shown);
-    let lines = lines.map(|(load, _, list)| load.line(list));
-    let more = candidates.len().saturating_sub(shown);
-    lines
-        .chain((more > 0).then(|| format!("and {more} more")))
-        .collect()
 }
 
 impl StaticPools {
@@ -188,7 +174,10 @@ impl StaticPools {
         let explanation = Explanation {
             summary: format!("{}: CPUs {assigned} of pool {name:?}", full_name(request)),
             reasons,
-            candidates: told(&candidates, count),
+            candidates: choices(
+                candidates.iter().map(|(load, _, list)| load.line(list)),
+                count.saturating_add(TOLD),
+            ),
         };
         Ok((placement, explanation))
     }

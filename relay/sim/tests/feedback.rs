@@ -251,8 +251,8 @@ proptest! {
         let each = if name == "static-plus" { 4 } else { 2 };
         prop_assert!(on.moves <= each * containers.len(), "{}", on);
         if lost_ns(&on) > lost_ns(&off) + noise_ns(&off) {
-            // One run in a hundred differs by more from its like with another seed. What is chance goes
-            // away over several; what is the moves' does not.
+            // One run in two hundred differs by more from its like with another seed. What is chance goes
+            // away over several (eight differ by a third of it on average); what is the moves' does not.
             let (mut with, mut without, mut noise) = (0, 0, 0);
             for seed in (1..=8).map(|n| seed.wrapping_add(n)) {
                 let off = run(seed, Feedback::Off);
@@ -261,7 +261,7 @@ proptest! {
                 noise += noise_ns(&off);
             }
             prop_assert!(
-                with <= without + noise,
+                with <= without + noise / 2,
                 "{} ms lost without, {} ms with feedback over eight seeds; of the first:\n{}\n{}",
                 without / MS, with / MS, off, on
             );

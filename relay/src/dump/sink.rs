@@ -243,15 +243,16 @@ impl Observer for Dumper {
 
     fn observe(&self, call: &Arc<Call>, kind: Kind, event: Event) {
         let target = match &event {
-            Event::End { failed, .. } => {
-                let target = self.target(&call.path);
-                let tells = failed.is_some() || self.ends || kind == Kind::Intercepted;
-                if target == Target::Off || (target == Target::Full && !tells) {
-                    return;
+            // Who is told of a call wanted to know of it when it began: all of it, whatever the rules are by now.
+            Event::End { failed, .. } => match self.target(&call.path) {
+                Target::Off | Target::Full => {
+                    if failed.is_none() && !self.ends && kind != Kind::Intercepted {
+                        return;
+                    }
+                    Target::Full
                 }
-                target
-            }
-            // Asked for its interest, it wanted this call's bodies: all of them, whatever the rules are by now.
+                other => other,
+            },
             _ => Target::Full,
         };
         let bytes = body(&event).map_or(0, Bytes::len);

@@ -2,14 +2,12 @@
 
 use super::{
     MIN_GAIN_NS, Movable, REST_NS, REST_UNDONE_NS, SECOND_NS, VERIFY_FROM_NS, VERIFY_NS,
-    VERIFY_WAITING_NS,
+    VERIFY_WAITING_NS, confident,
     cost::lost_ns_per_s,
     memory::{Moved, Outcome, Part, RebalanceMemory, Wandered, What},
 };
 use crate::{
-    contention::CONFIDENT,
     decision::{Change, Decision, Explanation, View},
-    measured::Observed,
     request::ContainerId,
     slices::full_name,
     workload::{Known, key},
@@ -142,11 +140,6 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn confident<'a>(view: View<'a>, id: &ContainerId) -> Option<&'a Observed> {
-    let seen = view.measured.containers.get(id);
-    seen.filter(|seen| seen.confidence.0 >= CONFIDENT)
-}
-
 /// What those on whose CPUs somebody was moved lose more than before, beyond what such numbers vary by:
 /// nanoseconds per second.
 fn harm_ns_per_s(view: View<'_>, trial: &Moved) -> i64 {
@@ -212,7 +205,8 @@ fn losing(view: View<'_>, trial: &Moved) -> Option<Seen> {
     let promised = part / u128::from(trial.lost_ns_per_s.max(1));
     let promised = u64::try_from(promised).unwrap_or(u64::MAX);
     let harm = harm_ns_per_s(view, trial);
-    let won = signed(before) - signed(after) - harm;
+    let saved = signed(before) - signed(after);
+    let won = saved.saturating_sub(harm);
     let verify_ns = view.measured.paced(VERIFY_NS);
     let proven = match trial.promised_ns_per_s {
         // It promised nothing, but was not to hurt; that is known at the end.
@@ -229,7 +223,7 @@ fn losing(view: View<'_>, trial: &Moved) -> Option<Seen> {
         numbers: format!(
             "promised {} µs/s less waiting and cache refill, seen {} µs/s{}",
             promised / 1000,
-            won.saturating_add(harm) / 1000,
+            saved / 1000,
             beside(harm)
         ),
     })

@@ -2,7 +2,7 @@
 
 use super::{
     BUDGET_PER_MINUTE, MIN_GAIN_NS, Movable, Proposal, REST_NS, SECOND_NS, VERIFY_NS,
-    VERIFY_WAITING_NS, Wins,
+    VERIFY_WAITING_NS, Wins, confident,
     cost::{PAYBACK_S, cost_ns_per_s, lost_ns_per_s},
     judge::tell,
     memory::{Judged, Moved, Outcome, Part, RebalanceMemory, Wandered, What},
@@ -212,7 +212,8 @@ fn neighbours(view: View<'_>, best: &Proposal, judged: &[Judged]) -> Vec<Judged>
         if common == 0 || judged.iter().any(|one| one.id == *id) {
             return None;
         }
-        let seen = movable(view, id, &container.request)?;
+        // Who is not to be moved is not to be hurt either.
+        let seen = confident(view, id)?;
         let one = Judged {
             id: id.clone(),
             lost_ns_per_s: lost_ns_per_s(seen),

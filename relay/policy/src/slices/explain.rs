@@ -3,7 +3,7 @@
 use super::{Chosen, Flavour, From, Sets, Slices, full_name, listed, source};
 use crate::{
     contention::Contention,
-    decision::{Explanation, View},
+    decision::{Explanation, TOLD, View, choices},
     request::{Request, Source},
     state::{Placement, Quota},
     workload::Known,
@@ -110,9 +110,6 @@ impl<F: Flavour> Slices<F> {
     }
 }
 
-/// Candidates told of; the rest is counted.
-const TOLD: usize = 16;
-
 /// The domains that could have given the CPUs, the smallest kind that holds them, the chosen ones first,
 /// then those with the least contention.
 fn candidates(
@@ -160,7 +157,7 @@ fn candidates(
         order.push((Reverse(got.len()), cost, index, (*id, *cpus)));
     }
     order.sort_unstable_by_key(|(got, cost, index, _)| (*got, *cost, *index));
-    let told = order.iter().take(TOLD).map(|(.., (id, cpus))| {
+    let lines = order.iter().map(|(.., (id, cpus))| {
         let here = cpus.intersection(&free);
         let isolated = here.intersection(&sets.isolated).len();
         let measured = match contention.is_empty() {
@@ -179,7 +176,5 @@ fn candidates(
             listed(&cpus.intersection(&chosen.cpus))
         )
     });
-    let more = order.len().saturating_sub(TOLD);
-    told.chain((more > 0).then(|| format!("and {more} more")))
-        .collect()
+    choices(lines, TOLD)
 }

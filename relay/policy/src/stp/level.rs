@@ -5,7 +5,7 @@ use super::{Ask, FULL_MILLI, StaticPools, pools::List, pools::Pool};
 use crate::{
     annotation::wants_exclusive_moved,
     contention::Contention,
-    decision::{Change, View},
+    decision::{Change, TOLD, View, choices},
     measured::Observed,
     rebalance::{Movable, Part, Proposal, RebalanceMemory, What, Wins, movable},
     request::ContainerId,
@@ -91,14 +91,13 @@ fn online(view: View<'_>, list: &CpuSet) -> CpuSet {
 }
 
 fn told(others: &[(u64, &List)]) -> Vec<String> {
-    let each = others.iter().take(8);
-    each.map(|(busy, list)| {
+    let lines = others.iter().map(|(busy, list)| {
         format!(
             "list {} (socket {}): would be {busy} of 1000 busy with it",
             list.cpus, list.socket
         )
-    })
-    .collect()
+    });
+    choices(lines, TOLD)
 }
 
 fn level(view: View<'_>, contention: &Contention, shared: &Shared<'_>) -> Option<Proposal> {

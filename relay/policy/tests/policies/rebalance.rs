@@ -120,10 +120,17 @@ fn what_others_who_came_may_have_spoilt_is_tried_again_after_a_rest() {
 
 #[test]
 fn a_move_that_hurts_those_it_is_put_beside_is_undone() {
-    for (hurt_ms, outcome) in [(8, Outcome::Kept), (200, Outcome::Undone)] {
+    for (hurt_ms, moves, outcome) in [
+        (8, "true", Outcome::Kept),
+        (200, "true", Outcome::Undone),
+        // Who is not to be moved is not to be hurt either.
+        (200, "false", Outcome::Undone),
+    ] {
         let mut world = plus();
         world.place(&request("chatty", Burstable, 500)).unwrap();
-        world.place(&request("beside", Burstable, 500)).unwrap();
+        let key = "rebalance.cri-resource-manager.intel.com/pod";
+        let beside = annotated(request("beside", Burstable, 500), key, moves);
+        world.place(&beside).unwrap();
         see(&mut world, "chatty", 5, 1000);
         see(&mut world, "beside", 5, 0);
         assert_eq!(step(&mut world), 1);

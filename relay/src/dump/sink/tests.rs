@@ -232,10 +232,16 @@ fn interest_follows_the_rules_and_rules_may_change() {
     assert_eq!(dumper.interest(CREATE), Interest::None);
     let body = create_reply();
     dumper.observe(&call, Kind::Passthrough, Event::Reply { body });
-    dumper.observe(&call, Kind::Passthrough, end(None));
+    let refused = Status {
+        code: 5,
+        message: "no such pod".to_owned(),
+    };
+    dumper.observe(&call, Kind::Passthrough, end(Some(refused)));
     assert!(dumper.flush(LIMIT));
     let text = std::fs::read_to_string(dir.path().join("dump")).unwrap();
     assert!(text.contains("REPLY CreateContainer #1"), "{text}");
+    assert!(text.contains("FAILED CreateContainer #1"), "{text}");
+    assert!(text.contains("no such pod"), "{text}");
 }
 
 #[test]

@@ -127,6 +127,33 @@ pub(super) fn put_block(
     }
 }
 
+/// The same for a block that `write` appends to `out`, where it stays if it fits into one frame.
+pub(super) fn put_block_of(
+    out: &mut BytesMut,
+    stream: u32,
+    end: bool,
+    max_frame: usize,
+    write: impl FnOnce(&mut BytesMut),
+) {
+    let start = out.len();
+    let flags = if end {
+        END_STREAM | END_HEADERS
+    } else {
+        END_HEADERS
+    };
+    put_head(out, 0, HEADERS, flags, stream);
+    write(out);
+    let len = out.len() - start - HEAD;
+    if len <= max_frame {
+        let [.., a, b, c] = len.to_be_bytes();
+        out[start..start + 3].copy_from_slice(&[a, b, c]);
+    } else {
+        let block = out.split_off(start + HEAD);
+        out.truncate(start);
+        put_block(out, stream, &block, end, max_frame);
+    }
+}
+
 /// The part of a DATA or HEADERS payload that is not padding or priority; `None` when they do not fit.
 pub(super) fn content(head: Head, payload: &[u8]) -> Option<std::ops::Range<usize>> {
     let (mut start, mut end) = (0, payload.len());

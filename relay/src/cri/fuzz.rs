@@ -3,7 +3,7 @@
 use crate::cri::{
     decode::{self, Side},
     frame,
-    hpack::{self, Decoder},
+    hpack::{self, Decoder, Encoder},
     intercept::{After, Before, Call, Interceptor, Outcome, Status},
     observe::{Event, Interest, Kind, Observer},
     outage::Outages,
@@ -199,11 +199,13 @@ fn answer(session: &mut Session, operation: u8) {
     }
 }
 
-/// Header blocks of one connection: each is an error or fields that come back when written again.
+/// Header blocks of one connection: each is an error or fields that come back when written again, with and
+/// without a table.
 pub fn header_blocks(script: &[u8]) {
     let mut input = Input(script);
     let mut decoder = Decoder::new(1 << 14);
     decoder.announce(usize::from(input.octet()) << 4);
+    let (mut encoder, mut peer) = (Encoder::default(), Decoder::new(1 << 14));
     while !input.0.is_empty() {
         let Ok(list) = decoder.decode(&Bytes::copy_from_slice(input.part())) else {
             return;
@@ -212,6 +214,9 @@ pub fn header_blocks(script: &[u8]) {
         hpack::encode(&list, &mut block);
         let again = Decoder::new(1 << 14).decode(&block.freeze());
         assert_eq!(again.as_ref(), Ok(&list));
+        let mut block = BytesMut::new();
+        encoder.encode(&list, &mut block);
+        assert_eq!(peer.decode(&block.freeze()).as_ref(), Ok(&list));
     }
 }
 

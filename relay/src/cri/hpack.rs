@@ -1,7 +1,8 @@
-//! Header blocks (RFC 7541): a decoder with its dynamic table, and an encoder that has none.
+//! Header blocks (RFC 7541): a decoder and an encoder with their dynamic tables, and one that has none.
 //!
-//! Blocks that this encoder writes change no state of the peer's decoder, so the relay may hold them
-//! back, drop them or add its own at any time. Never panics, whatever the bytes.
+//! Blocks of [`encode`] change no state of the peer's decoder, so the relay may hold them back or drop
+//! them at any time; those of an [`Encoder`] must all go out, in the order they were written. Never
+//! panics, whatever the bytes.
 
 mod huffman;
 mod statics;
@@ -75,6 +76,9 @@ pub struct Decoder {
     max_list: usize,
 }
 
+/// The table's size until a receiver announces another (RFC 9113, 6.5.2).
+const DEFAULT_TABLE: usize = 4096;
+
 /// Octets counted for an entry on top of name and value (RFC 7541, 4.1).
 const ENTRY: usize = 32;
 
@@ -85,8 +89,8 @@ impl Decoder {
         Self {
             table: VecDeque::new(),
             size: 0,
-            limit: 4096,
-            announced: 4096,
+            limit: DEFAULT_TABLE,
+            announced: DEFAULT_TABLE,
             max_list,
         }
     }
@@ -240,21 +244,123 @@ impl Cursor<'_> {
 /// Encodes a block that touches no dynamic table.
 pub fn encode(headers: &[Header], out: &mut BytesMut) {
     for header in headers {
-        let (name, value) = (&header.name[..], &header.value[..]);
-        let (exact, named) = statics::lookup(name, value);
-        if let (Some(index), false) = (exact, header.sensitive) {
-            put_number(out, 0x80, 7, index);
-            continue;
+        match statics::exact(&header.name, &header.value) {
+            Some(index) if !header.sensitive => put_number(out, INDEXED, 7, index),
+            _ => put_literal(header, if header.sensitive { NEVER } else { PLAIN }, out),
         }
-        let tag = if header.sensitive { 0x10 } else { 0 };
-        put_number(out, tag, 4, named.unwrap_or(0));
-        if named.is_none() {
-            put_number(out, 0, 7, name.len());
-            out.put_slice(name);
-        }
-        put_number(out, 0, 7, value.len());
-        out.put_slice(value);
     }
+}
+
+/// Encodes the blocks of one direction of one connection, so that what was said before costs an octet or two.
+#[derive(Debug)]
+pub struct Encoder {
+    /// The newest entries of the peer's table, newest first. It may hold older ones besides.
+    table: VecDeque<Header>,
+    size: usize,
+    limit: usize,
+    /// The limit has shrunk and the peer is to be told.
+    resized: bool,
+}
+
+/// Entries that an encoder remembers: a call has about ten fields that are the same every time.
+const REMEMBERED: usize = 32;
+
+/// Fields that are different in every call, and would only push others out of the table.
+const PASSING: [&str; 8] = [
+    "grpc-timeout",
+    "grpc-message",
+    "grpc-status-details-bin",
+    "grpc-trace-bin",
+    "traceparent",
+    "tracestate",
+    "content-length",
+    "date",
+];
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self {
+            table: VecDeque::with_capacity(REMEMBERED),
+            size: 0,
+            limit: DEFAULT_TABLE,
+            resized: false,
+        }
+    }
+}
+
+impl Encoder {
+    /// The receiver of these blocks announced this SETTINGS_HEADER_TABLE_SIZE. More than the default is not used.
+    pub fn announce(&mut self, octets: usize) {
+        if octets < self.limit {
+            self.limit = octets;
+            self.resized = true;
+            self.evict(0);
+        }
+    }
+
+    /// Writes the block that goes out next.
+    pub fn encode(&mut self, headers: &[Header], out: &mut BytesMut) {
+        if std::mem::take(&mut self.resized) {
+            put_number(out, 0x20, 5, self.limit);
+        }
+        for header in headers {
+            self.put(header, out);
+        }
+    }
+
+    fn put(&mut self, header: &Header, out: &mut BytesMut) {
+        if header.sensitive {
+            return put_literal(header, NEVER, out);
+        }
+        if let Some(index) = statics::exact(&header.name, &header.value) {
+            return put_number(out, INDEXED, 7, index);
+        }
+        if let Some(at) = self.table.iter().position(|known| known == header) {
+            return put_number(out, INDEXED, 7, STATIC.len() + 1 + at);
+        }
+        let size = header.name.len() + header.value.len() + ENTRY;
+        if size > self.limit / 4 || PASSING.iter().any(|name| name.as_bytes() == header.name) {
+            return put_literal(header, PLAIN, out);
+        }
+        put_literal(header, REMEMBER, out);
+        self.evict(size);
+        self.size += size;
+        // Entries outlive the read buffer they are slices of: do not pin it.
+        self.table.push_front(Header {
+            name: Bytes::copy_from_slice(&header.name),
+            value: Bytes::copy_from_slice(&header.value),
+            sensitive: false,
+        });
+    }
+
+    /// Makes room for `room` octets, and for one entry.
+    fn evict(&mut self, room: usize) {
+        while self.size + room > self.limit || self.table.len() >= REMEMBERED {
+            let Some(oldest) = self.table.pop_back() else {
+                break;
+            };
+            self.size -= oldest.name.len() + oldest.value.len() + ENTRY;
+        }
+    }
+}
+
+/// First octets (RFC 7541, 6): the high bits say what follows.
+const INDEXED: u8 = 0x80;
+const REMEMBER: u8 = 0x40;
+const NEVER: u8 = 0x10;
+const PLAIN: u8 = 0;
+
+/// Writes a field out, its name by the static table where that has it.
+fn put_literal(header: &Header, tag: u8, out: &mut BytesMut) {
+    let prefix = if tag == REMEMBER { 6 } else { 4 };
+    let named = statics::named(&header.name);
+    put_number(out, tag, prefix, named.unwrap_or(0));
+    if named.is_none() {
+        put_number(out, 0, 7, header.name.len());
+        out.put_slice(&header.name);
+    }
+    put_number(out, 0, 7, header.value.len());
+    out.put_slice(&header.value);
 }
 
 fn put_number(out: &mut BytesMut, tag: u8, prefix: u8, value: usize) {

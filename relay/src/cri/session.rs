@@ -24,7 +24,7 @@ mod upstream;
 
 use crate::cri::{
     frame::{self, Head},
-    hpack::{self, Decoder, Header},
+    hpack::{self, Decoder, Encoder, Header},
     intercept::{After, Before, Call, Interceptor, Outcome, Status},
     observe::Observer,
     outage::Outages,
@@ -134,6 +134,7 @@ pub(super) struct Session {
     sending: Vec<u32>,
     preface_seen: bool,
     client_headers: Decoder,
+    client_encoder: Encoder,
     client_block: Option<Block>,
     /// The client's settings, how many frames of them there were, and how many it knows to be heard.
     client_settings: Vec<(u16, u32)>,
@@ -171,6 +172,7 @@ impl Session {
             sending: Vec::new(),
             preface_seen: false,
             client_headers: Decoder::new(max_list),
+            client_encoder: Encoder::default(),
             client_block: None,
             client_settings: Vec::new(),
             settings_seen: 0,
@@ -297,8 +299,7 @@ impl Session {
         self.take_back(id, &stream);
         self.drop_queued(id);
         let list = status::trailers(&status, !stream.replied);
-        let block = self.block_to_client(id, &list, true);
-        self.to_client.extend_from_slice(&block);
+        self.block_to_client(id, &list, true);
         if !stream.client_done {
             frame::put_reset(&mut self.to_client, id, frame::NO_ERROR);
         }
@@ -337,12 +338,25 @@ impl Session {
         }
     }
 
-    fn block_to_client(&self, id: u32, list: &[Header], end: bool) -> Bytes {
-        let mut block = BytesMut::with_capacity(256);
-        hpack::encode(list, &mut block);
-        let mut frames = BytesMut::with_capacity(block.len() + frame::HEAD);
-        frame::put_block(&mut frames, id, &block, end, self.client_max_frame);
-        frames.freeze()
+    /// Sends a header block to the client now.
+    fn block_to_client(&mut self, id: u32, list: &[Header], end: bool) {
+        let (out, encoder) = (&mut self.to_client, &mut self.client_encoder);
+        frame::put_block_of(out, id, end, self.client_max_frame, |out| {
+            encoder.encode(list, out);
+        });
+    }
+
+    /// Sends a header block to the client, after what waits for the client's window.
+    fn reply_block(&mut self, id: u32, list: &[Header], end: bool) {
+        if self.queued.is_empty() {
+            return self.block_to_client(id, list, end);
+        }
+        // What waits may never go out: no encoder may count on it.
+        let mut frames = BytesMut::new();
+        frame::put_block_of(&mut frames, id, end, self.client_max_frame, |out| {
+            hpack::encode(list, out);
+        });
+        self.pass_down(id, &frames.freeze());
     }
 }
 

@@ -65,18 +65,21 @@ pub(super) const STATIC: [(&str, &str); 61] = [
     ("www-authenticate", ""),
 ];
 
-/// Index of the entry with this name and value, and of the first with this name.
-pub(super) fn lookup(name: &[u8], value: &[u8]) -> (Option<usize>, Option<usize>) {
-    let mut named = None;
-    for (at, (n, v)) in STATIC.iter().enumerate() {
-        if n.len() == name.len() && n.as_bytes() == name {
-            if v.as_bytes() == value {
-                return (Some(at + 1), Some(at + 1));
-            }
-            named = named.or(Some(at + 1));
-        } else if named.is_some() {
-            break;
-        }
+/// Index of the entry with this name and value. Of those with a value only pseudo headers are looked at: what
+/// else there is, no gRPC peer sends.
+pub(super) fn exact(name: &[u8], value: &[u8]) -> Option<usize> {
+    if name.first() != Some(&b':') {
+        return None;
     }
-    (None, named)
+    let same = |(n, v): &(&str, &str)| n.as_bytes() == name && v.as_bytes() == value;
+    STATIC[..PSEUDO].iter().position(same).map(|at| at + 1)
 }
+
+/// Index of the first entry with this name.
+pub(super) fn named(name: &[u8]) -> Option<usize> {
+    let same = |(n, _): &(&str, &str)| n.as_bytes() == name;
+    STATIC.iter().position(same).map(|at| at + 1)
+}
+
+/// Entries for pseudo headers, the first ones.
+const PSEUDO: usize = 14;

@@ -82,7 +82,82 @@ fn a_sensitive_field_stays_sensitive() {
     assert_eq!(Decoder::new(1024).decode(&out.freeze()).unwrap(), [secret]);
 }
 
+#[test]
+fn what_was_said_before_costs_an_octet_a_field() {
+    let list = [
+        field(":method", "POST"),
+        field(":path", "/runtime.v1.RuntimeService/Version"),
+        field("grpc-timeout", "2S"),
+        field("te", "trailers"),
+    ];
+    let (mut encoder, mut decoder) = (Encoder::default(), Decoder::new(1 << 16));
+    let mut lens = Vec::new();
+    for _ in 0..3 {
+        let mut out = BytesMut::new();
+        encoder.encode(&list, &mut out);
+        lens.push(out.len());
+        assert_eq!(decoder.decode(&out.freeze()).unwrap(), list);
+    }
+    // The timeout, which is another one in every call, is written out each time.
+    assert_eq!(lens[1..], [3 + 1 + 13 + 3; 2]);
+    assert_eq!(decoder.table.len(), 2);
+}
+
+#[test]
+fn a_smaller_table_is_told_once_and_kept_to() {
+    let list = [field("a", "b")];
+    let mut encoder = Encoder::default();
+    encoder.encode(&list, &mut BytesMut::new());
+    encoder.announce(200);
+    encoder.announce(100);
+    encoder.announce(4096);
+    let mut out = BytesMut::new();
+    encoder.encode(&list, &mut out);
+    assert_eq!(out.freeze(), hex("3f 45 be")); // "limit 100", and the entry is still there
+    encoder.announce(0);
+    for wanted in ["20 00 01 61 01 62", "00 01 61 01 62"] {
+        let mut out = BytesMut::new();
+        encoder.encode(&list, &mut out);
+        assert_eq!(out.freeze(), hex(wanted));
+    }
+}
+
+/// Fields of which many come again.
+fn some_field() -> impl Strategy<Value = Header> {
+    let name = "[a-c]|:path|:status|content-type|grpc-timeout|[a-z]{20}";
+    let value = prop_oneof!["[a-c]?", "200", "[a-z]{0,300}", "[a-b]{1500}"];
+    (name, value, any::<u8>()).prop_map(|(name, value, odd)| Header {
+        sensitive: odd < 8,
+        ..field(&name, &value)
+    })
+}
+
 proptest! {
+    #[test]
+    fn blocks_of_one_connection_decode_to_the_same_beside_blocks_that_touch_no_table(
+        blocks in proptest::collection::vec(
+            (proptest::collection::vec(some_field(), 0..12), 0..5_u8, 0_usize..5000), 1..60),
+    ) {
+        let (mut encoder, mut decoder) = (Encoder::default(), Decoder::new(1 << 20));
+        for (list, how, limit) in blocks {
+            let mut out = BytesMut::new();
+            match how {
+                0 => encode(&list, &mut out),
+                1 => {
+                    encoder.announce(limit);
+                    encoder.encode(&list, &mut out);
+                }
+                _ => encoder.encode(&list, &mut out),
+            }
+            prop_assert_eq!(decoder.decode(&out.freeze()).unwrap(), list);
+            prop_assert!(encoder.size <= encoder.limit && encoder.table.len() <= REMEMBERED);
+            // Nothing is counted on that the peer may have dropped.
+            let held = decoder.table.iter().take(encoder.table.len());
+            let known = encoder.table.iter().map(|h| (&h.name, &h.value));
+            prop_assert!(held.map(|(n, v)| (n, v)).eq(known));
+        }
+    }
+
     #[test]
     fn what_is_encoded_decodes_to_the_same(
         fields in proptest::collection::vec(

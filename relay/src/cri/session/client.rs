@@ -83,8 +83,6 @@ impl Session {
             // gRPC's clients send no trailers: those of a held call end its request, and are all it loses.
             return self.hold(id, 0, Bytes::new(), true);
         }
-        let mut block = BytesMut::with_capacity(512);
-        hpack::encode(&list, &mut block);
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
@@ -92,10 +90,12 @@ impl Session {
         let link = &mut self.links[stream.route.index()];
         let max = link.settings.max_frame;
         if link.connected && stream.blocked == 0 {
-            frame::put_block(&mut link.out, id, &block, end, max);
+            let Link { out, encoder, .. } = link;
+            frame::put_block_of(out, id, end, max, |out| encoder.encode(&list, out));
         } else {
-            let mut frames = BytesMut::with_capacity(block.len() + frame::HEAD);
-            frame::put_block(&mut frames, id, &block, end, max);
+            // What waits may never go out: no encoder may count on it.
+            let mut frames = BytesMut::new();
+            frame::put_block_of(&mut frames, id, end, max, |out| hpack::encode(&list, out));
             if stream.blocked == 0 {
                 link.pending.push((id, frames.freeze()));
             } else {
@@ -121,8 +121,7 @@ impl Session {
                 code: status::UNIMPLEMENTED,
                 message,
             };
-            let block = self.block_to_client(id, &status::trailers(&off, true), true);
-            self.to_client.extend_from_slice(&block);
+            self.block_to_client(id, &status::trailers(&off, true), true);
             if !end {
                 frame::put_reset(&mut self.to_client, id, frame::NO_ERROR);
             }

@@ -72,6 +72,7 @@ impl Session {
         for (key, value) in frame::settings(payload) {
             match key {
                 1 => {
+                    self.client_encoder.announce(to_usize(value));
                     for link in &mut self.links {
                         link.headers.announce(to_usize(value));
                     }
@@ -124,6 +125,9 @@ impl Session {
         }
         let before = link.settings.initial_window;
         link.settings.read(payload)?;
+        for (_, octets) in frame::settings(payload).filter(|(key, _)| *key == 1) {
+            link.encoder.announce(to_usize(octets));
+        }
         link.greeted = true;
         let change = i64::from(link.settings.initial_window) - i64::from(before);
         for stream in self.streams.values_mut().filter(|s| s.route == route) {

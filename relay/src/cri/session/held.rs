@@ -258,8 +258,7 @@ impl Session {
             return;
         };
         let trailers = std::mem::take(trailers);
-        let block = self.block_to_client(id, &trailers, true);
-        self.pass_down(id, &block);
+        self.reply_block(id, &trailers, true);
         self.finish(id, &trailers);
     }
 }

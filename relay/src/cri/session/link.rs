@@ -76,6 +76,7 @@ pub(super) struct Link {
     /// Frames that wait for a window of this socket, with their stream.
     pub(super) blocked: VecDeque<(u32, Bytes)>,
     pub(super) headers: Decoder,
+    pub(super) encoder: Encoder,
     pub(super) block: Option<Block>,
     /// What it takes on the whole connection.
     pub(super) window: i64,
@@ -95,6 +96,7 @@ impl Link {
             pending: Vec::new(),
             blocked: VecDeque::new(),
             headers: Decoder::new(max_list),
+            encoder: Encoder::default(),
             block: None,
             window: frame::DEFAULT_WINDOW,
             may_send: frame::DEFAULT_WINDOW,

@@ -138,14 +138,7 @@ impl Session {
             // An informational response is not yet the response.
             stream.replied |= hpack::find(&list, ":status").is_some_and(|s| !s.starts_with(b"1"));
         }
-        if self.queued.is_empty() {
-            let mut block = BytesMut::with_capacity(256);
-            hpack::encode(&list, &mut block);
-            frame::put_block(&mut self.to_client, id, &block, end, self.client_max_frame);
-        } else {
-            let block = self.block_to_client(id, &list, end);
-            self.pass_down(id, &block);
-        }
+        self.reply_block(id, &list, end);
         if end {
             self.finish(id, &list);
         }

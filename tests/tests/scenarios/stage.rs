@@ -224,9 +224,13 @@ impl Stage {
         );
     }
 
-    /// The processes of a container, as texts of one of their files in /proc.
-    pub(crate) fn texts(&self, id: &str, file: &str) -> Vec<String> {
-        kernel::texts(self.runtime.cgroup_parent(), id, file).unwrap()
+    /// Waits until a file in /proc of a container's first process holds what is `wanted`: a container that
+    /// was started may still be the runtime's own process, or between the two, where `cmdline` is empty.
+    pub(crate) async fn tells(&self, id: &str, file: &str, wanted: impl Fn(&[String]) -> bool) {
+        let texts = || kernel::texts(self.runtime.cgroup_parent(), id, file);
+        let settled =
+            eventually(PATIENCE, async || texts().is_ok_and(|texts| wanted(&texts))).await;
+        assert!(settled, "{id}: {file} is {:?}\n{}", texts(), self.log());
     }
 
     /// Kills every process of a container, as the out-of-memory killer might.

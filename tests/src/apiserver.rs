@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{built, installed};
 
 /// Longest start of the API server.
-const START: Duration = Duration::from_secs(90);
+const START: Duration = Duration::from_secs(240);
 /// Users that tests can be: name in kubeconfigs, user, group.
 const USERS: [(&str, &str, &str); 3] = [
     ("admin", "admin", "system:masters"),
@@ -120,6 +120,17 @@ impl ApiServer {
     /// # Errors
     /// When it does not come up; the end of its log is in the message.
     pub fn start() -> Result<Self> {
+        // Between the moment in which a port is found free and that in which it is taken, others may take it.
+        for _ in 0..2 {
+            match Self::attempt() {
+                Err(error) if format!("{error:#}").contains("address already in use") => {}
+                outcome => return outcome,
+            }
+        }
+        Self::attempt()
+    }
+
+    fn attempt() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("resmgr-api-").tempdir()?;
         let at = |name: &str| folder.path().join(name);
         let key = Command::new("openssl")

@@ -250,29 +250,34 @@ async fn measured(
 }
 
 /// Starts a relay whose telemetry is exact. Where one thread emulates all CPUs, the self-check may find
-/// that what it compares was not read in one instant: then it is started again.
+/// that what it compares was not read in one instant: then, and only then, it is started again.
 ///
 /// # Errors
-/// When the telemetry is not exact at the last attempt either, or the relay does not start.
+/// When the telemetry is not exact at the last attempt either or for another reason, or the relay does not
+/// start.
 pub async fn exact(runtime: &Runtime, name: &str, arguments: &[&str]) -> Result<Relay> {
     let arguments = [arguments, &["--ebpf-telemetry", "--dump", "reset"]].concat();
+    let mut view = Value::Null;
     for _ in 0..ATTEMPTS {
         let relay = Relay::start_in(runtime, name, &arguments)?;
-        let mut quality = Value::Null;
-        crate::eventually(Duration::from_secs(60), async || {
+        crate::eventually(Duration::from_secs(120), async || {
             // The relay listens before the program is loaded; the views come last.
-            let view = relay.ask(&["top", "--once", "--json"]).unwrap_or_default();
-            let view: Value = serde_json::from_str(&view).unwrap_or_default();
-            quality = view["quality"].clone();
-            quality.is_string()
+            let text = relay.ask(&["top", "--once", "--json"]).unwrap_or_default();
+            view = serde_json::from_str(&text).unwrap_or_default();
+            view["quality"].is_string()
         })
         .await;
-        if quality == "exact" {
+        if view["quality"] == "exact" {
             return Ok(relay);
+        }
+        let reason = view["reason"].as_str().unwrap_or_default();
+        if !reason.starts_with("self-check failed") {
+            break;
         }
     }
     let log = std::fs::read_to_string(runtime.folder().join(name).join("log"));
-    bail!("the telemetry is not exact:\n{}", log.unwrap_or_default())
+    let log = log.unwrap_or_default();
+    bail!("the telemetry is not exact: {view:#}\n{log}")
 }
 
 /// A sandbox as if it were another pod, in the same cgroup: CRI sends the pod's configuration with every

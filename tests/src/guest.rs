@@ -63,7 +63,7 @@ impl Guest {
             dies: 1,
             kernel: "6.12",
             append: String::new(),
-            limit: Duration::from_secs(600),
+            limit: Duration::from_secs(1800),
         }
     }
 

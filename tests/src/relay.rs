@@ -17,6 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Beyond it a relay that should start or end hangs, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A running relay. Killed on drop.
 #[derive(Debug)]
 pub struct Relay {
@@ -120,6 +123,10 @@ impl Relay {
             .create(true)
             .append(true)
             .open(folder.join("log"))?;
+        // Where the machine is busy a decision may come late: only who asks for a deadline means one.
+        if !arguments.contains(&"--policy-timeout") {
+            command.args(["--policy-timeout", "60s"]);
+        }
         let child = command
             .arg("--runtime-socket")
             .arg(runtime.socket())
@@ -203,7 +210,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Asks it to stop (SIGTERM) and waits until it has, for half a minute.
+    /// Asks it to stop (SIGTERM) and waits until it has, for two minutes.
     ///
     /// # Errors
     /// When it does not.
@@ -215,12 +222,12 @@ impl Relay {
         self.ended()
     }
 
-    /// Waits until it has ended by itself, for half a minute.
+    /// Waits until it has ended by itself, for two minutes.
     ///
     /// # Errors
     /// When it does not.
     pub fn ended(&mut self) -> Result<ExitStatus> {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
@@ -231,7 +238,7 @@ impl Relay {
     }
 
     fn wait(&mut self) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait()? {
                 bail!("cri-resmgr ended: {status}\n{}", self.log());

@@ -136,7 +136,7 @@ impl Runtime {
     }
 
     fn wait(&mut self) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(120);
         let socket = self.socket();
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait()? {

@@ -227,15 +227,17 @@ async fn a_call_in_flight_ends_well_when_the_relay_is_told_to_stop() {
         .await
         .unwrap();
     let pod = cri.run_pod("slow", "", &[]).await.unwrap();
-    let id = cri
-        .run(&pod, &resmgr_tests::Container::sleeping("slow"))
-        .await;
+    let mut container = resmgr_tests::Container::sleeping("slow");
+    let told = runtime.folder().join("told");
+    std::fs::create_dir(&told).unwrap();
+    let mount = (told.display().to_string(), "/told".to_owned());
+    container.mounts.push(mount);
+    let id = cri.run(&pod, &container).await;
+    // Begun before the relay is told to stop, and not over before it was.
+    let script = "echo >/told/begun; until [ -e /told/end ]; do sleep 0.1; done; echo done";
     let request = k8s_cri::v1::ExecSyncRequest {
         container_id: id.unwrap(),
-        // Long enough that the stop is heard amid it.
-        cmd: ["/bin/sh", "-c", "sleep 1; echo done"]
-            .map(str::to_owned)
-            .into(),
+        cmd: ["/bin/sh", "-c", script].map(str::to_owned).into(),
         timeout: 0,
     };
     let request = prost::Message::encode_to_vec(&request);
@@ -243,8 +245,15 @@ async fn a_call_in_flight_ends_well_when_the_relay_is_told_to_stop() {
     assert_eq!(wire.call(VERSION, &[]).await.unwrap().status(), Some(0));
     let call = wire.call(EXEC, &request);
     let stop = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        tokio::task::block_in_place(|| relay.stop()).unwrap()
+        let begun = async || told.join("begun").exists();
+        assert!(resmgr_tests::eventually(Duration::from_secs(60), begun).await);
+        let end = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(500));
+            std::fs::write(told.join("end"), "")
+        });
+        let status = tokio::task::block_in_place(|| relay.stop()).unwrap();
+        end.join().unwrap().unwrap();
+        status
     };
     let (answer, status) = tokio::join!(call, stop);
     let answer = answer.unwrap();

@@ -14,7 +14,7 @@ use resmgr_tests::{
 };
 
 /// Longest wait for a state that comes "within seconds" on a machine that is busy.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 fn start(what: &str) -> Option<ApiServer> {
     if let Some(why) = apiserver::missing() {

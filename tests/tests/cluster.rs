@@ -280,7 +280,8 @@ async fn whoever_restarts_in_whatever_order_the_right_configuration_stays_in_for
         "{}",
         cluster.logs()
     );
+    let expired = async || cluster.logs().contains("the watch has expired");
+    assert!(eventually(SOON, expired).await, "{}", cluster.logs());
     let log = cluster.logs();
-    assert!(log.contains("the watch has expired"), "{log}");
     assert!(!log.contains("empty configuration"), "{log}");
 }

@@ -42,7 +42,7 @@ async fn the_dump_file_holds_every_call_of_a_pods_life_in_order() {
         "StopPodSandbox",
         "RemovePodSandbox",
     ];
-    let complete = eventually(Duration::from_secs(5), async || {
+    let complete = eventually(Duration::from_secs(60), async || {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         let mut rest = text.as_str();
         order.iter().all(|method| match rest.split_once(method) {

@@ -28,13 +28,18 @@ async fn an_init_container_that_ends_frees_its_cpus_for_the_next_create() {
     let shared = cri.run(&pod, &Container::sleeping("shared")).await.unwrap();
     let all = kernel::allowed(parent, &shared).unwrap();
 
-    // All exclusive CPUs there are, for a moment.
+    // All exclusive CPUs there are, until it is told to end.
     let count = i64::try_from(std::thread::available_parallelism().unwrap().get()).unwrap() - 1;
     let pod = cri.run_pod("mine", "", &[]).await.unwrap();
-    let init = Container::script("init", "sleep 2").guaranteed(count);
-    cri.run(&pod, &init).await.unwrap();
+    let mut init = Container::script("init", "until [ -e /told/end ]; do sleep 0.1; done");
+    let told = runtime.folder().join("told");
+    std::fs::create_dir(&told).unwrap();
+    init.mounts
+        .push((told.display().to_string(), "/told".into()));
+    cri.run(&pod, &init.guaranteed(count)).await.unwrap();
     assert_ne!(kernel::allowed(parent, &shared).unwrap(), all);
-    let back = eventually(Duration::from_secs(30), async || {
+    std::fs::write(told.join("end"), "").unwrap();
+    let back = eventually(Duration::from_secs(60), async || {
         kernel::allowed(parent, &shared).unwrap() == all
     })
     .await;

@@ -34,7 +34,7 @@ async fn after_a_kill_restore_gives_back_what_the_runtime_asked_for() {
         let pod = cri.run_pod(name, class, &[]).await.unwrap();
         ids.push(cri.run(&pod, &container).await.unwrap());
     }
-    let pinned = eventually(Duration::from_secs(10), async || {
+    let pinned = eventually(Duration::from_secs(60), async || {
         ids.iter()
             .all(|id| kernel::allowed(parent, id).unwrap() != online)
     })
@@ -106,7 +106,7 @@ async fn a_container_that_cannot_start_gives_its_cpus_back() {
     cri.run(&pod, &container).await.unwrap_err();
     // As the kubelet does: the pod goes, and what is left of its containers with it.
     cri.remove_pod(&pod).await.unwrap();
-    let back = eventually(Duration::from_secs(20), async || {
+    let back = eventually(Duration::from_secs(60), async || {
         kernel::allowed(parent, &shared).unwrap() == before
     })
     .await;

@@ -15,7 +15,7 @@ use resmgr_tests::{Container, Cri, Relay, Runtime, eventually, kernel, skip};
 use std::{fs, io::Write as _, path::Path, time::Duration};
 
 const STATIC: [&str; 4] = ["--policy", "static", "--reserved-resources", "cpu=1000m"];
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether this machine can show anything; says so when not.
 fn possible(what: &str) -> bool {
@@ -151,10 +151,11 @@ async fn containers_that_die_while_they_are_pinned_anew_disturb_nobody() {
         let own = node.allowed(&id);
         assert_ne!(own, all, "not pinned");
         let apart = eventually(PATIENCE, async || {
-            !node.allowed(&stays).is_empty() && node.allowed(&stays) != all
+            let rest = node.allowed(&stays);
+            !rest.is_empty() && rest != all && rest != own
         })
         .await;
-        assert!(apart && node.allowed(&stays) != own, "{}", node.relay.log());
+        assert!(apart, "{}", node.relay.log());
         node.cri.stop(&id).await.unwrap();
         node.settles(&stays, &all).await;
     }
@@ -281,7 +282,7 @@ async fn a_state_that_is_lost_torn_or_foreign_is_learnt_again_from_the_runtime()
         let (own, rest) = (node.allowed(&mine), node.allowed(&other));
         node.restart(damage).await;
         let listed = eventually(PATIENCE, async || {
-            let state = node.relay.ask(&["state"]).unwrap();
+            let state = node.relay.ask(&["state"]).unwrap_or_default();
             ["mine", "first", "other"]
                 .iter()
                 .all(|name| state.contains(name))

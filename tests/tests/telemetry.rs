@@ -1,7 +1,7 @@
 //! What the daemon measures of real containers, and what it shows of it.
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
-use resmgr_tests::{Container, Cri, Guest, Relay, Runtime, eventually, skip};
+use resmgr_tests::{Container, Cri, Guest, Relay, Runtime, eventually, feedback, skip};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -145,12 +145,8 @@ async fn in_a_guest_of_two_sockets_the_same_holds_and_stp_ends_the_crossing() {
     let chat = "yes | cat >/dev/null & yes | cat >/dev/null & yes | cat >/dev/null & wait";
     let runtime = Runtime::start().unwrap();
     {
-        let relay = Relay::start(&runtime, &["--policy", "null", "--ebpf-telemetry"]).unwrap();
-        assert!(
-            exact("telemetry: guest", &top(&relay, |_| true).await),
-            "{}",
-            relay.log()
-        );
+        let relay = feedback::exact(&runtime, "null", &["--policy", "null"]);
+        let relay = relay.await.unwrap();
         let mut cri = Cri::connect(&relay.socket(), runtime.cgroup_parent())
             .await
             .unwrap();
@@ -169,14 +165,8 @@ async fn in_a_guest_of_two_sockets_the_same_holds_and_stp_ends_the_crossing() {
                 shared: {cpuLists: [{Socket: 0, Cpuset: \"0-3\"}]}\n";
     std::fs::write(&pools, text).unwrap();
     let pools = pools.display().to_string();
-    let arguments = [
-        "--policy",
-        "stp",
-        "--static-pools-conf-file",
-        &pools,
-        "--ebpf-telemetry",
-    ];
-    let relay = Relay::start(&runtime, &arguments).unwrap();
+    let arguments = ["--policy", "stp", "--static-pools-conf-file", &pools];
+    let relay = feedback::exact(&runtime, "stp", &arguments).await.unwrap();
     let mut cri = Cri::connect(&relay.socket(), runtime.cgroup_parent())
         .await
         .unwrap();

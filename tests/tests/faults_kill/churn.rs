@@ -2,7 +2,10 @@
 
 use k8s_cri::v1;
 use resmgr_tests::{Container, Cri, Pod, eventually};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// Containers at a time.
 const MOST: usize = 6;
@@ -62,6 +65,14 @@ impl Churn {
             failing: BTreeMap::new(),
             stuck: BTreeMap::new(),
         }
+    }
+
+    /// How long it takes to create, start, stop and remove one.
+    pub(crate) async fn round(&self, mut cri: Cri) -> Duration {
+        let start = Instant::now();
+        let id = cri.run(&self.pods[2], &Container::sleeping("round")).await;
+        gone(&mut cri, &id.unwrap()).await.unwrap();
+        start.elapsed()
     }
 
     /// Calls one after the other until one cannot be made.

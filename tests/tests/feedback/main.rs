@@ -51,7 +51,7 @@ fn feedback_on_two_sockets() {
     const NAME: &str = "feedback_on_two_sockets";
     let only = std::env::var("RESMGR_FEEDBACK_ONLY").unwrap_or_default();
     let guest = Guest {
-        limit: Duration::from_secs(1800),
+        limit: Duration::from_secs(2700),
         ..Guest::n4c16()
     };
     if resmgr_tests::built("workload").is_none() {

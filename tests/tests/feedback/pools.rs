@@ -14,6 +14,9 @@ use std::{
 
 /// The list that comes first, on socket 0: where the neighbour must be.
 pub(crate) const NOISY: &str = "0-3";
+/// How long who was moved is left alone with these measurements, less what lies between two of them: 300 s
+/// with the standard half-life of 10 s.
+pub(crate) const RESTS: Duration = Duration::from_secs(30 * HALF_LIFE.as_secs() - 5);
 /// The list on socket 1.
 pub(crate) const CALM: &str = "8-11";
 
@@ -28,7 +31,11 @@ pub(crate) struct Pools<'a> {
     ids: BTreeMap<&'static str, String>,
 }
 
-async fn relay(runtime: &Runtime) -> Relay {
+/// Why the stage shows nothing, and must be set anew.
+#[derive(Debug)]
+pub(crate) struct Spoilt(pub(crate) String);
+
+async fn relay(runtime: &Runtime, name: &str) -> Relay {
     let pools = runtime.folder().join("pools.yaml");
     let text = format!(
         "pools:\n  shared:\n    cpuLists:\n      - {{Socket: 0, Cpuset: \"{NOISY}\"}}\n      \
@@ -47,13 +54,13 @@ async fn relay(runtime: &Runtime) -> Relay {
         "--telemetry-half-life",
         &half_life,
     ];
-    feedback::exact(runtime, "pools", &arguments).await.unwrap()
+    feedback::exact(runtime, name, &arguments).await.unwrap()
 }
 
 impl<'a> Pools<'a> {
-    /// A relay that has never run, and no containers.
-    pub(crate) async fn new(runtime: &'a Runtime) -> Self {
-        let relay = relay(runtime).await;
+    /// A relay that has never run, whose files are in folder `name`, and no containers.
+    pub(crate) async fn new(runtime: &'a Runtime, name: &str) -> Self {
+        let relay = relay(runtime, name).await;
         let parent = runtime.cgroup_parent();
         let cri = Cri::connect(&relay.socket(), parent).await.unwrap();
         let mut direct = Cri::connect(&runtime.socket(), parent).await.unwrap();
@@ -157,15 +164,30 @@ impl<'a> Pools<'a> {
         kernel::cpuset_cpus(self.runtime.cgroup_parent(), id).unwrap()
     }
 
-    /// Waits until the kernel says that `name` is confined to `cpus`.
-    pub(crate) async fn comes_to(&self, name: &str, cpus: &str) {
-        let there = eventually(PATIENCE, async || self.cpus(name) == cpus).await;
-        assert!(
-            there,
-            "{name} is on {}\n{}",
-            self.cpus(name),
-            self.told(name)
-        );
+    /// Waits until the move of `name` was judged: that it is kept.
+    ///
+    /// # Errors
+    /// When it was undone, as [`Pools::undone`].
+    pub(crate) async fn is_kept(&self, name: &str) -> Result<(), Spoilt> {
+        let kept = eventually(PATIENCE, async || {
+            self.explained(name).contains(": move kept (") || self.undone(&[name]).is_err()
+        })
+        .await;
+        assert!(kept, "{}", self.told(name));
+        self.undone(&[name])
+    }
+
+    /// Whether nobody's move was undone.
+    ///
+    /// # Errors
+    /// When one was, with what is explained of it. Where one thread emulates all CPUs, other work of the host
+    /// shows as waiting here, for which a move that was right is undone, rightly as far as the daemon can know.
+    pub(crate) fn undone(&self, names: &[&str]) -> Result<(), Spoilt> {
+        let told = names.iter().map(|name| self.explained(name));
+        let undone = told.into_iter().find(|told| told.contains(": move undone"));
+        undone.map_or(Ok(()), |told| {
+            Err(Spoilt(format!("a move was undone:\n{told}")))
+        })
     }
 
     /// How often the kernel changes anybody's CPUs from now on, for so long.

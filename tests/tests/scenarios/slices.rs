@@ -145,9 +145,15 @@ pub(crate) async fn a_killed_or_completed_container_frees_its_cpus_at_once(stage
     let again = stage.run(&guaranteed("again", 1)).await;
     stage.on(&again, "1").await;
     let mut short = guaranteed("short", 2);
-    short.container.command = ["/bin/sleep", "3"].map(str::to_owned).into();
+    let told = stage.runtime.folder().join("told");
+    std::fs::create_dir(&told).unwrap();
+    let until = "until [ -e /told/end ]; do sleep 0.1; done";
+    short.container.command = ["/bin/sh", "-c", until].map(str::to_owned).into();
+    let mount = (told.display().to_string(), "/told".to_owned());
+    short.container.mounts.push(mount);
     let short = stage.run(&short).await;
     stage.on(&shared, "0,4-15").await;
+    std::fs::write(told.join("end"), "").unwrap();
     let gone = eventually(PATIENCE, async || stage.exited(&short).await).await;
     assert!(gone);
     stage.on(&shared, "0,2-15").await;

@@ -31,12 +31,13 @@ fn ratio(ours: u64, kernel: u64) -> f64 {
     ours as f64 / kernel.max(1) as f64
 }
 
-/// What `look` sees once it sees the same twice, 20 ms apart: the last switch of those who ended is in.
+/// What `look` sees once it sees the same twice, 50 ms apart: the last switch of those who ended is in, and
+/// what is called stopped has left its CPU.
 fn settled<T: PartialEq + std::fmt::Debug>(look: impl Fn() -> T) -> T {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(30);
     let mut seen = look();
     loop {
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(50));
         let again = look();
         if again == seen {
             return seen;
@@ -58,21 +59,25 @@ fn cpu_time_of_a_spinner_is_the_kernels_on_every_cpu_and_nowhere_else() {
             .unwrap();
         let spinner = Child::start(&cgroup, Load::Spin, Some(cpu.0));
         thread::sleep(Duration::from_millis(1500));
-        // Whoever looks may be put aside between two looks: ours must lie between two of the kernel's.
-        let kernel_earlier = cgroup.run_ns();
-        let in_flight = telemetry.snapshot().containers[0].total.run_ns;
-        let kernel_later = cgroup.run_ns();
-        spinner.stop();
-        let seen = telemetry.snapshot().containers.remove(0);
-        let kernel = cgroup.run_ns();
-        let (least, most) = (
-            ratio(in_flight, kernel_earlier),
-            ratio(in_flight, kernel_later),
-        );
+        // Whoever looks may be put aside between two looks: ours must lie between two of the kernel's. Those
+        // are a tick old, and older where the host has taken the CPU away: then the next look must fit.
+        let bounds: Vec<_> = (0..20)
+            .map(|_| {
+                thread::sleep(Duration::from_millis(20));
+                let earlier = cgroup.run_ns();
+                let in_flight = telemetry.snapshot().containers[0].total.run_ns;
+                let later = cgroup.run_ns();
+                (ratio(in_flight, earlier), ratio(in_flight, later))
+            })
+            .collect();
+        let fits = |(least, most): &(f64, f64)| *least >= 0.99 && *most <= 1.01;
         assert!(
-            least >= 0.99 && most <= 1.01,
-            "in flight on CPU {cpu}: {least} and {most}"
+            bounds.iter().any(fits),
+            "in flight on CPU {cpu}: {bounds:?}"
         );
+        spinner.stop();
+        let seen = settled(|| telemetry.snapshot().containers.remove(0));
+        let kernel = cgroup.run_ns();
         let exact = ratio(seen.run_ns[&cpu], kernel);
         assert!((0.99..=1.01).contains(&exact), "on CPU {cpu}: {exact}");
         // The child was forked elsewhere and moved: what it ran there is told too.
@@ -99,8 +104,10 @@ fn switches_of_a_ping_pong_pair_are_those_of_proc_status() {
     let pair = Child::start(&cgroup, Load::PingPong, Some(0));
     thread::sleep(Duration::from_secs(1));
     pair.freeze();
-    let (voluntary, involuntary) = cgroup.switches();
-    let seen = telemetry.snapshot().containers.remove(0).total;
+    let ((voluntary, involuntary), seen) = settled(|| {
+        let seen = telemetry.snapshot().containers.remove(0).total;
+        (cgroup.switches(), seen)
+    });
     assert!(voluntary > 1000, "{voluntary}");
     let share = ratio(seen.voluntary + seen.involuntary, voluntary + involuntary);
     assert!(
@@ -130,14 +137,12 @@ fn not_one_switch_is_lost_at_the_highest_rate_this_machine_does() {
         .collect();
     let look = || {
         pairs.iter().for_each(Child::freeze);
-        let (voluntary, involuntary) = cgroup.switches();
-        let ours = telemetry.snapshot();
-        let total = &ours.containers[0].total;
-        (
-            total.voluntary + total.involuntary,
-            voluntary + involuntary,
-            ours.switches,
-        )
+        let (ours, kernel) = settled(|| {
+            let (voluntary, involuntary) = cgroup.switches();
+            let total = telemetry.snapshot().containers.remove(0).total;
+            (total.voluntary + total.involuntary, voluntary + involuntary)
+        });
+        (ours, kernel, telemetry.snapshot().switches)
     };
     let (before, kernel_before, all_before) = look();
     pairs.iter().for_each(Child::thaw);
@@ -190,7 +195,7 @@ fn a_cgroup_that_inherits_the_kernels_id_of_a_dead_one_inherits_nothing_else() {
         telemetry.unregister(&name);
     }
     spinner.stop();
-    let seen = telemetry.snapshot().containers.remove(0);
+    let seen = settled(|| telemetry.snapshot().containers.remove(0));
     let share = ratio(seen.total.run_ns, stays.run_ns());
     assert!((0.99..=1.01).contains(&share), "{share}");
     let remembered = telemetry.remembered_cgroups();
@@ -234,8 +239,10 @@ fn overload(pin: Option<u32>, count: impl Fn(usize) -> usize) {
     // the threads waited before they entered the cgroup is only in the kernel's books.
     let look = || {
         spinners.iter().for_each(Child::freeze);
-        let ours = telemetry.snapshot().containers.remove(0).total;
-        (ours, cgroup.wait_ns(), cgroup.run_ns())
+        settled(|| {
+            let ours = telemetry.snapshot().containers.remove(0).total;
+            (ours, cgroup.wait_ns(), cgroup.run_ns())
+        })
     };
     let (before, kernel_waited, kernel_ran) = look();
     spinners.iter().for_each(Child::thaw);
@@ -261,16 +268,21 @@ fn throttling_by_a_quota_is_told_apart_from_contention() {
         return;
     };
     let cgroup = Cgroup::new("quota");
-    cgroup.quota(20_000, 100_000);
+    cgroup.quota(10_000, 100_000);
     telemetry
         .register(id("tight"), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
         .unwrap();
     let spinner = Child::start(&cgroup, Load::Spin, Some(0));
-    thread::sleep(Duration::from_secs(3));
+    // Where it is given less than its quota anyway, this takes longer.
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while cgroup.throttled_ns() < 2_000_000_000 {
+        assert!(Instant::now() < deadline, "the kernel does not throttle");
+        thread::sleep(Duration::from_millis(100));
+    }
     cgroup.quota(-1, 100_000);
     thread::sleep(Duration::from_millis(300));
     spinner.stop();
-    let seen = telemetry.snapshot().containers.remove(0).total;
+    let seen = settled(|| telemetry.snapshot().containers.remove(0).total);
     let kernel = cgroup.throttled_ns();
     let share = ratio(seen.throttled_ns, kernel);
     assert!(
@@ -301,7 +313,7 @@ fn an_intruder_on_an_exclusive_cpu_is_named_with_its_time() {
     thread::sleep(Duration::from_secs(1));
     at_home.stop();
     away.stop();
-    let seen = telemetry.snapshot().containers;
+    let seen = settled(|| telemetry.snapshot().containers);
     let owner_seen = seen.iter().find(|one| one.id == id("owner")).unwrap();
     let intruder_seen = seen.iter().find(|one| one.id == id("intruder")).unwrap();
     let named: u64 = owner_seen
@@ -339,11 +351,12 @@ fn every_forced_hop_between_cpus_is_one_migration() {
     telemetry
         .register(id("hops"), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
         .unwrap();
-    let hopper = Child::start(&cgroup, Load::Hops(200), None);
+    let first = topology.online.iter().next().unwrap();
+    let hopper = Child::start(&cgroup, Load::Hops(200), Some(first.0));
     hopper.wait();
-    let seen = telemetry.snapshot().containers.remove(0).total;
+    let seen = settled(|| telemetry.snapshot().containers.remove(0).total);
     let moved: u64 = seen.migrations.iter().sum();
-    // The first hop may stay, and starting the child may move it.
+    // The first hop stays.
     assert!((199..=205).contains(&moved), "{:?}", seen.migrations);
     assert!(seen.distance >= moved * 10, "{}", seen.distance);
 }
@@ -361,7 +374,7 @@ fn threads_in_cgroups_below_the_registered_one_are_the_containers() {
     let spinner = Child::start(&inner, Load::Spin, None);
     thread::sleep(Duration::from_millis(700));
     spinner.stop();
-    let seen = telemetry.snapshot().containers.remove(0).total;
+    let seen = settled(|| telemetry.snapshot().containers.remove(0).total);
     let share = ratio(seen.run_ns, inner.run_ns());
     assert!((0.99..=1.01).contains(&share), "{share}");
 }

@@ -3,7 +3,7 @@
 
 use super::{Listing, ManagerHandle, NoEndings, Runtime, event::Event};
 use resmgr_policy::ContainerId;
-use std::{sync::Arc, time::Duration};
+use std::{iter::repeat_n, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
@@ -22,7 +22,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(300);
 /// before this one was killed go on in the runtime, and nobody else tells how they end.
 const AT_FIRST: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
-/// A container whose cgroup is gone has ended; runtimes say so this much later.
+/// A container whose cgroup is gone has ended; runtimes say so this much later. On a busy machine they take
+/// longer, and are asked so often again.
 const SETTLES: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(20),
@@ -30,6 +31,7 @@ const SETTLES: [Duration; 5] = [
     Duration::from_millis(130),
     Duration::from_millis(300),
 ];
+const SETTLES_LATE: (Duration, usize) = (Duration::from_millis(300), 30);
 
 #[derive(Debug)]
 pub(super) struct Poller {
@@ -84,7 +86,8 @@ impl Poller {
 
     /// Lists until the runtime has noticed, too, that a container has ended.
     async fn until_gone(&self, id: &ContainerId) {
-        for pause in SETTLES {
+        let (late, times) = SETTLES_LATE;
+        for pause in SETTLES.into_iter().chain(repeat_n(late, times)) {
             tokio::time::sleep(pause).await;
             if !self.handle.knows(&id.0) {
                 return;

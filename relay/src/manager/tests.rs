@@ -132,7 +132,7 @@ impl Node {
             ledger: Ledger::open(self.state.path()).unwrap(),
             runtime: Arc::clone(&self.runtime) as Arc<dyn Runtime>,
             fail: FailPolicies::default(),
-            policy_timeout: Duration::from_millis(800),
+            policy_timeout: Duration::from_secs(20),
             reconcile_interval,
             export: Some(self.state.path().join("containers")),
             mailbox: 64,
@@ -169,6 +169,17 @@ impl Node {
             attempt: 0,
             stage: Stage::Running,
         });
+    }
+
+    /// Waits until the kernel has confined a container to `cpus`.
+    async fn comes_to(&self, parent: &str, id: &str, cpus: &str) {
+        let there = async {
+            while self.kernel(parent, id) != cpus {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let there = tokio::time::timeout(Duration::from_secs(20), there).await;
+        assert!(there.is_ok(), "{id} is on {}", self.kernel(parent, id));
     }
 
     fn kernel(&self, parent: &str, id: &str) -> String {
@@ -450,6 +461,14 @@ async fn under_each_fail_policy_the_stated_thing_happens() {
         (Mood::Slow, 4, "no answer within"),
         (Mood::Dead, 13, "dead by injection"),
     ] {
+        let limit = match mood {
+            Mood::Slow => Duration::from_millis(800),
+            _ => Duration::from_secs(20),
+        };
+        relay
+            .handle
+            .set_limits(FailPolicies::default(), limit)
+            .await;
         *node.policy.mood.lock().unwrap() = mood;
         let wish = |namespace| create_request("big", namespace, POD, 64_000);
         let refused = relay.call("CreateContainer", &wish("default")).await;
@@ -493,18 +512,13 @@ async fn a_write_behind_our_back_is_repaired_and_counted() {
         .await;
     // As the runtime makes it, before it fills it in: that is nobody's write.
     std::fs::write(&path, "").unwrap();
-    let filled_in = async {
-        while node.kernel(POD, "db") != "0-1" {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), filled_in)
-        .await
-        .unwrap();
-    std::fs::write(&path, "0-7").unwrap();
+    node.comes_to(POD, "db", "0-1").await;
+    // At once, as the kernel takes it: the file is never empty in between.
+    let mut file = std::fs::File::options().write(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut file, b"0-7").unwrap();
     relay.eventually("drift", |now| now.counts.drifts > 0).await;
     assert_eq!(relay.handle.snapshot().counts.drifts, 1);
-    assert_eq!(node.kernel(POD, "db"), "0-1");
+    node.comes_to(POD, "db", "0-1").await;
 }
 
 #[tokio::test]

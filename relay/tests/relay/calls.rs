@@ -1,6 +1,6 @@
 //! Calls that nobody looks at.
 
-use crate::scene::{PATIENCE, Reply, Scene, call, call_with, message};
+use crate::scene::{PATIENCE, Reply, Scene, call, call_with, hangs, message};
 use cri_resmgr::cri::Upstreams;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -78,7 +78,7 @@ async fn a_runtime_killed_amid_a_call_fails_it_and_the_same_connection_finds_the
     call(&client, "/a.b/C", message(b"")).await.unwrap();
     let hanging = call(&client, "/a.b/hang", message(b""));
     let kill = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        hangs(&scene.dir.path().join("runtime")).await;
         runtime.abort();
     };
     let (reply, ()) = tokio::join!(hanging, kill);
@@ -135,7 +135,7 @@ async fn shutdown_ends_endless_streams_and_waits_for_the_others() {
         message(b""),
     );
     let stop = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        hangs(&scene.dir.path().join("runtime")).await;
         scene.shutdown.cancel();
     };
     let (reply, ()) = tokio::join!(endless, stop);

@@ -1,6 +1,6 @@
 //! Calls that a hook or an onlooker sees.
 
-use crate::scene::{PATIENCE, Scene, both, call, message};
+use crate::scene::{PATIENCE, Scene, both, call, hangs, message};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cri_resmgr::cri::{
@@ -97,7 +97,7 @@ async fn a_hook_hears_that_nobody_knows_when_the_runtime_dies() {
     let client = scene.client().await;
     let hanging = call(&client, "/hook/hang", message(b""));
     let kill = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        hangs(&scene.dir.path().join("runtime")).await;
         runtime.abort();
     };
     let (reply, ()) = tokio::join!(hanging, kill);

@@ -1,7 +1,7 @@
 //! Connections to the runtime that come and go, and two of them behind one client.
 
 use crate::scene::{
-    PATIENCE, Scene, apart, call, call_with, message, runtime, runtime_with, send_all,
+    PATIENCE, Scene, apart, call, call_with, hangs, message, runtime, runtime_with, send_all,
 };
 use bytes::Bytes;
 use h2::server;
@@ -66,7 +66,7 @@ async fn a_socket_that_dies_takes_only_its_own_calls_with_it() {
         let image_path = format!("{IMAGES}hang");
         let lost = call(&client, &image_path, message(b""));
         let kill = async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            hangs(&path).await;
             images.abort();
         };
         let (lost, ()) = tokio::join!(lost, kill);

@@ -29,7 +29,7 @@ pub(crate) fn message(body: &[u8]) -> Bytes {
 }
 
 /// Echoes each request's data; paths that contain `hang` are never answered, `no` is refused, `which`
-/// is answered by the socket's name.
+/// is answered by the socket's name. Of what is never answered [`hangs`] tells.
 pub(crate) fn runtime(path: &Path) -> JoinHandle<()> {
     runtime_with(path, &server::Builder::new())
 }
@@ -37,16 +37,17 @@ pub(crate) fn runtime(path: &Path) -> JoinHandle<()> {
 pub(crate) fn runtime_with(path: &Path, http: &server::Builder) -> JoinHandle<()> {
     let listener = UnixListener::bind(path).unwrap();
     let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    let mark = hanging(path);
     let http = http.clone();
     tokio::spawn(async move {
         let mut connections = tokio::task::JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
-            let (http, name) = (http.clone(), name.clone());
+            let (http, name, mark) = (http.clone(), name.clone(), mark.clone());
             connections.spawn(async move {
                 let mut connection = http.handshake(stream).await.unwrap();
                 let mut calls = tokio::task::JoinSet::new();
                 while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    let name = name.clone();
+                    let (name, mark) = (name.clone(), mark.clone());
                     calls.spawn(async move {
                         let (parts, mut body) = request.into_parts();
                         let path = parts.uri.path().to_owned();
@@ -59,6 +60,7 @@ pub(crate) fn runtime_with(path: &Path, http: &server::Builder) -> JoinHandle<()
                             data = BytesMut::from(&message(name.as_bytes())[..]);
                         }
                         if path.contains("hang") || path.ends_with("GetContainerEvents") {
+                            std::fs::write(&mark, "").unwrap();
                             std::future::pending::<()>().await;
                         }
                         let response = Response::builder().header("x-seen", path.clone());
@@ -83,6 +85,22 @@ pub(crate) fn runtime_with(path: &Path, http: &server::Builder) -> JoinHandle<()
             });
         }
     })
+}
+
+/// The file that tells of a call that hangs in the runtime at `path`.
+fn hanging(path: &Path) -> PathBuf {
+    path.with_extension("hangs")
+}
+
+/// Waits until the runtime at `path` has got a call that it never answers.
+pub(crate) async fn hangs(path: &Path) {
+    let mark = hanging(path);
+    let marked = async {
+        while !mark.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, marked).await.unwrap();
 }
 
 pub(crate) async fn send_all(send: &mut h2::SendStream<Bytes>, mut data: Bytes) {

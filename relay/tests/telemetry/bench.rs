@@ -43,7 +43,18 @@ pub(crate) fn telemetry() -> Option<(Alone, Topology)> {
         max_containers: 8,
         ..TelemetryOptions::default()
     };
-    let telemetry = Telemetry::start(&topology, &options);
+    let checked = |telemetry: &Telemetry| {
+        let reason = &telemetry.status().reason;
+        !matches!(reason, Some(Reason::SelfCheck { .. }))
+    };
+    // Where the host takes a CPU away in the wrong moment, a check may fail; wrong numbers fail it always.
+    let mut telemetry = Telemetry::start(&topology, &options);
+    for _ in 0..2 {
+        if !checked(&telemetry) {
+            println!("once more: {:?}", telemetry.status().reason);
+            telemetry = Telemetry::start(&topology, &options);
+        }
+    }
     match &telemetry.status().reason {
         None => assert_eq!(telemetry.status().quality, Quality::Exact),
         // A program the verifier refuses, or numbers that are wrong, are what this is to find.
@@ -271,7 +282,6 @@ else:
                 .to_owned(),
             Load::Hops(hops) => format!(
                 "
-cpus = sorted(os.sched_getaffinity(0))
 for hop in range({hops}):
     os.sched_setaffinity(0, {{cpus[hop % len(cpus)]}})
 "
@@ -297,7 +307,7 @@ while time.process_time() < until: pass"
         // What runs now is booked to the cgroup it was in when it was switched in: hence the nap.
         // Pinned first: what runs in the cgroup has been where it belongs from the beginning.
         let program = format!(
-            "import os, time\n{pin}{enter}time.sleep(0.01)\nprint('in', flush=True)\n{code}\n"
+            "import os, time\ncpus = sorted(os.sched_getaffinity(0))\n{pin}{enter}time.sleep(0.01)\nprint('in', flush=True)\n{code}\n"
         );
         let mut process = Command::new("python3")
             .args(["-c", &program])
@@ -326,14 +336,21 @@ while time.process_time() < until: pass"
     /// Stops it without ending it: its books stay readable and stand still.
     pub(crate) fn freeze(&self) {
         self.signal("-STOP");
-        let stopped = || {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        let own = self.process.id();
+        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap();
+        let all: Vec<_> = children
+            .split_whitespace()
+            .map(str::to_owned)
+            .chain([own.to_string()])
+            .collect();
+        let stopped = |pid: &String| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
             stat.rsplit(')')
                 .next()
                 .is_some_and(|rest| rest.trim_start().starts_with('T'))
         };
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !stopped() {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !all.iter().all(stopped) {
             assert!(Instant::now() < deadline, "the load does not stop");
             std::thread::yield_now();
         }

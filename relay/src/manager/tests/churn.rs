@@ -282,6 +282,7 @@ proptest! {
                 world.settles(&format!("event {index}: {event:?}")).await;
             }
             let before = Arc::clone(&world.relay().handle.snapshot().state);
+            world.relay().handle.durable.flushed().await.unwrap();
             world.restart().await;
             world.settles("restarted").await;
             let now = world.relay().handle.snapshot();

@@ -3,7 +3,7 @@
 use super::*;
 use std::sync::atomic::Ordering;
 
-/// A node that looks at nothing by itself within a test's time.
+/// A node that looks by itself in its first seconds, as after every start, and not again within a test's time.
 async fn patient() -> (Node, Running) {
     let node = Node::new();
     let relay = node.start_looking_every(Duration::from_secs(3600)).await;

@@ -108,7 +108,7 @@ async fn a_move_is_written_counted_and_explained_and_undone_after_a_restart() {
     running
         .eventually("a trial", |now| last(now) == Some(Outcome::Trial))
         .await;
-    assert_eq!(node.kernel(POD, "chatty"), "4-7");
+    node.comes_to(POD, "chatty", "4-7").await;
     let told = summaries(&running);
     assert!(
         told.last()
@@ -137,7 +137,7 @@ async fn a_move_is_written_counted_and_explained_and_undone_after_a_restart() {
     running
         .eventually("undone", |now| last(now) == Some(Outcome::Undone))
         .await;
-    assert_eq!(node.kernel(POD, "chatty"), "1-7");
+    node.comes_to(POD, "chatty", "1-7").await;
     let told = summaries(&running);
     assert!(told.last().unwrap().contains("move undone"), "{told:?}");
     let undone = page(&running);

@@ -9,6 +9,7 @@ use std::{
     process::{self, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -85,6 +86,22 @@ pub(crate) fn skip(what: &str, why: &str) {
         let file = fs::OpenOptions::new().append(true).create(true).open(file);
         writeln!(file.unwrap(), "{what}: {why}").unwrap();
     }
+}
+
+/// Waits for what comes sooner or later, and on a busy machine later.
+pub(crate) fn until(what: &str, is: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !is() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What the hypervisor has taken from the CPUs since the machine started, nanoseconds.
+pub(crate) fn stolen_ns() -> u64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap();
+    let ticks = stat.split_whitespace().nth(8).unwrap();
+    ticks.parse::<u64>().unwrap() * 10_000_000
 }
 
 /// A cgroup of ours, removed when dropped.
@@ -241,7 +258,7 @@ impl Drop for Cgroup {
         for folder in &self.folders {
             // A process that was just killed leaves its cgroup a little later.
             while fs::remove_dir(folder).is_err() && Instant::now() < deadline {
-                std::thread::yield_now();
+                thread::yield_now();
             }
         }
     }
@@ -254,7 +271,7 @@ pub(crate) enum Load {
     Spin,
     /// Two processes that pass a byte to and fro.
     PingPong,
-    /// Moves itself this many times to the next CPU, then ends.
+    /// Moves itself this many times to the next CPU, the first of which is the one it is on, then ends.
     Hops(u32),
     /// Runs for 50 ms of CPU time, then ends.
     Burst,
@@ -333,27 +350,26 @@ while time.process_time() < until: pass"
             .unwrap();
     }
 
+    /// Threads of its processes, by their places in `/proc`.
+    fn threads(&self) -> Vec<PathBuf> {
+        let group = self.process.id().to_string();
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let ours = all.filter(|process| {
+            let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+            let after_name = stat.rsplit(") ").next().unwrap_or_default();
+            after_name.split(' ').nth(2) == Some(&group)
+        });
+        ours.filter_map(|process| fs::read_dir(process.path().join("task")).ok())
+            .flat_map(|threads| threads.flatten().map(|thread| thread.path()))
+            .collect()
+    }
+
     /// Stops it without ending it: its books stay readable and stand still.
     pub(crate) fn freeze(&self) {
         self.signal("-STOP");
-        let own = self.process.id();
-        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap();
-        let all: Vec<_> = children
-            .split_whitespace()
-            .map(str::to_owned)
-            .chain([own.to_string()])
-            .collect();
-        let stopped = |pid: &String| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-            stat.rsplit(')')
-                .next()
-                .is_some_and(|rest| rest.trim_start().starts_with('T'))
-        };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !all.iter().all(stopped) {
-            assert!(Instant::now() < deadline, "the load does not stop");
-            std::thread::yield_now();
-        }
+        until("the load stops", || {
+            self.threads().iter().all(|thread| is_off(thread, 'T'))
+        });
     }
 
     /// Lets it go on.
@@ -361,14 +377,22 @@ while time.process_time() < until: pass"
         self.signal("-CONT");
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it has ended by itself, and is in everybody's books.
     pub(crate) fn wait(mut self) {
+        self.leaves();
         assert!(self.process.wait().unwrap().success());
     }
 
-    /// Ends it.
+    /// Waits until the kernel has switched it out for the last time: one hears of its end before that.
+    fn leaves(&self) {
+        let leader = format!("/proc/{}", self.process.id());
+        until("the load ends", || is_off(Path::new(&leader), 'Z'));
+    }
+
+    /// Ends it; it is in everybody's books then.
     pub(crate) fn stop(self) {
-        drop(self);
+        self.signal("-KILL");
+        self.leaves();
     }
 }
 
@@ -379,6 +403,15 @@ impl Drop for Child {
         }
         self.process.wait().ok();
     }
+}
+
+/// Whether a thread is in this state and no longer on a CPU or waiting for one: it may be about to leave.
+fn is_off(thread: &Path, state: char) -> bool {
+    let stat = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+    let call = fs::read_to_string(thread.join("syscall"));
+    let after_name = stat.rsplit(") ").next();
+    after_name.is_some_and(|rest| rest.starts_with(state))
+        && !call.is_ok_and(|call| call.starts_with("running"))
 }
 
 trait OwnGroup {

@@ -126,17 +126,18 @@ async fn switches_of_a_pair_that_talks(bench: &Bench) {
 }
 
 async fn time_throttled_by_a_quota(bench: &Bench) {
-    bench.quota("30000 100000");
-    // The kernel counts a queue that its last thread has left as throttled until the period ends.
     let load = bench.start("while :; do :; done");
-    pin(load.pid(), THEIR_CPU + 2);
+    arrive(load.pid(), THEIR_CPU + 2).await;
     let (ours, books) = bench.at_rest().await;
+    // The kernel counts a queue that its last thread has left as throttled until the period ends: none leaves
+    // while there is a quota.
+    bench.quota("30000 100000");
     bench.signal(Signal::SIGCONT);
     bench
         .until(|now| now.throttled_ns - ours.throttled_ns > 1_000_000_000)
         .await;
-    let (ours, books) = bench.gained(ours, books).await;
     bench.quota("max 100000");
+    let (ours, books) = bench.gained(ours, books).await;
     println!("quota: {ours:?}\n  kernel: {books:?}");
     near("throttled", ours.throttled_ns, books.throttled_ns, 0.02);
     // To the kernel the throttling was a wait, of each thread that was kept waiting; here it is told apart.

@@ -13,6 +13,7 @@ pub mod fuzz;
 pub mod hpack;
 pub mod intercept;
 pub mod listen;
+pub(crate) mod newer;
 pub mod observe;
 mod outage;
 pub mod overlay;

@@ -10,7 +10,7 @@ use prost::Message as _;
 use resmgr_tests::{Container, Cri, Relay, Runtime, skip, wire::Answer, wire::Wire};
 use std::{path::Path, time::Duration};
 
-const RUNTIME: [&str; 29] = [
+const RUNTIME: [&str; 37] = [
     "Version",
     "RunPodSandbox",
     "StopPodSandbox",
@@ -40,16 +40,25 @@ const RUNTIME: [&str; 29] = [
     "ListMetricDescriptors",
     "ListPodSandboxMetrics",
     "RuntimeConfig",
+    "StreamPodSandboxes",
+    "StreamContainers",
+    "StreamContainerStats",
+    "StreamPodSandboxStats",
+    "StreamPodSandboxMetrics",
+    "CheckpointPod",
+    "RestorePod",
+    "UpdatePodSandboxResources",
 ];
-const IMAGE: [&str; 5] = [
+const IMAGE: [&str; 6] = [
     "ListImages",
     "ImageStatus",
     "PullImage",
     "RemoveImage",
     "ImageFsInfo",
+    "StreamImages",
 ];
 
-/// Every path of both versions, calls of a later CRI, and paths of nobody.
+/// Every path of both versions, whether or not the runtime has it, and paths of nobody.
 fn paths() -> Vec<String> {
     let mut paths = Vec::new();
     for version in ["v1", "v1alpha2"] {
@@ -62,7 +71,6 @@ fn paths() -> Vec<String> {
     }
     paths.extend(
         [
-            "/runtime.v1.RuntimeService/StreamContainers",
             "/runtime.v1.RuntimeService/NoSuchMethod",
             "/runtime.v9.RuntimeService/Version",
             "/no.such.Service/Method",

@@ -2,6 +2,7 @@
 //!
 //! Never used on the way of a call: what goes on to the runtime is bytes, not what was decoded here.
 
+use super::newer;
 use k8s_cri::{v1, v1alpha2};
 use prost::Message;
 use serde::Serialize;
@@ -85,38 +86,40 @@ fn decoded<M: Message + Default + Serialize, S: Show>(body: &[u8], how: S) -> Op
 }
 
 macro_rules! decode {
-    ($version:ident $method:ident $side:ident $body:ident $how:ident:
-        $($name:literal $request:ident $reply:ident,)*) => {
+    ($method:ident $side:ident $body:ident $how:ident
+        $($messages:ident: $($name:literal $request:ident $reply:ident,)*)*) => {
         match ($method, $side) {
-            $(
-                ($name, Side::Request) => decoded::<$version::$request, S>($body, $how),
-                ($name, Side::Reply) => decoded::<$version::$reply, S>($body, $how),
-            )*
+            $($(
+                ($name, Side::Request) => decoded::<$messages::$request, S>($body, $how),
+                ($name, Side::Reply) => decoded::<$messages::$reply, S>($body, $how),
+            )*)*
             _ => None,
         }
     };
 }
 
-/// The methods of a service: those that both versions have, and those that came with v1.
+/// The methods of a service: those that both versions have, those that came with v1, and those whose
+/// messages are in [`newer`].
 macro_rules! service {
     ($both:ident $later:ident $v1:ident $v1alpha2:ident:
         $($name:literal $request:ident $reply:ident,)*
-        later: $($new:literal $new_request:ident $new_reply:ident,)*) => {
+        later: $($later_name:literal $later_request:ident $later_reply:ident,)*
+        newer: $($new:literal $new_request:ident $new_reply:ident,)*) => {
         const $both: &[&str] = &[$($name),*];
-        const $later: &[&str] = &[$($new),*];
+        const $later: &[&str] = &[$($later_name,)* $($new),*];
 
         fn $v1<S: Show>(method: &str, side: Side, body: &[u8], how: S) -> Option<S::Shown> {
             decode! {
-                v1 method side body how:
-                $($name $request $reply,)*
-                $($new $new_request $new_reply,)*
+                method side body how
+                v1: $($name $request $reply,)* $($later_name $later_request $later_reply,)*
+                newer: $($new $new_request $new_reply,)*
             }
         }
 
         fn $v1alpha2<S: Show>(method: &str, side: Side, body: &[u8], how: S) -> Option<S::Shown> {
             decode! {
-                v1alpha2 method side body how:
-                $($name $request $reply,)*
+                method side body how
+                v1alpha2: $($name $request $reply,)*
             }
         }
     };
@@ -154,6 +157,15 @@ service! {
     "ListMetricDescriptors" ListMetricDescriptorsRequest ListMetricDescriptorsResponse,
     "ListPodSandboxMetrics" ListPodSandboxMetricsRequest ListPodSandboxMetricsResponse,
     "RuntimeConfig" RuntimeConfigRequest RuntimeConfigResponse,
+    newer:
+    "StreamPodSandboxes" StreamPodSandboxesRequest StreamPodSandboxesResponse,
+    "StreamContainers" StreamContainersRequest StreamContainersResponse,
+    "StreamContainerStats" StreamContainerStatsRequest StreamContainerStatsResponse,
+    "StreamPodSandboxStats" StreamPodSandboxStatsRequest StreamPodSandboxStatsResponse,
+    "StreamPodSandboxMetrics" StreamPodSandboxMetricsRequest StreamPodSandboxMetricsResponse,
+    "CheckpointPod" CheckpointPodRequest CheckpointPodResponse,
+    "RestorePod" RestorePodRequest RestorePodResponse,
+    "UpdatePodSandboxResources" UpdatePodSandboxResourcesRequest UpdatePodSandboxResourcesResponse,
 }
 
 service! {
@@ -164,11 +176,15 @@ service! {
     "RemoveImage" RemoveImageRequest RemoveImageResponse,
     "ImageFsInfo" ImageFsInfoRequest ImageFsInfoResponse,
     later:
+    newer:
+    "StreamImages" StreamImagesRequest StreamImagesResponse,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prost::encoding::{message, string};
+    use serde_json::json;
 
     #[test]
     fn a_create_request_shows_its_fields_by_their_proto_names() {
@@ -191,7 +207,112 @@ mod tests {
         let paths = all_paths();
         assert!(paths.iter().all(|p| is_known(p)));
         assert_eq!(paths.iter().filter(|p| p.contains("v1alpha2")).count(), 29);
-        assert_eq!(paths.len(), 63);
+        assert_eq!(paths.len(), 72);
+    }
+
+    #[test]
+    fn lists_in_parts_show_their_items_by_the_name_that_the_proto_has_there() {
+        for (method, field) in [
+            ("RuntimeService/StreamPodSandboxes", "pod_sandboxes"),
+            ("RuntimeService/StreamContainers", "containers"),
+            ("RuntimeService/StreamContainerStats", "container_stats"),
+            ("RuntimeService/StreamPodSandboxStats", "pod_sandbox_stats"),
+            (
+                "RuntimeService/StreamPodSandboxMetrics",
+                "pod_sandbox_metrics",
+            ),
+            ("ImageService/StreamImages", "images"),
+        ] {
+            let one_item = [0x0a, 0];
+            let path = format!("/runtime.v1.{method}");
+            let shown = to_json(&path, Side::Reply, &one_item).unwrap();
+            let fields = shown.as_object().unwrap();
+            assert_eq!(fields.keys().collect::<Vec<_>>(), [field], "{method}");
+            assert_eq!(fields[field].as_array().unwrap().len(), 1, "{method}");
+            assert!(!is_known(&path.replace("v1", "v1alpha2")), "{method}");
+        }
+        let path = "/runtime.v1.RuntimeService/StreamContainers";
+        let filter = v1::ListContainersRequest {
+            filter: Some(v1::ContainerFilter {
+                pod_sandbox_id: "p".into(),
+                ..Default::default()
+            }),
+        };
+        let shown = to_json(path, Side::Request, &filter.encode_to_vec()).unwrap();
+        assert_eq!(shown["filter"]["pod_sandbox_id"], "p");
+    }
+
+    #[test]
+    fn pods_are_resized_checkpointed_and_restored_with_all_that_is_said() {
+        let shown = |method, side, body: &[u8]| {
+            let path = format!("/runtime.v1.RuntimeService/{method}");
+            to_json(&path, side, body).unwrap()
+        };
+        let text = |tag, text: &str, body: &mut Vec<u8>| string::encode(tag, &text.into(), body);
+        let resources = |shares| v1::LinuxContainerResources {
+            cpu_shares: shares,
+            ..Default::default()
+        };
+        let mut body = Vec::new();
+        text(1, "p", &mut body);
+        message::encode(2, &resources(2), &mut body);
+        message::encode(3, &resources(3), &mut body);
+        let resized = shown("UpdatePodSandboxResources", Side::Request, &body);
+        assert_eq!(resized["pod_sandbox_id"], "p");
+        assert_eq!(resized["overhead"]["cpu_shares"], 2);
+        assert_eq!(resized["resources"]["cpu_shares"], 3);
+
+        // An entry of a map is a message of its name and its value.
+        let option = [0x0a, 1, b'k', 0x12, 1, b'v'];
+        let put_option =
+            |body: &mut Vec<u8>| prost::encoding::bytes::encode(4, &option.to_vec(), body);
+        let mut body = Vec::new();
+        for (tag, value) in [(1, "p"), (2, "/to"), (3, "c"), (3, "d")] {
+            text(tag, value, &mut body);
+        }
+        put_option(&mut body);
+        assert_eq!(
+            shown("CheckpointPod", Side::Request, &body),
+            json!({
+                "pod_sandbox_id": "p",
+                "output_path": "/to",
+                "container_ids": ["c", "d"],
+                "options": {"k": "v"}
+            })
+        );
+
+        let mut body = Vec::new();
+        text(1, "/from", &mut body);
+        let config = v1::PodSandboxConfig {
+            hostname: "h".into(),
+            ..Default::default()
+        };
+        message::encode(2, &config, &mut body);
+        text(3, "runc", &mut body);
+        put_option(&mut body);
+        let container = v1::ContainerConfig {
+            working_dir: "/w".into(),
+            ..Default::default()
+        };
+        message::encode(5, &container, &mut body);
+        let restored = shown("RestorePod", Side::Request, &body);
+        assert_eq!(restored["checkpoint_path"], "/from");
+        assert_eq!(restored["config"]["hostname"], "h");
+        assert_eq!(restored["runtime_handler"], "runc");
+        assert_eq!(restored["options"], json!({"k": "v"}));
+        assert_eq!(restored["container_configs"][0]["working_dir"], "/w");
+
+        let reply = b"\x0a\x01p\x12\x06\x0a\x01n\x12\x01c";
+        assert_eq!(
+            shown("RestorePod", Side::Reply, reply),
+            json!({
+                "pod_sandbox_id": "p",
+                "restored_containers": [{"name": "n", "container_id": "c"}]
+            })
+        );
+        for method in ["UpdatePodSandboxResources", "CheckpointPod"] {
+            assert_eq!(shown(method, Side::Reply, b""), json!({}), "{method}");
+        }
     }
 
     #[test]

@@ -111,12 +111,19 @@ pub fn shape(path: &str, side: Side) -> Option<&'static Shape> {
     Some(match (service, method, side) {
         ("RuntimeService", "Version", Side::Request) => &VERSION_REQUEST,
         ("RuntimeService", "Version", Side::Reply) => &VERSION_RESPONSE,
-        ("RuntimeService", "ListContainers", Side::Request) => &LIST_CONTAINERS_REQUEST,
-        ("RuntimeService", "ListContainers", Side::Reply) => &LIST_CONTAINERS_RESPONSE,
-        ("RuntimeService", "ListPodSandbox", Side::Request) => &LIST_POD_SANDBOX_REQUEST,
+        ("RuntimeService", "ListContainers" | "StreamContainers", Side::Request) => {
+            &LIST_CONTAINERS_REQUEST
+        }
+        ("RuntimeService", "ListContainers" | "StreamContainers", Side::Reply) => {
+            &LIST_CONTAINERS_RESPONSE
+        }
+        ("RuntimeService", "ListPodSandbox" | "StreamPodSandboxes", Side::Request) => {
+            &LIST_POD_SANDBOX_REQUEST
+        }
         ("RuntimeService", "ListPodSandbox", Side::Reply) => &LIST_POD_SANDBOX_RESPONSE,
-        ("ImageService", "ListImages", Side::Request) => &LIST_IMAGES_REQUEST,
-        ("ImageService", "ListImages", Side::Reply) => &LIST_IMAGES_RESPONSE,
+        ("RuntimeService", "StreamPodSandboxes", Side::Reply) => &STREAM_POD_SANDBOXES_RESPONSE,
+        ("ImageService", "ListImages" | "StreamImages", Side::Request) => &LIST_IMAGES_REQUEST,
+        ("ImageService", "ListImages" | "StreamImages", Side::Reply) => &LIST_IMAGES_RESPONSE,
         _ => return None,
     })
 }
@@ -191,6 +198,9 @@ shapes! {
     }
     LIST_POD_SANDBOX_RESPONSE {
         items = 1: Form::Messages(&POD_SANDBOX),
+    }
+    STREAM_POD_SANDBOXES_RESPONSE {
+        pod_sandboxes = 1: Form::Messages(&POD_SANDBOX),
     }
     POD_SANDBOX {
         annotations = 6: Form::Map,

@@ -66,7 +66,11 @@ pub struct SpecError {
 }
 
 /// The rules in force when nothing is specified: everything in full but the noisy read-only methods.
-pub const BUILT_IN: &str = "full:.*,off:Version,.*List.*,.*Status.*,.*Info.*,.*Log.*,.*Reopen.*";
+///
+/// The `Stream` methods of CRI are lists in parts: a kubelet that has them calls them in place of the `List`
+/// methods, as often.
+pub const BUILT_IN: &str =
+    "full:.*,off:Version,.*List.*,.*Stream.*,.*Status.*,.*Info.*,.*Log.*,.*Reopen.*";
 
 /// A set of rules.
 #[derive(Clone, Debug)]
@@ -238,6 +242,12 @@ mod tests {
             "ListContainers",
             "ContainerStatus",
             "ImageFsInfo",
+            "StreamPodSandboxes",
+            "StreamContainers",
+            "StreamContainerStats",
+            "StreamPodSandboxStats",
+            "StreamPodSandboxMetrics",
+            "StreamImages",
         ] {
             assert_eq!(rules.target(method), Target::Off, "{method}");
         }

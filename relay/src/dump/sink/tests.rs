@@ -212,6 +212,67 @@ fn unknown_methods_errors_names_and_counts_have_their_lines() {
     );
 }
 
+/// A list that comes in two messages.
+fn stream(dumper: &Dumper) {
+    let call = call(8, "/runtime.v1.RuntimeService/StreamContainers");
+    let part = |id: &str, name: &str| {
+        let container = v1::Container {
+            id: id.to_owned(),
+            metadata: Some(v1::ContainerMetadata {
+                name: name.to_owned(),
+                attempt: 1,
+            }),
+            annotations: [("note".to_owned(), "s3cret".to_owned())].into(),
+            ..Default::default()
+        };
+        // On the wire a part of the list looks like the whole one.
+        let list = v1::ListContainersResponse {
+            containers: vec![container],
+        };
+        Event::Reply {
+            body: list.encode_to_vec().into(),
+        }
+    };
+    let body = Bytes::new();
+    for event in [
+        Event::Request { body },
+        part("c1", "db"),
+        part("c2", "web"),
+        end(None),
+    ] {
+        dumper.observe(&call, Kind::Passthrough, event);
+    }
+    assert!(dumper.flush(LIMIT));
+}
+
+#[test]
+fn a_list_in_parts_is_dumped_part_by_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dump");
+    let dumper = dumper(&file, "reset,full:.*", DumpFormat::Text, false);
+    stream(&dumper);
+    let text = std::fs::read_to_string(&file).unwrap();
+    crate::golden::assert_golden(&unstamped(&text), "src/dump/sink/stream.golden.txt");
+    assert!(!text.contains("s3cret"));
+}
+
+#[test]
+fn machines_read_a_list_in_parts_part_by_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dump");
+    let dumper = dumper(&file, "reset,full:.*", DumpFormat::Json, false);
+    stream(&dumper);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let ids: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|event| event["event"] == "reply")
+        .map(|event| event["body"]["containers"][0]["id"].clone())
+        .collect();
+    assert_eq!(ids, ["c1", "c2"]);
+    assert!(!text.contains("s3cret"));
+}
+
 #[test]
 fn interest_follows_the_rules_and_rules_may_change() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,9 @@
 use super::*;
 use crate::{
-    cri::decode::{Side, show, to_json},
+    cri::{
+        decode::{Side, show, to_json},
+        shape::shape,
+    },
     dump::{redact, text},
 };
 use k8s_cri::v1;
@@ -157,6 +160,112 @@ fn a_message_of_every_kind_of_field_reads_alike_by_both_ways() {
             show(&path, side, &body, into).unwrap();
             let expected = by_tree(to_json(&path, side, &body).unwrap(), secrets);
             assert_eq!(String::from_utf8(yaml.text).unwrap(), expected + "\n");
+        }
+    }
+}
+
+#[test]
+fn secrets_are_hidden_in_the_messages_that_came_after_k8s_cri() {
+    let secret = || String::from("s3cret");
+    let annotations = || [(String::from("note"), secret())].into();
+    let spec = || v1::ImageSpec {
+        image: "shown".into(),
+        annotations: annotations(),
+        ..Default::default()
+    };
+    let sandbox = v1::PodSandbox {
+        id: "shown".into(),
+        annotations: annotations(),
+        ..Default::default()
+    };
+    let container = v1::Container {
+        image: Some(spec()),
+        annotations: annotations(),
+        ..Default::default()
+    };
+    let container_stats = v1::ContainerStats {
+        attributes: Some(v1::ContainerAttributes {
+            id: "shown".into(),
+            annotations: annotations(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let sandbox_stats = v1::PodSandboxStats {
+        attributes: Some(v1::PodSandboxAttributes {
+            id: "shown".into(),
+            annotations: annotations(),
+            ..Default::default()
+        }),
+        linux: Some(v1::LinuxPodSandboxStats {
+            containers: vec![container_stats.clone()],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let image = v1::Image {
+        spec: Some(spec()),
+        ..Default::default()
+    };
+    let config = v1::PodSandboxConfig {
+        hostname: "shown".into(),
+        annotations: annotations(),
+        ..Default::default()
+    };
+    let container_config = v1::ContainerConfig {
+        image: Some(spec()),
+        annotations: annotations(),
+        envs: vec![v1::KeyValue {
+            key: "TOKEN".into(),
+            value: secret(),
+        }],
+        ..Default::default()
+    };
+    let mut restore = Vec::new();
+    prost::encoding::message::encode(2, &config, &mut restore);
+    prost::encoding::message::encode(5, &container_config, &mut restore);
+    let list = |item: Vec<u8>| {
+        let mut body = Vec::new();
+        prost::encoding::bytes::encode(1, &item, &mut body);
+        body
+    };
+    let runtime = |method| format!("/runtime.v1.RuntimeService/{method}");
+    let images = String::from("/runtime.v1.ImageService/StreamImages");
+    let list_of = |path, item: Vec<u8>| (path, Side::Reply, list(item));
+    for (path, side, body) in [
+        list_of(runtime("StreamPodSandboxes"), sandbox.encode_to_vec()),
+        list_of(runtime("StreamContainers"), container.encode_to_vec()),
+        list_of(
+            runtime("StreamContainerStats"),
+            container_stats.encode_to_vec(),
+        ),
+        list_of(
+            runtime("StreamPodSandboxStats"),
+            sandbox_stats.encode_to_vec(),
+        ),
+        list_of(images.clone(), image.encode_to_vec()),
+        // A filter with the image in it.
+        (images, Side::Request, list(list(spec().encode_to_vec()))),
+        (runtime("RestorePod"), Side::Request, restore),
+    ] {
+        for secrets in [false, true] {
+            let tree = by_tree(to_json(&path, side, &body).unwrap(), secrets);
+            let mut yaml = Yaml::default();
+            let into = Into {
+                yaml: &mut yaml,
+                secrets,
+            };
+            show(&path, side, &body, into).unwrap();
+            let decoded = String::from_utf8(yaml.text).unwrap();
+            assert_eq!(decoded, format!("{tree}\n"), "{path}");
+            assert_eq!(tree.contains("s3cret"), secrets, "{path}: {tree}");
+            assert!(tree.contains("shown"), "{path}: {tree}");
+            if let Some(shape) = shape(&path, side) {
+                let mut yaml = Yaml::default();
+                yaml.read(shape, &body, secrets).unwrap();
+                let read = String::from_utf8(yaml.text).unwrap();
+                assert_eq!(read, decoded, "{path}");
+            }
         }
     }
 }

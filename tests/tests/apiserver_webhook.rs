@@ -47,6 +47,31 @@ fn annotation(api: &ApiServer, namespace: &str, name: &str) -> String {
 
 const ANNOTATED: &str = r#"{"initContainers":{},"containers":{"c0":{"limits":{"cpu":"2","memory":"100M"},"requests":{"cpu":"2","memory":"100M"}}}}"#;
 
+/// A pod with resources of its own, a native sidecar, and a container without any.
+fn pod_of_own_resources(name: &str) -> String {
+    serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name, "namespace": "default" },
+        "spec": {
+            "resources": { "requests": { "cpu": "2", "memory": "1Gi" }, "limits": { "cpu": "3" } },
+            "initContainers": [{
+                "name": "sidecar",
+                "image": "x",
+                "restartPolicy": "Always",
+                "resources": { "requests": { "cpu": "100m" } },
+            }],
+            "containers": [
+                { "name": "c0", "image": "x", "resources": { "requests": { "cpu": "1" } } },
+                { "name": "c1", "image": "x" },
+            ],
+        },
+    })
+    .to_string()
+}
+
+const OF_OWN_RESOURCES: &str = r#"{"initContainers":{"sidecar":{"requests":{"cpu":"100m"}}},"containers":{"c0":{"requests":{"cpu":"1"}},"c1":{}},"pod":{"limits":{"cpu":"3"},"requests":{"cpu":"2","memory":"1Gi"}}}"#;
+
 /// The shipped registration, called at an address instead of a service: nothing routes those here.
 fn registration(port: u16) -> String {
     let shipped = std::fs::read_to_string(repository().join("deploy/webhook.yaml"))
@@ -264,6 +289,24 @@ async fn pods_are_annotated_while_the_webhook_is_up_and_created_while_it_is_down
         annotation(&api, "default", &name) == ANNOTATED
     };
     assert!(eventually(SOON, annotated).await, "{}", said());
+
+    // A pod's own resources (Kubernetes 1.34).
+    api.apply(&pod_of_own_resources("whole")).unwrap();
+    assert_eq!(annotation(&api, "default", "whole"), OF_OWN_RESOURCES);
+
+    // A resize in place: the API server takes nothing but resources from it, no annotation.
+    api.apply(&pod("default", "resized")).unwrap();
+    let more = serde_json::json!({ "cpu": "3", "memory": "100M" });
+    let resize = serde_json::json!({ "spec": { "containers": [
+        { "name": "c0", "resources": { "limits": more, "requests": more } },
+    ] } })
+    .to_string();
+    let patch = ["patch", "pod", "resized", "--subresource=resize", "-p"];
+    api.kubectl(&[&patch[..], &[&resize]].concat()).unwrap();
+    let resized = api.get(&["pod", "resized"]).unwrap();
+    let container = &resized["spec"]["containers"][0];
+    assert_eq!(container["resources"]["requests"]["cpu"], "3");
+    assert_eq!(annotation(&api, "default", "resized"), ANNOTATED);
 
     // Its own namespace is exempt.
     api.apply(&pod("cri-resmgr", "own")).unwrap();

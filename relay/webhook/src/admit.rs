@@ -1,10 +1,11 @@
 //! A review in, a review out. Pure.
 //!
 //! Adds the annotation [`ANNOTATION`] with the resources of every container, in the form
-//! `{"initContainers":{NAME:{"limits":{…},"requests":{…}}},"containers":{…}}`. The patch is as small
-//! as can be, and none when the annotation is already right. Static and mirror pods are left
-//! alone: the API server refuses changes of theirs. Nothing here is ever a reason to refuse a pod;
-//! only what is no review of a pod at all is answered with an error.
+//! `{"initContainers":{NAME:{"limits":{…},"requests":{…}}},"containers":{…}}`, followed by
+//! `"pod":{"limits":{…},"requests":{…}}` for a pod with resources of its own (`spec.resources`). The
+//! patch is as small as can be, and none when the annotation is already right. Static and mirror pods
+//! are left alone: the API server refuses changes of theirs. Nothing here is ever a reason to refuse a
+//! pod; only what is no review of a pod at all is answered with an error.
 
 use std::collections::BTreeSet;
 
@@ -143,30 +144,43 @@ fn annotate(pod: &Value) -> Reply {
     })
 }
 
-/// The value of the annotation: JSON text, init containers first.
+/// The value of the annotation: JSON text, init containers first. Native sidecars are init containers.
 fn resources(pod: &Value) -> String {
-    format!(
-        r#"{{"initContainers":{},"containers":{}}}"#,
-        by_name(&pod["spec"]["initContainers"]),
-        by_name(&pod["spec"]["containers"]),
-    )
+    let spec = &pod["spec"];
+    let (init, main) = (
+        by_name(&spec["initContainers"]),
+        by_name(&spec["containers"]),
+    );
+    let own = wanted(&spec["resources"]);
+    let own = match own.is_empty() {
+        true => String::new(),
+        false => format!(r#","pod":{}"#, Value::Object(own)),
+    };
+    format!(r#"{{"initContainers":{init},"containers":{main}{own}}}"#)
 }
 
-/// Container name to its limits and requests; what is empty is left out.
+/// Container name to its limits and requests; one that asks for nothing has an empty entry.
 fn by_name(containers: &Value) -> Value {
     let one = |container: &Value| {
         let name = container["name"].as_str()?.to_owned();
-        let mut wanted = Map::new();
-        for kind in ["limits", "requests"] {
-            let list = container["resources"][kind].as_object();
-            if let Some(list) = list.filter(|list| !list.is_empty()) {
-                wanted.insert(kind.to_owned(), Value::Object(list.clone()));
-            }
-        }
-        Some((name, Value::Object(wanted)))
+        Some((name, Value::Object(wanted(&container["resources"]))))
     };
     let all = containers.as_array().map(Vec::as_slice).unwrap_or_default();
     Value::Object(all.iter().filter_map(one).collect())
+}
+
+/// Limits and requests; what is empty is left out.
+fn wanted(resources: &Value) -> Map<String, Value> {
+    let list = |kind: &str| {
+        let list = resources[kind]
+            .as_object()
+            .filter(|list| !list.is_empty())?;
+        Some((kind.to_owned(), Value::Object(list.clone())))
+    };
+    ["limits", "requests"]
+        .into_iter()
+        .filter_map(list)
+        .collect()
 }
 
 /// Base64 with padding (RFC 4648, section 4).

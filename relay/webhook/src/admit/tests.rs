@@ -71,6 +71,38 @@ fn containers_without_resources_are_listed_empty() {
 }
 
 #[test]
+fn the_pods_own_resources_come_last_and_only_if_there_are_any() {
+    let mut pod = json!({
+        "metadata": {},
+        "spec": {
+            "initContainers": [{ "name": "sidecar", "restartPolicy": "Always" }],
+            "containers": [{ "name": "c" }],
+            "resources": { "requests": { "memory": "1Gi", "cpu": "1" }, "limits": { "cpu": "2" } },
+        },
+    });
+    let containers = r#""initContainers":{"sidecar":{}},"containers":{"c":{}}"#;
+    let own = r#""pod":{"limits":{"cpu":"2"},"requests":{"cpu":"1","memory":"1Gi"}}"#;
+    let whole = format!("{{{containers},{own}}}");
+    assert_eq!(resources(&pod), whole);
+    let annotated = applied(&pod);
+    assert_eq!(annotated["metadata"]["annotations"][ANNOTATION], whole);
+    assert_eq!(annotate(&annotated), Reply::Unchanged);
+
+    pod["spec"]["resources"]["limits"] = json!({});
+    let own = r#""pod":{"requests":{"cpu":"1","memory":"1Gi"}}"#;
+    assert_eq!(resources(&pod), format!("{{{containers},{own}}}"));
+
+    for none in [
+        json!({}),
+        json!({ "limits": {}, "requests": null }),
+        Value::Null,
+    ] {
+        pod["spec"]["resources"] = none;
+        assert_eq!(resources(&pod), format!("{{{containers}}}"));
+    }
+}
+
+#[test]
 fn static_and_mirror_pods_are_left_alone() {
     for (key, value, left_alone) in [
         ("kubernetes.io/config.mirror", "hash", true),
@@ -96,10 +128,12 @@ fn exempt_namespaces_and_subresources_are_left_alone() {
         answer.review["response"],
         json!({ "uid": "u1", "allowed": true })
     );
-    let mut status = review(&pod());
-    status["request"]["subResource"] = json!("status");
-    let answer = admit(&status, &BTreeSet::new()).unwrap();
-    assert_eq!(answer.outcome, Outcome::LeftAlone);
+    for part in ["status", "resize"] {
+        let mut review = review(&pod());
+        review["request"]["subResource"] = json!(part);
+        let answer = admit(&review, &BTreeSet::new()).unwrap();
+        assert_eq!(answer.outcome, Outcome::LeftAlone, "{part}");
+    }
 }
 
 #[test]

@@ -125,6 +125,19 @@ pub struct PoolsConfig {
     pub taint_node: bool,
 }
 
+/// Which containers are shown where they run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResourcesFile {
+    /// None.
+    Never,
+    /// Those whose pod asks for it (annotation `resources-file`): the mount is one that the pod's spec does
+    /// not have.
+    #[default]
+    Asked,
+    /// All that the policy places.
+    Always,
+}
+
 /// How decisions reach the kernel, and where they are remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnforceConfig {
@@ -138,6 +151,8 @@ pub struct EnforceConfig {
     pub reconcile_interval: Duration,
     /// Give everything back at stop.
     pub restore_on_stop: bool,
+    /// Which containers are shown where they run.
+    pub resources_file: ResourcesFile,
 }
 
 /// What is measured, and where it can be seen.

@@ -16,7 +16,10 @@ pub use kept::{LastGood, Marks};
 pub use writer::{Durable, Health, Writer};
 
 use crate::enforce::Wanted;
-use resmgr_policy::{ContainerId, Explanation, Placement, RebalanceMemory, Request};
+use resmgr_policy::{
+    Annotated, Basis, ContainerId, CriResources, Explanation, Placement, RebalanceMemory, Request,
+    Source,
+};
 use resmgr_topology::Nanos;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
@@ -67,6 +70,9 @@ pub enum Stage {
 pub struct Entry {
     /// What it asked for.
     pub request: Request,
+    /// What its requirements are worked out from. Earlier versions did not keep it.
+    #[serde(default)]
+    pub basis: Basis,
     /// What it was given; `None` for a container passed through unplaced.
     pub placement: Option<Placement>,
     /// Why it is unplaced.
@@ -100,6 +106,34 @@ pub struct Note {
 }
 
 impl Entry {
+    /// Fills in what an earlier version did not keep, from what it did.
+    pub fn complete(&mut self) {
+        if self.basis != Basis::default() {
+            return;
+        }
+        let requirements = &self.request.requirements;
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let quota = self.asked.cpu_quota.unwrap_or_default();
+        let limit = requirements.cpu_limit.unwrap_or_default().0;
+        self.basis.shown = CriResources {
+            cpu_shares: signed(self.asked.cpu_shares.unwrap_or_default()),
+            cpu_quota: quota,
+            cpu_period: match limit {
+                0 => 100_000,
+                limit => quota.saturating_mul(1000) / i64::from(limit),
+            },
+            memory_limit_bytes: signed(requirements.memory_limit_bytes.unwrap_or_default()),
+            oom_score_adj: 0,
+        };
+        self.basis.annotated = (requirements.source == Source::Annotation).then(|| Annotated {
+            cpu_request: Some(requirements.cpu_request),
+            cpu_limit: requirements.cpu_limit,
+            memory_request_bytes: requirements.memory_request_bytes,
+            memory_limit_bytes: requirements.memory_limit_bytes,
+            extended: requirements.extended.clone(),
+        });
+    }
+
     /// Adds a decision; beyond [`MAX_HISTORY`] the oldest but the first is forgotten.
     pub fn note(&mut self, note: Note) {
         self.history.push(note);

@@ -39,7 +39,7 @@ pub use sync::RuntimeView;
 pub use ticket::Ticket;
 
 use crate::{
-    config::{FailPolicies, OnFailure},
+    config::{FailPolicies, OnFailure, ResourcesFile},
     cri::intercept::Interceptor,
     enforce::Cgroups,
     ledger::{Durable, Ledger, Loaded, Note, Writer},
@@ -80,6 +80,8 @@ pub struct Config {
     /// Directory of what containers are shown of their placement (`/.cri-resmgr/resources.sh`); `None`:
     /// they are shown nothing.
     pub export: Option<PathBuf>,
+    /// Which containers are shown it.
+    pub resources_file: ResourcesFile,
     /// Events that may wait; more make their senders wait.
     pub mailbox: usize,
     /// Forget what an earlier run decided (`--reset-policy`); what the runtime asked for is kept.
@@ -148,9 +150,13 @@ impl Manager {
             vanished,
             handle: handle.clone(),
         };
-        let export = config
-            .export
-            .map(|base| Arc::new(Exports::new(base, config.topology.isolated)));
+        let export = config.export.map(|base| {
+            Arc::new(Exports::new(
+                base,
+                config.topology.isolated,
+                config.resources_file,
+            ))
+        });
         let owner = Owner::new(
             owner::Parts {
                 policy: config.policy,

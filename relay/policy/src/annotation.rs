@@ -76,6 +76,12 @@ pub fn wants_exclusive_moved(request: &Request) -> bool {
         && wants_rebalance(request) != Some(false)
 }
 
+/// Whether a pod asks for `/.cri-resmgr/resources.sh` in a container. Only a plain yes counts.
+#[must_use]
+pub fn wants_resources_file(request: &Request) -> bool {
+    boolean(request, "resources-file") == Some(Some(true))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,7 +26,9 @@ mod static_policy;
 mod stp;
 mod workload;
 
-pub use annotation::{concerns_placement, effective, wants_exclusive_moved, wants_rebalance};
+pub use annotation::{
+    concerns_placement, effective, wants_exclusive_moved, wants_rebalance, wants_resources_file,
+};
 pub use check::{Rules, Violation, check};
 pub use condition::{Condition, STALE_NS};
 pub use config::{ConfigProblem, Reserved, StaticConfig};
@@ -41,9 +43,12 @@ pub use rebalance::{
 pub use registry::{POLICIES, PolicyInfo, RebalanceMode, Settings, by_name, find};
 pub use request::{
     ContainerId, Namespace, PodRef, QosClass, Request, Requirements, Source,
-    annotation::{AnnotationError, RESOURCES_ANNOTATION, requirements_from_annotation},
+    annotation::{
+        AnnotationError, Entry as AnnotationEntry, RESOURCES_ANNOTATION, entry_of_annotation,
+    },
+    basis::{Annotated, Basis, judge_pod},
     estimate::{
-        CriResources, bound, estimate, milli_from_quota, milli_from_shares, quota_from_milli,
+        CriResources, estimate, milli_from_quota, milli_from_shares, quota_from_milli,
         shares_from_milli,
     },
     qos::qos_from_cgroup_parent,

@@ -1,6 +1,7 @@
 //! What a container asks for.
 
 pub(crate) mod annotation;
+pub(crate) mod basis;
 pub(crate) mod estimate;
 pub(crate) mod qos;
 
@@ -60,6 +61,40 @@ pub enum Source {
     /// Estimated from the CRI request's shares, quota and memory limit.
     #[default]
     Estimate,
+    /// From the CRI request, which is newer than the pod annotation: an annotation does not follow a pod
+    /// that is resized in place.
+    Newer {
+        /// The CPU request that the annotation has.
+        annotated: MilliCpu,
+    },
+    /// It has no CPU request of its own: what the CRI request shows was filled in from the limits of its
+    /// pod (pod-level resources).
+    Pod,
+    /// From the CRI request, but no more than the other containers of its pod leave of what the pod has.
+    PodRest {
+        /// The CPU request that was shown.
+        shown: MilliCpu,
+    },
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Annotation => f.write_str("from the pod annotation"),
+            Self::Estimate => f.write_str("from CPU shares and quota"),
+            Self::Newer { annotated } => write!(
+                f,
+                "from CPU shares and quota, which are newer than the {annotated}m of the pod annotation"
+            ),
+            Self::Pod => f.write_str(
+                "none of its own: CPU shares and quota are filled in from its pod's limits",
+            ),
+            Self::PodRest { shown } => write!(
+                f,
+                "CPU shares show {shown}m, more than its pod has left beside its other containers"
+            ),
+        }
+    }
 }
 
 /// Resource requirements of one container.

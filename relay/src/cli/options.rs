@@ -322,6 +322,15 @@ pub const OPTIONS: &[Opt] = &[
         "false",
         "When the relay stops, give every container back the CPUs the runtime was asked for",
     ),
+    one(
+        Group::Enforcement,
+        "container-resources-file",
+        "never|asked|always",
+        "asked",
+        "Which containers find their CPUs in /.cri-resmgr/resources.sh, a mount that their pod's spec does not have; \
+         `asked`: those whose pod has the annotation resources-file.cri-resource-manager.intel.com/pod: \"true\" (or \
+         /container.NAME)",
+    ),
     switch(
         Group::Enforcement,
         "reset-policy",

@@ -2,8 +2,8 @@
 
 use super::{
     Config, CpuAmount, Cpus, DumpConfig, DumpFormat, EnforceConfig, FailPolicies, PolicyConfig,
-    PoolsConfig, Problem, Problems, Raw, RebalanceMode, RelayConfig, TelemetryConfig,
-    problem::nearest, raw::Valued, resources::Resources, values,
+    PoolsConfig, Problem, Problems, Raw, RebalanceMode, RelayConfig, ResourcesFile,
+    TelemetryConfig, problem::nearest, raw::Valued, resources::Resources, values,
 };
 use crate::{
     cli::policies::PolicyName,
@@ -301,6 +301,14 @@ impl Judge<'_> {
             host_root,
             reconcile_interval: self.duration("reconcile-interval"),
             restore_on_stop: self.on("restore-on-stop"),
+            resources_file: self.choice(
+                "container-resources-file",
+                &[
+                    ("never", ResourcesFile::Never),
+                    ("asked", ResourcesFile::Asked),
+                    ("always", ResourcesFile::Always),
+                ],
+            ),
         }
     }
 

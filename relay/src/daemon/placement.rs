@@ -97,6 +97,7 @@ fn parts(
         policy_timeout: config.policy.timeout,
         reconcile_interval: config.enforce.reconcile_interval,
         export: Some(config.enforce.state_dir.join("containers")),
+        resources_file: config.enforce.resources_file,
         mailbox: MAILBOX,
         reset_policy: config.policy.reset,
     })

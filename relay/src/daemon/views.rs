@@ -52,6 +52,7 @@ fn container(id: &str, entry: &Entry) -> ContainerView {
         container: entry.request.name.to_string(),
         qos: format!("{:?}", entry.request.qos),
         request_mcpu: entry.request.requirements.cpu_request.0,
+        request_source: entry.request.requirements.source.to_string(),
         exclusive: placement.exclusive.to_string(),
         pool: placement.pool.as_deref().unwrap_or_default().to_owned(),
         cpus: placement.cpus.to_string(),

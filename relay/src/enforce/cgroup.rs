@@ -84,7 +84,10 @@ impl Cgroups {
             Hierarchy::V1 { cpu, .. } => cpu.as_ref().and_then(|root| place.find(root)),
         };
         let found = Found { cpuset, cpu };
-        cache.insert(place.id.to_owned(), found.clone());
+        // A runtime makes a container's cgroups one controller after the other: the rest is still to come.
+        if found.cpu.is_some() || self.hierarchy.cpu_root().is_none() {
+            cache.insert(place.id.to_owned(), found.clone());
+        }
         Ok(found)
     }
 

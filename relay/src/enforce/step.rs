@@ -33,6 +33,16 @@ impl From<&Placement> for Wanted {
 }
 
 impl Wanted {
+    /// The cpuset alone: what the runtime is told. Shares and quota are written into the cgroup.
+    #[must_use]
+    pub fn cpuset(&self) -> Self {
+        Self {
+            cpus: self.cpus,
+            mems: self.mems.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Whether nothing is asked of the kernel.
     #[must_use]
     pub fn is_nothing(&self) -> bool {

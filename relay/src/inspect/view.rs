@@ -18,6 +18,9 @@ pub struct ContainerView {
     pub qos: String,
     /// CPU request in thousandths of a CPU.
     pub request_mcpu: u32,
+    /// Where the request was learnt from.
+    #[serde(default)]
+    pub request_source: String,
     /// CPUs it alone may use, in the kernel's list format; empty when it has none.
     pub exclusive: String,
     /// The pool its shared part runs in; empty when purely exclusive or unplaced.
@@ -184,6 +187,13 @@ impl fmt::Display for ExplainView {
             container.request_mcpu,
             or_dash(&container.cpus)
         )?;
+        if !container.request_source.is_empty() {
+            writeln!(
+                f,
+                "request {}m: {}",
+                container.request_mcpu, container.request_source
+            )?;
+        }
         if !self.measurements.is_empty() {
             writeln!(f, "now {}", self.measurements)?;
         }

@@ -7,9 +7,9 @@ use crate::{
     enforce::Wanted,
     ledger::{Entry, Stage},
 };
-use resmgr_policy::{ContainerId, Measured, Placement, Policy, Request, Requirements};
-use resmgr_topology::{CpuSet, Topology};
-use std::{fmt, sync::Arc, time::Duration};
+use resmgr_policy::{Basis, ContainerId, CriResources, Measured, Placement, Policy, Request};
+use resmgr_topology::{CpuSet, NodeId, Topology};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// A container to place.
@@ -17,6 +17,8 @@ use tokio::sync::oneshot;
 pub struct Ask {
     /// What it asks for; its id is provisional until the runtime has named it.
     pub request: Request,
+    /// What its requirements are worked out from.
+    pub basis: Basis,
     /// What the runtime would give it without us.
     pub asked: Wanted,
     /// Its pod's cgroup parent.
@@ -37,6 +39,7 @@ impl Ask {
             unplaced: None,
             arrival,
             stage: Stage::Reserved,
+            basis: self.basis.clone(),
             asked: self.asked.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
             attempt: self.attempt,
@@ -164,6 +167,27 @@ fn listed(containers: &[(String, String)]) -> String {
     each.join("; ")
 }
 
+/// Other resources for a container that exists. What a field does not set stays as it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Update {
+    /// `cpuset_cpus`; empty: not set.
+    pub(super) cpus: CpuSet,
+    /// `cpuset_mems`.
+    pub(super) mems: Option<BTreeSet<NodeId>>,
+    pub(super) numbers: CriResources,
+}
+
+/// How the runtime took an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UpdateEnd {
+    /// It was done.
+    Done,
+    /// The runtime said no.
+    Refused,
+    /// Nobody knows.
+    Unknown,
+}
+
 /// Answer to a changed request of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Updated {
@@ -183,7 +207,8 @@ pub(super) enum Event {
     Reserve {
         ask: Box<Ask>,
         round: Round,
-        /// `None`: the policy refuses, and it is worth asking the runtime what has ended.
+        /// `None`: the policy refuses, or the pod's containers seem to ask for more than their pod, and it
+        /// is worth asking the runtime what has ended.
         reply: oneshot::Sender<Result<Option<Reserved>, Denied>>,
     },
     Commit {
@@ -201,8 +226,11 @@ pub(super) enum Event {
         id: ContainerId,
         reply: oneshot::Sender<Option<Wanted>>,
     },
-    Started {
+    /// How the runtime took it. Answered when the kernel has what the policy wants.
+    StartEnded {
         id: ContainerId,
+        started: bool,
+        reply: oneshot::Sender<()>,
     },
     Gone {
         id: ContainerId,
@@ -213,14 +241,19 @@ pub(super) enum Event {
     /// The kubelet asks for other resources of a container.
     Update {
         id: ContainerId,
-        asked: Box<Wanted>,
-        requirements: Box<Requirements>,
+        update: Box<Update>,
         reply: oneshot::Sender<Result<Option<Updated>, Denied>>,
     },
-    /// How the runtime took it.
+    /// How the runtime took it. Answered when the kernel has what the policy wants.
     UpdateEnded {
         id: ContainerId,
-        done: bool,
+        end: UpdateEnd,
+        reply: Option<oneshot::Sender<()>>,
+    },
+    /// The runtime was told of other resources of a whole pod.
+    PodResources {
+        sandbox: Arc<str>,
+        resources: CriResources,
     },
     Listed {
         listing: Listing,

@@ -1,11 +1,10 @@
 //! Tells a container where it runs: `/.cri-resmgr/resources.sh`, shell assignments of CPU lists.
 //!
-//! One directory for each container, bind-mounted read-only; the file is replaced by renaming, so that a
-//! reader sees the old text or the new one.
+//! One directory for each container that is shown it, bind-mounted read-only; the file is replaced by
+//! renaming, so that a reader sees the old text or the new one.
 
-use super::Ask;
-use crate::{cri::overlay::BindMount, ledger::Entry};
-use resmgr_policy::Request;
+use crate::{config::ResourcesFile, cri::overlay::BindMount, ledger::Entry};
+use resmgr_policy::{Request, wants_resources_file};
 use resmgr_topology::CpuSet;
 use std::{
     fs::{self, DirBuilder},
@@ -21,26 +20,42 @@ const FILE: &str = "resources.sh";
 pub(super) struct Exports {
     base: PathBuf,
     isolated: CpuSet,
+    shown: ResourcesFile,
 }
 
 impl Exports {
-    pub(super) fn new(base: PathBuf, isolated: CpuSet) -> Self {
-        Self { base, isolated }
-    }
-
-    /// The mount that shows a container its directory.
-    pub(super) fn mount(&self, ask: &Ask) -> BindMount {
-        BindMount {
-            container_path: "/.cri-resmgr".to_owned(),
-            host_path: self
-                .directory(&ask.request, ask.attempt)
-                .to_string_lossy()
-                .into_owned(),
+    pub(super) fn new(base: PathBuf, isolated: CpuSet, shown: ResourcesFile) -> Self {
+        Self {
+            base,
+            isolated,
+            shown,
         }
     }
 
-    /// Writes a container's file.
+    fn shows(&self, request: &Request) -> bool {
+        match self.shown {
+            ResourcesFile::Never => false,
+            ResourcesFile::Asked => wants_resources_file(request),
+            ResourcesFile::Always => true,
+        }
+    }
+
+    /// The mount that shows a container its directory; `None` when it is not shown, or there is no file to
+    /// show: the runtime would refuse to mount what does not exist.
+    pub(super) fn mount(&self, request: &Request, attempt: u32) -> Option<BindMount> {
+        let directory = self.directory(request, attempt);
+        (self.shows(request) && directory.join(FILE).is_file()).then(|| BindMount {
+            container_path: "/.cri-resmgr".to_owned(),
+            host_path: directory.to_string_lossy().into_owned(),
+        })
+    }
+
+    /// Writes a container's file, if it is shown one; also to a container of an earlier run that was.
     pub(super) fn write(&self, entry: &Entry) -> io::Result<()> {
+        let directory = self.directory(&entry.request, entry.attempt);
+        if !self.shows(&entry.request) && !directory.is_dir() {
+            return Ok(());
+        }
         let Some(placement) = &entry.placement else {
             return Ok(());
         };
@@ -53,7 +68,6 @@ impl Exports {
             placement.exclusive.difference(&isolated),
             placement.cpus.difference(&placement.exclusive),
         );
-        let directory = self.directory(&entry.request, entry.attempt);
         let file = directory.join(FILE);
         if fs::read_to_string(&file).is_ok_and(|old| old == text) {
             return Ok(());

@@ -4,7 +4,7 @@
 
 use super::{
     Denied, ManagerHandle, Ticket,
-    event::{Event, Updated},
+    event::{Event, Update, UpdateEnd, Updated},
     export::Exports,
     mark,
     runtime::{Listed, Listing, Stage},
@@ -13,6 +13,7 @@ use super::{
 use crate::cri::{
     intercept::{After, Before, Call, Interceptor, Outcome, Status},
     message as v1,
+    newer::UpdatePodSandboxResourcesRequest,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,7 +29,7 @@ use std::{
 };
 use tokio::sync::{Mutex as PodLock, OwnedMutexGuard};
 
-const METHODS: [&str; 8] = [
+const METHODS: [&str; 9] = [
     "StopPodSandbox",
     "RemovePodSandbox",
     "CreateContainer",
@@ -37,6 +38,7 @@ const METHODS: [&str; 8] = [
     "RemoveContainer",
     "ListContainers",
     "UpdateContainerResources",
+    "UpdatePodSandboxResources",
 ];
 
 /// Reserves, commits and releases as the kubelet's calls go by.
@@ -76,30 +78,33 @@ impl Hooks {
     }
 
     async fn create(&self, body: &Bytes) -> Before {
-        let Ok(create) = v1::CreateContainerRequest::decode(body.clone()) else {
+        let Ok(create) = wire::CreateContainerRequest::decode(body.clone()) else {
             return unreadable("CreateContainer");
         };
         let turn = self.pod(&create.pod_sandbox_id).lock_owned().await;
         let number = self.provisional.fetch_add(1, Ordering::Relaxed);
         let id = ContainerId(format!("creating/{}/{number}", std::process::id()).into());
         let ask = wire::ask(&create, id, self.memory_bytes());
-        let export = self.export.as_ref().map(|export| export.mount(&ask));
-        let isolate = ask.request.remembered().command;
+        let (request, attempt) = (ask.request.remembered(), ask.attempt);
         let mut ticket = match self.manager.reserve(ask).await {
             Ok(ticket) => ticket,
             Err(denied) => return Before::Refuse(denied.into()),
         };
         let reserved = ticket.reserved();
         // Only what is placed learns where it runs; a policy that places nothing changes nothing.
-        let mounts = export.filter(|_mount| !reserved.wanted.cpus.is_empty());
+        let export = self.export.as_ref();
+        let export = export.filter(|_export| !reserved.wanted.cpus.is_empty());
+        let mount = export.and_then(|export| export.mount(&request, attempt));
         let placement = reserved.placement.as_ref();
         let replaced = placement.is_some_and(|placement| placement.command.is_some());
-        let mark = replaced.then(|| mark::annotation(&isolate)).flatten();
+        let mark = replaced
+            .then(|| mark::annotation(&request.command))
+            .flatten();
         let overlay = wire::create_overlay(
             &create,
             &reserved.wanted,
             placement,
-            mounts.into_iter().collect(),
+            mount.into_iter().collect(),
             mark,
         );
         let request = match overlay.apply(body) {
@@ -124,18 +129,16 @@ impl Hooks {
         };
         let resources = update.linux.unwrap_or_default();
         let id = ContainerId(update.container_id.into());
-        let snapshot = self.manager.snapshot();
-        let qos = snapshot.entries.get(&id).map(|entry| entry.request.qos);
+        let named = wire::asked(&resources);
         let answer = self
             .manager
             .ask(|reply| Event::Update {
                 id: id.clone(),
-                asked: Box::new(wire::asked(&resources)),
-                requirements: Box::new(wire::estimated(
-                    &resources,
-                    qos.unwrap_or_default(),
-                    self.memory_bytes(),
-                )),
+                update: Box::new(Update {
+                    cpus: named.cpus,
+                    mems: named.mems,
+                    numbers: wire::numbers(&resources),
+                }),
                 reply,
             })
             .await;
@@ -144,12 +147,13 @@ impl Hooks {
             Ok(Err(denied)) => Before::Refuse(denied.into()),
             Ok(Ok(None)) => pass(),
             Ok(Ok(Some(Updated { wanted, generation }))) => {
-                let after = Updating {
+                let mut after = Updating {
                     manager: self.manager.clone(),
                     id,
-                    told: false,
+                    end: Some(UpdateEnd::Unknown),
                 };
                 if let Err(problem) = self.manager.durable.wait(generation).await {
+                    after.end = Some(UpdateEnd::Refused);
                     return Before::Refuse(Denied::unsaved(&problem).into());
                 }
                 let request =
@@ -181,7 +185,29 @@ impl Hooks {
                 message: format!("cri-resmgr cannot move the container before it starts: {error}"),
             });
         }
-        self.then(Event::Started { id })
+        let after = Starting {
+            manager: self.manager.clone(),
+            id,
+        };
+        forward(None, after)
+    }
+
+    /// What the runtime is told of a whole pod bounds what its containers may hold.
+    fn update_pod(&self, body: &Bytes) -> Before {
+        let Ok(update) = UpdatePodSandboxResourcesRequest::decode(body.clone()) else {
+            return unreadable("UpdatePodSandboxResources");
+        };
+        let Some(resources) = update.resources else {
+            return pass();
+        };
+        let after = PodUpdating {
+            manager: self.manager.clone(),
+            event: Event::PodResources {
+                sandbox: update.pod_sandbox_id.into(),
+                resources: wire::numbers(&resources),
+            },
+        };
+        forward(None, after)
     }
 
     /// Tells the manager when the runtime has said yes.
@@ -221,6 +247,7 @@ impl Interceptor for Hooks {
         match call.method() {
             "CreateContainer" => self.create(request).await,
             "UpdateContainerResources" => self.update(request).await,
+            "UpdatePodSandboxResources" => self.update_pod(request),
             "StartContainer" => self.start(request).await,
             "ListContainers" => self.list(request),
             // Both carry the id in field 1; a StopContainerRequest's timeout is of no interest here.
@@ -290,29 +317,85 @@ impl After for Creating {
 struct Updating {
     manager: ManagerHandle,
     id: ContainerId,
-    told: bool,
+    /// What the manager is told when this is dropped.
+    end: Option<UpdateEnd>,
 }
 
 #[async_trait]
 impl After for Updating {
     async fn after(mut self: Box<Self>, outcome: Outcome) {
-        self.told = true;
-        let done = matches!(outcome, Outcome::Reply(_));
+        self.end = None;
+        let end = match outcome {
+            Outcome::Reply(_) => UpdateEnd::Done,
+            Outcome::Failed(_) => UpdateEnd::Refused,
+            Outcome::Unknown(_) => UpdateEnd::Unknown,
+        };
         let id = self.id.clone();
-        self.manager.tell(Event::UpdateEnded { id, done }).await;
+        let settle = |reply| Event::UpdateEnded {
+            id,
+            end,
+            reply: Some(reply),
+        };
+        // The client hears of it when the kernel has what the policy wants. A manager that has ended learns
+        // the rest from the runtime when it starts again.
+        let _ended = self.manager.ask(settle).await;
     }
 }
 
 impl Drop for Updating {
     fn drop(&mut self) {
-        if !self.told {
+        if let Some(end) = self.end {
             let id = self.id.clone();
             // A full mailbox: the next list and the reconciliation set it right.
+            let reply = None;
             drop(
                 self.manager
                     .events
-                    .try_send(Event::UpdateEnded { id, done: false }),
+                    .try_send(Event::UpdateEnded { id, end, reply }),
             );
+        }
+    }
+}
+
+struct Starting {
+    manager: ManagerHandle,
+    id: ContainerId,
+}
+
+#[async_trait]
+impl After for Starting {
+    async fn after(self: Box<Self>, outcome: Outcome) {
+        let started = matches!(outcome, Outcome::Reply(_));
+        let id = self.id;
+        let settle = |reply| Event::StartEnded { id, started, reply };
+        // As for updates.
+        let _ended = self.manager.ask(settle).await;
+        if let Outcome::Unknown(_) = outcome {
+            self.manager.poll.notify_one();
+        }
+    }
+}
+
+struct PodUpdating {
+    manager: ManagerHandle,
+    event: Event,
+}
+
+#[async_trait]
+impl After for PodUpdating {
+    async fn after(self: Box<Self>, outcome: Outcome) {
+        // The kubelet goes on where the runtime does not know the call, and resizes the pod by itself. Some
+        // versions of containerd say so by another code.
+        let goes_on = match &outcome {
+            Outcome::Reply(_) => true,
+            Outcome::Failed(status) => {
+                status.code == 12
+                    || (status.code == 2 && status.message.contains("not implemented"))
+            }
+            Outcome::Unknown(_) => false,
+        };
+        if goes_on {
+            self.manager.tell(self.event).await;
         }
     }
 }

@@ -3,19 +3,20 @@
 use super::{
     Ask, Counts, Denied, Listing, Reserved, Snapshot,
     decide::{self, Decider, Failure},
-    event::{Event, NotTaken, Round, Updated},
+    event::{Event, NotTaken, Round},
     export::Exports,
     restore::{Report, restore},
 };
 use crate::{
     config::{FailPolicies, OnFailure},
     enforce::{
-        Cgroups, EnforceError, Place, Plan, Step, Wanted, plan, reconcile,
+        Cgroups, EnforceError, Place, Plan, Step, Wanted, plan,
+        reconcile::{self, Field},
         watch::{Noticed, Watcher},
     },
     ledger::{Book, Durable, Entry, Note, Stage},
 };
-use resmgr_policy::{ContainerId, Decision, Explanation, Policy, Requirements, State};
+use resmgr_policy::{ContainerId, Decision, Explanation, Policy, State};
 use resmgr_topology::Topology;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,11 +31,19 @@ mod adopt;
 mod feedback;
 mod steps;
 mod switch;
+mod update;
 
 type Entries = BTreeMap<ContainerId, Arc<Entry>>;
 
 /// How long a reservation of unknown end is kept while the runtime does not show its container.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// While the runtime starts a container, its cgroup is looked at this often: between the creation of the
+/// cgroup and the start of the container's program pass some 20 ms of runc and shim.
+const STARTING_LOOK: Duration = Duration::from_millis(3);
+
+/// A start that takes longer is left to the regular look.
+const STARTING_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long the ids of the gone are kept, so that a list made before does not bring them back.
 const MEMORY_OF_THE_GONE: Duration = Duration::from_secs(120);
@@ -82,8 +91,12 @@ pub(super) struct Owner {
     entries: Entries,
     generation: u64,
     pending: BTreeMap<ContainerId, Pending>,
-    /// What the runtime was told of containers whose cgroup may not exist yet, and when.
-    told: BTreeMap<ContainerId, (Wanted, Instant)>,
+    /// The cpusets that the runtime was told of containers whose cgroup may not exist yet.
+    told: BTreeMap<ContainerId, Wanted>,
+    /// Containers that the runtime is starting or updating, since when: it writes what the kubelet asked for.
+    unsettled: BTreeMap<ContainerId, Instant>,
+    /// Whether requests name CPUs for containers that the policy places.
+    other_cpu_manager: bool,
     /// When containers were first known to exist, and to be gone: an older list says nothing of them.
     since: BTreeMap<ContainerId, Instant>,
     left: BTreeMap<ContainerId, Instant>,
@@ -103,6 +116,9 @@ impl Owner {
         };
         let keeps = !reset && book.policy == parts.policy.name();
         let mut entries = book.entries;
+        for entry in entries.values_mut() {
+            Arc::make_mut(entry).complete();
+        }
         state.rebalance = feedback::kept(book.rebalance, book.saved_at, keeps);
         if keeps {
             for (id, entry) in &entries {
@@ -135,6 +151,8 @@ impl Owner {
             generation: 0,
             pending: BTreeMap::new(),
             told: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
+            other_cpu_manager: false,
             since: BTreeMap::new(),
             left: BTreeMap::new(),
             counts: Counts::default(),
@@ -185,6 +203,9 @@ impl Owner {
                         self.watcher = None;
                     }
                 },
+                () = tokio::time::sleep(STARTING_LOOK), if !self.unsettled.is_empty() => {
+                    self.settle_starting().await;
+                }
                 _ = tick.tick(), if looks => {
                     self.reconcile_all().await;
                     self.heed_measurements();
@@ -210,21 +231,24 @@ impl Owner {
                 }
             }
             Event::Starting { id, reply } => {
-                let wanted = self.wanted(&id);
-                let told = self.told.get(&id).map(|(told, _when)| told);
-                let news = wanted.filter(|wanted| told.is_some_and(|told| told != wanted));
+                let cpuset = self.wanted(&id).map(|wanted| wanted.cpuset());
+                let told = self.told.get(&id);
+                let news = cpuset.filter(|cpuset| told.is_some_and(|told| told != cpuset));
                 if let Some(news) = &news {
-                    self.told.insert(id, (news.clone(), Instant::now()));
+                    self.told.insert(id.clone(), news.clone());
                 }
+                self.unsettle(id);
                 drop(reply.send(news)); // a client that went away starts nothing
             }
-            Event::Started { id } => {
-                if let Some(entry) = self.entries.get_mut(&id) {
+            Event::StartEnded { id, started, reply } => {
+                if started && let Some(entry) = self.entries.get_mut(&id) {
                     Arc::make_mut(entry).stage = Stage::Running;
                     self.generation += 1;
                     self.publish();
-                    self.reconcile_some(&[id]).await;
+                    self.reconcile_some(std::slice::from_ref(&id)).await;
                 }
+                self.unsettled.remove(&id);
+                let _gone = reply.send(()); // the client need not wait for it
             }
             Event::Gone { id } => self.release(&[id]).await,
             Event::PodGone { sandbox } => {
@@ -238,22 +262,15 @@ impl Owner {
                     .collect();
                 self.release(&gone).await;
             }
-            Event::Update {
-                id,
-                asked,
-                requirements,
-                reply,
-            } => {
-                let updated = self.update(&id, *asked, *requirements).await;
+            Event::Update { id, update, reply } => {
+                let updated = self.update(&id, *update).await;
                 drop(reply.send(updated)); // UpdateEnded follows, or the reconciliation repairs
             }
-            Event::UpdateEnded { id, done } => {
-                if !done {
-                    tracing::warn!(container = %id, "the runtime refused other resources for it");
-                }
-                self.end_growth(&id).await;
-                self.reconcile_some(&[id]).await;
+            Event::UpdateEnded { id, end, reply } => {
+                self.update_ended(&id, end).await;
+                let _gone = reply.map(|reply| reply.send(())); // the client need not wait for it
             }
+            Event::PodResources { sandbox, resources } => self.pod_resources(&sandbox, &resources),
             Event::Listed { listing, unknown } => self.listed(&listing, unknown).await,
             Event::Measured(measured) => self.measured(measured).await,
             Event::Reconfigure { policy, dry, reply } => {
@@ -271,12 +288,19 @@ impl Owner {
         }
     }
 
-    async fn reserve(&mut self, ask: Ask, round: Round) -> Result<Option<Reserved>, Denied> {
+    async fn reserve(&mut self, mut ask: Ask, round: Round) -> Result<Option<Reserved>, Denied> {
         let id = ask.request.id.clone();
         // The kubelet tries again: what it does not know of was not created, or will be met as a stranger.
         for older in self.same_container(&ask) {
             self.abort(&older).await;
         }
+        let judged = self.judge_pod(&mut ask);
+        if judged.news && round == Round::First {
+            return Ok(None);
+        }
+        self.revise(judged.revised).await;
+        let named = ask.asked.cpus;
+        let kubelets = resmgr_policy::qos_from_cgroup_parent(&ask.cgroup_parent).is_some();
         let before = (Arc::clone(&self.state), self.entries.clone());
         match self.place(&ask).await {
             Ok(growing) => {
@@ -326,10 +350,12 @@ impl Owner {
                 self.pending.insert(id.clone(), pending);
             }
         }
-        self.publish();
         let wanted = self.wanted(&id).unwrap_or_default();
-        self.told
-            .insert(id.clone(), (wanted.clone(), Instant::now()));
+        if kubelets {
+            self.heed_named_cpus(&named, &wanted);
+        }
+        self.publish();
+        self.told.insert(id.clone(), wanted.cpuset());
         Ok(Some(Reserved {
             placement: self
                 .entries
@@ -376,8 +402,8 @@ impl Owner {
             Arc::make_mut(&mut container.request).id = id.clone();
             state.containers.insert(id.clone(), container);
         }
-        if let Some((told, _when)) = self.told.remove(provisional) {
-            self.told.insert(id.clone(), (told, Instant::now()));
+        if let Some(told) = self.told.remove(provisional) {
+            self.told.insert(id.clone(), told);
         }
         self.since.insert(id.clone(), Instant::now());
         self.generation += 1;
@@ -394,7 +420,13 @@ impl Owner {
             .map(|pending| pending.before.clone());
         if let Some((state, entries)) = exact {
             let wanted = self.wanted_all();
+            if let (Some(entry), Some(export)) = (self.entries.get(provisional), &self.export)
+                && let Err(error) = export.remove(entry)
+            {
+                tracing::warn!(%error, container = %provisional, "its exported directory stays behind");
+            }
             (self.state, self.entries) = (state, entries);
+            self.export_all();
             self.generation += 1;
             let back = plan(&wanted, &self.wanted_all());
             self.told.remove(provisional);
@@ -422,6 +454,7 @@ impl Owner {
                 tracing::warn!(%error, container = %id, "its exported directory stays behind");
             }
             self.told.remove(id);
+            self.unsettled.remove(id);
             self.cgroups.forget(&id.0);
             if let Some(watcher) = &mut self.watcher {
                 watcher.remove(id);
@@ -458,101 +491,6 @@ impl Owner {
             self.generation += 1;
             self.publish();
         }
-    }
-
-    /// The kubelet wants other resources for a container that exists: it is placed anew, in place.
-    async fn update(
-        &mut self,
-        id: &ContainerId,
-        asked: Wanted,
-        requirements: Requirements,
-    ) -> Result<Option<Updated>, Denied> {
-        let Some(entry) = self.entries.get(id).cloned() else {
-            return Ok(None);
-        };
-        let before = (Arc::clone(&self.state), self.entries.clone());
-        let old = &entry.request.requirements;
-        let same = old.cpu_request == requirements.cpu_request
-            && old.cpu_limit == requirements.cpu_limit
-            && old.memory_limit_bytes == requirements.memory_limit_bytes;
-        let mut request = entry.request.clone();
-        if !same {
-            request.requirements = Requirements {
-                extended: old.extended.clone(),
-                ..requirements
-            };
-        }
-        let mut growing = BTreeMap::new();
-        if !same && self.state.containers.contains_key(id) {
-            let (who, wish) = (id.clone(), request.clone());
-            let moved = self
-                .decider
-                .ask(&self.state, move |policy, view| {
-                    let release = policy.release(view, &who);
-                    let mut without = view.state.clone();
-                    without.apply(&release);
-                    without.containers.remove(&who);
-                    let view = resmgr_policy::View {
-                        state: &without,
-                        ..view
-                    };
-                    let place = policy.place(view, &wish)?;
-                    Ok(merge(release, place, &who))
-                })
-                .await;
-            let moved = moved.and_then(|decision| {
-                self.decider.check(&self.state, &decision)?;
-                Ok(decision)
-            });
-            match moved {
-                Ok(decision) => {
-                    let plan = self.apply(&decision);
-                    if let Err(error) = self.execute(&plan.before, true).await {
-                        (self.state, self.entries) = before;
-                        return Err(Denied {
-                            code: 13,
-                            message: format!("cri-resmgr cannot make room: {error}"),
-                        });
-                    }
-                    growing = self::growing(plan);
-                }
-                Err(failure) => {
-                    self.count(&failure);
-                    self.counts.refused += 1;
-                    return Err(Denied {
-                        code: failure.code(),
-                        message: format!("cri-resmgr: the resize does not fit: {failure}"),
-                    });
-                }
-            }
-        }
-        if let Some(entry) = self.entries.get_mut(id) {
-            let entry = Arc::make_mut(entry);
-            let new = &mut entry.asked;
-            if !asked.cpus.is_empty() {
-                new.cpus = asked.cpus;
-            }
-            new.mems = asked.mems.or(new.mems.take());
-            new.cpu_shares = asked.cpu_shares.or(new.cpu_shares);
-            new.cpu_quota = asked.cpu_quota.or(new.cpu_quota);
-            entry.request = request;
-        }
-        self.generation += 1;
-        self.publish();
-        let pending = Pending {
-            before,
-            generation: self.generation,
-            growing,
-            unknown_since: None,
-        };
-        self.pending.insert(id.clone(), pending);
-        let wanted = self.wanted(id).unwrap_or_default();
-        self.told
-            .insert(id.clone(), (wanted.clone(), Instant::now()));
-        Ok(Some(Updated {
-            wanted,
-            generation: self.generation,
-        }))
     }
 
     async fn restore(&mut self) -> Report {
@@ -616,6 +554,7 @@ impl Owner {
             counts: self.counts.clone(),
             moves: self.feedback.moves.clone(),
             measurements: self.feedback.condition,
+            other_cpu_manager: self.other_cpu_manager,
             ledger: self.durable.health(),
         }));
     }
@@ -632,30 +571,6 @@ async fn next_notice(watcher: &mut Option<Watcher>) -> std::io::Result<Noticed> 
 fn growing(plan: Plan) -> BTreeMap<ContainerId, Wanted> {
     let steps = plan.after.into_iter();
     steps.map(|step| (step.id, step.undo)).collect()
-}
-
-/// A release and a placement of the same container as one decision.
-fn merge(release: Decision, place: Decision, who: &ContainerId) -> Decision {
-    let mut changes: BTreeMap<_, _> = release
-        .changes
-        .into_iter()
-        .map(|change| (change.id.clone(), change))
-        .collect();
-    changes.extend(
-        place
-            .changes
-            .into_iter()
-            .map(|change| (change.id.clone(), change)),
-    );
-    let mut released = release.released;
-    released.extend(place.released);
-    released.retain(|id| id != who);
-    Decision {
-        released,
-        changes: changes.into_values().collect(),
-        memory: place.memory,
-        notes: place.notes,
-    }
 }
 
 fn unix_s() -> u64 {

@@ -27,6 +27,9 @@ pub struct Snapshot {
     pub moves: MoveCounts,
     /// What the measurements were good for when they were last looked at.
     pub measurements: Condition,
+    /// Whether another CPU manager is at work: the last request for a container that the policy places
+    /// named CPUs.
+    pub other_cpu_manager: bool,
     /// How the ledger fares.
     pub ledger: Health,
 }
@@ -40,6 +43,8 @@ pub struct Counts {
     pub refused: u64,
     /// Containers passed through unplaced.
     pub passed_unplaced: u64,
+    /// Requests of a client that named CPUs for a container the policy places.
+    pub overridden_cpusets: u64,
     /// Settings changed behind our back and repaired.
     pub drifts: u64,
     /// Writes the kernel refused.
@@ -66,6 +71,7 @@ impl Snapshot {
             counts: Counts::default(),
             moves: MoveCounts::default(),
             measurements: Condition::Missing,
+            other_cpu_manager: false,
             ledger: Health::default(),
         }
     }

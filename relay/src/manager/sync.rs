@@ -15,7 +15,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use futures::StreamExt;
-use resmgr_policy::{ContainerId, PodRef};
+use resmgr_policy::{ContainerId, CriResources, PodRef};
 use serde_json::Value;
 use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::sync::mpsc;
@@ -123,6 +123,7 @@ impl Runtime for RuntimeView {
             },
             name: &container.name,
             cgroup_parent: cgroup_parent(&pod_info, &spec),
+            pod_resources: pod_resources(&pod_info),
             annotations: pod.annotations,
             env,
             command,
@@ -213,6 +214,19 @@ fn spec_resources(spec: &Value) -> v1::LinuxContainerResources {
     }
 }
 
+/// Resources of the whole pod as it was run with: containerd keeps the sandbox's configuration.
+fn pod_resources(pod: &Value) -> Option<CriResources> {
+    let resources = pod.pointer("/config/linux/resources")?;
+    let number = |name| resources.get(name).and_then(Value::as_i64).unwrap_or(0);
+    Some(CriResources {
+        cpu_shares: number("cpu_shares"),
+        cpu_quota: number("cpu_quota"),
+        cpu_period: number("cpu_period"),
+        memory_limit_bytes: number("memory_limit_in_bytes"),
+        oom_score_adj: number("oom_score_adj"),
+    })
+}
+
 /// The pod's cgroup parent: as containerd tells it, as CRI-O does, else from the container's own path.
 fn cgroup_parent(pod: &Value, spec: &Value) -> String {
     let told = [
@@ -255,6 +269,15 @@ mod tests {
             cgroup_parent(&none, &path("kubepods-podX.slice:cri-containerd:abc")),
             "kubepods-podX.slice"
         );
+    }
+
+    #[test]
+    fn the_pods_resources_are_read_where_the_runtime_keeps_them() {
+        let told = json!({"config": {"linux": {"resources":
+            {"cpu_shares": 1024, "cpu_quota": 100_000, "cpu_period": 100_000}}}});
+        let read = pod_resources(&told).unwrap();
+        assert_eq!((read.cpu_shares, read.memory_limit_bytes), (1024, 0));
+        assert_eq!(pod_resources(&json!({"config": {"linux": {}}})), None);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod faults;
 mod feedback;
 mod switch;
 mod toy;
+mod updates;
 
 use toy::{Mood, Toy};
 
@@ -50,8 +51,10 @@ impl Runtime for Paper {
     }
 
     async fn learn(&self, container: &Listed) -> Result<Ask, RuntimeError> {
+        let create = create_request(&container.name, "default", "/kubepods/burstable/pod", 500);
+        let create = create.encode_to_vec();
         let mut ask = wire::ask(
-            &create_request(&container.name, "default", "/kubepods/burstable/pod", 500),
+            &wire::CreateContainerRequest::decode(&*create).unwrap(),
             ContainerId(Arc::clone(&container.id)),
             1 << 30,
         );
@@ -135,6 +138,7 @@ impl Node {
             policy_timeout: Duration::from_secs(20),
             reconcile_interval,
             export: Some(self.state.path().join("containers")),
+            resources_file: ResourcesFile::Always,
             mailbox: 64,
             reset_policy: false,
         };

@@ -8,18 +8,62 @@ use crate::{
     },
     enforce::Wanted,
 };
+use bytes::Bytes;
+use prost::Message;
 use resmgr_policy::{
-    ContainerId, CriResources, Placement, PodRef, QosClass, RESOURCES_ANNOTATION, Request,
-    Requirements, bound, concerns_placement, estimate, qos_from_cgroup_parent,
-    requirements_from_annotation,
+    AnnotationEntry, Basis, ContainerId, CriResources, Placement, PodRef, RESOURCES_ANNOTATION,
+    Request, concerns_placement, entry_of_annotation, judge_pod, qos_from_cgroup_parent,
 };
 use resmgr_topology::{CpuSet, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 
+/// A `CreateContainerRequest`, of which only what concerns placement is read. The rest goes on as it came,
+/// whatever it is: since Kubernetes 1.36 the values of the environment need not be UTF-8, for instance.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct CreateContainerRequest {
+    #[prost(string, tag = "1")]
+    pub(super) pod_sandbox_id: String,
+    #[prost(message, optional, tag = "2")]
+    config: Option<ContainerConfig>,
+    #[prost(message, optional, tag = "3")]
+    sandbox_config: Option<v1::PodSandboxConfig>,
+}
+
+/// A `ContainerConfig`; see [`CreateContainerRequest`].
+#[derive(Clone, PartialEq, Message)]
+struct ContainerConfig {
+    #[prost(message, optional, tag = "1")]
+    metadata: Option<v1::ContainerMetadata>,
+    #[prost(string, repeated, tag = "3")]
+    command: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    args: Vec<String>,
+    #[prost(message, repeated, tag = "6")]
+    envs: Vec<KeyValue>,
+    #[prost(message, optional, tag = "15")]
+    linux: Option<LinuxContainerConfig>,
+}
+
+/// A `KeyValue`; see [`CreateContainerRequest`].
+#[derive(Clone, PartialEq, Message)]
+struct KeyValue {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+/// A `LinuxContainerConfig`; see [`CreateContainerRequest`].
+#[derive(Clone, PartialEq, Message)]
+struct LinuxContainerConfig {
+    #[prost(message, optional, tag = "1")]
+    resources: Option<v1::LinuxContainerResources>,
+}
+
 /// Reads a container's request out of a CreateContainerRequest.
 pub(super) fn ask(
-    create: &v1::CreateContainerRequest,
+    create: &CreateContainerRequest,
     provisional: ContainerId,
     memory_total_bytes: u64,
 ) -> Ask {
@@ -30,10 +74,7 @@ pub(super) fn ask(
         .and_then(|linux| linux.resources)
         .unwrap_or_default();
     let metadata = config.metadata.unwrap_or_default();
-    let cgroup_parent = sandbox
-        .linux
-        .map(|linux| linux.cgroup_parent)
-        .unwrap_or_default();
+    let linux = sandbox.linux.unwrap_or_default();
     let pod = sandbox.metadata.unwrap_or_default();
     let about = About {
         id: provisional,
@@ -44,12 +85,13 @@ pub(super) fn ask(
             namespace: pod.namespace.into(),
         },
         name: &metadata.name,
-        cgroup_parent,
+        cgroup_parent: linux.cgroup_parent,
+        pod_resources: linux.resources.as_ref().map(numbers),
         annotations: sandbox.annotations,
         env: config
             .envs
             .into_iter()
-            .map(|env| (env.key, env.value))
+            .map(|env| (env.key, String::from_utf8_lossy(&env.value).into_owned()))
             .collect(),
         command: config.command,
         args: config.args,
@@ -65,6 +107,8 @@ pub(super) struct About<'a> {
     pub(super) pod: PodRef,
     pub(super) name: &'a str,
     pub(super) cgroup_parent: String,
+    /// What CRI shows of the resources of the whole pod, if it does.
+    pub(super) pod_resources: Option<CriResources>,
     pub(super) annotations: HashMap<String, String>,
     pub(super) env: Vec<(String, String)>,
     pub(super) command: Vec<String>,
@@ -79,26 +123,30 @@ impl About<'_> {
         memory_total_bytes: u64,
     ) -> Ask {
         let qos = qos_from_cgroup_parent(&self.cgroup_parent).unwrap_or_default();
-        let shown = estimated(resources, qos, memory_total_bytes);
-        let claimed = self
-            .annotations
-            .get(RESOURCES_ANNOTATION)
-            .map(|json| requirements_from_annotation(json, self.name));
-        let (requirements, init) = match claimed {
-            Some(Ok(Some((claimed, init)))) => (bound(claimed, &shown), init),
-            Some(Err(error)) => {
+        let annotation = match self.annotations.get(RESOURCES_ANNOTATION) {
+            Some(json) => entry_of_annotation(json, self.name).unwrap_or_else(|error| {
                 tracing::warn!(%error, pod = %self.pod.name, "requirements are estimated instead");
-                (shown, false)
-            }
-            Some(Ok(None)) | None => (shown, false),
+                AnnotationEntry::default()
+            }),
+            None => AnnotationEntry::default(),
         };
+        let mut basis = Basis {
+            shown: numbers(resources),
+            pod: self.pod_resources,
+            annotated: annotation.own,
+            ..Basis::default()
+        };
+        if basis.pod.is_none() {
+            basis.pod = annotation.pod.map(|pod| pod.shown());
+        }
+        judge_pod(&mut [&mut basis]);
         let request = Request {
             id: self.id,
             pod: self.pod,
             name: self.name.into(),
             qos,
-            requirements,
-            init,
+            requirements: basis.requirements(qos, memory_total_bytes),
+            init: annotation.init,
             annotations: self
                 .annotations
                 .into_iter()
@@ -114,6 +162,7 @@ impl About<'_> {
         };
         Ask {
             request,
+            basis,
             asked: asked(resources),
             cgroup_parent: self.cgroup_parent,
             attempt: self.attempt,
@@ -137,24 +186,21 @@ pub(super) fn asked(resources: &v1::LinuxContainerResources) -> Wanted {
     }
 }
 
-/// Requirements as far as the CRI fields show them.
-pub(super) fn estimated(
-    resources: &v1::LinuxContainerResources,
-    qos: QosClass,
-    memory_total_bytes: u64,
-) -> Requirements {
-    let cri = CriResources {
+/// The numbers of a message about resources.
+pub(super) fn numbers(resources: &v1::LinuxContainerResources) -> CriResources {
+    CriResources {
         cpu_shares: resources.cpu_shares,
         cpu_quota: resources.cpu_quota,
         cpu_period: resources.cpu_period,
         memory_limit_bytes: resources.memory_limit_in_bytes,
         oom_score_adj: resources.oom_score_adj,
-    };
-    estimate(cri, qos, memory_total_bytes)
+    }
 }
 
+/// What the runtime is told of a placement: the cpuset alone. Shares, quota and period stay in its records
+/// as the kubelet asked for them, for the kubelet reads them back (`ContainerStatus.resources`) and waits
+/// until they are what its pod's spec says. Where a policy wants others they are written into the cgroup.
 fn overlaid(wanted: &Wanted) -> Resources {
-    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let list = |nodes: &BTreeSet<NodeId>| {
         let words: Vec<_> = nodes.iter().map(ToString::to_string).collect();
         words.join(",")
@@ -166,8 +212,6 @@ fn overlaid(wanted: &Wanted) -> Resources {
             .as_ref()
             .filter(|mems| !mems.is_empty())
             .map(list),
-        cpu_shares: wanted.cpu_shares.map(signed),
-        cpu_quota: wanted.cpu_quota,
         ..Resources::default()
     }
 }
@@ -176,7 +220,8 @@ fn overlaid(wanted: &Wanted) -> Resources {
 /// keeps it, so that what was asked for is known even without our own state.
 const REPLACED: &str = "cri-resource-manager.intel.com/replaced-resources";
 
-/// Resources of a request that an overlay replaced; what it left alone is `None`.
+/// Resources of a request that an overlay replaced; what it left alone is `None`. Shares and quota are
+/// those of earlier versions, which replaced them too.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Replaced {
@@ -190,7 +235,7 @@ struct Replaced {
     cpu_quota: Option<i64>,
 }
 
-fn replaced(create: &v1::CreateContainerRequest, by: &Resources) -> Option<(String, String)> {
+fn replaced(create: &CreateContainerRequest, by: &Resources) -> Option<(String, String)> {
     if *by == Resources::default() {
         return None;
     }
@@ -204,8 +249,7 @@ fn replaced(create: &v1::CreateContainerRequest, by: &Resources) -> Option<(Stri
     let replaced = Replaced {
         cpuset_cpus: by.cpuset_cpus.as_ref().map(|_| was.cpuset_cpus),
         cpuset_mems: by.cpuset_mems.as_ref().map(|_| was.cpuset_mems),
-        cpu_shares: by.cpu_shares.map(|_| was.cpu_shares),
-        cpu_quota: by.cpu_quota.map(|_| was.cpu_quota),
+        ..Replaced::default()
     };
     let text = serde_json::to_string(&replaced).ok()?;
     Some((REPLACED.to_owned(), text))
@@ -245,7 +289,7 @@ pub(super) fn put_back(
 
 /// What to lay over a CreateContainerRequest.
 pub(super) fn create_overlay(
-    create: &v1::CreateContainerRequest,
+    create: &CreateContainerRequest,
     wanted: &Wanted,
     placement: Option<&Placement>,
     mounts: Vec<BindMount>,
@@ -273,14 +317,12 @@ pub(super) fn update_overlay(wanted: &Wanted) -> UpdateOverlay {
     }
 }
 
-/// The message that has the runtime carry out `wanted` itself.
+/// The message that has the runtime confine a container as `wanted`.
 pub(super) fn resources(wanted: &Wanted) -> v1::LinuxContainerResources {
     let overlaid = overlaid(wanted);
     v1::LinuxContainerResources {
         cpuset_cpus: overlaid.cpuset_cpus.unwrap_or_default(),
         cpuset_mems: overlaid.cpuset_mems.unwrap_or_default(),
-        cpu_shares: overlaid.cpu_shares.unwrap_or_default(),
-        cpu_quota: overlaid.cpu_quota.unwrap_or_default(),
         ..v1::LinuxContainerResources::default()
     }
 }
@@ -288,6 +330,29 @@ pub(super) fn resources(wanted: &Wanted) -> v1::LinuxContainerResources {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_environment_that_is_no_text_does_not_stand_in_the_way() {
+        let env = |key: &str, value: &'static [u8]| KeyValue {
+            key: key.into(),
+            value: Bytes::from_static(value),
+        };
+        let create = CreateContainerRequest {
+            config: Some(ContainerConfig {
+                envs: vec![env("BLOB", b"\xff\xfe"), env("STP_POOL", b"infra")],
+                ..ContainerConfig::default()
+            }),
+            ..CreateContainerRequest::default()
+        };
+        let bytes = Bytes::from(create.encode_to_vec());
+        assert!(v1::CreateContainerRequest::decode(bytes.clone()).is_err());
+        let read = CreateContainerRequest::decode(bytes).unwrap();
+        let ask = ask(&read, ContainerId("c".into()), 0);
+        assert_eq!(
+            ask.request.env,
+            [("STP_POOL".to_owned(), "infra".to_owned())]
+        );
+    }
 
     #[test]
     fn what_an_overlay_replaces_is_known_from_the_container_itself() {
@@ -298,15 +363,14 @@ mod tests {
             cpuset_mems: "0".into(),
             ..v1::LinuxContainerResources::default()
         };
-        let create = v1::CreateContainerRequest {
-            config: Some(v1::ContainerConfig {
-                linux: Some(v1::LinuxContainerConfig {
+        let create = CreateContainerRequest {
+            config: Some(ContainerConfig {
+                linux: Some(LinuxContainerConfig {
                     resources: Some(was.clone()),
-                    ..v1::LinuxContainerConfig::default()
                 }),
-                ..v1::ContainerConfig::default()
+                ..ContainerConfig::default()
             }),
-            ..v1::CreateContainerRequest::default()
+            ..CreateContainerRequest::default()
         };
         let wanted = Wanted {
             cpus: "2-7".parse().unwrap(),
@@ -314,20 +378,38 @@ mod tests {
             ..Wanted::default()
         };
         let overlay = create_overlay(&create, &wanted, None, Vec::new(), None);
-        let annotations = overlay.annotations.into_iter().collect();
-        // What the runtime shows: ours, and a quota that the kubelet has changed since.
+        let annotations = overlay.annotations.iter().cloned().collect();
+        // The kubelet reads back its own shares and quota.
+        let sent = overlay.resources;
+        assert_eq!(
+            (sent.cpu_shares, sent.cpu_quota, sent.cpu_period),
+            (None, None, None)
+        );
+        // What the runtime shows: our CPUs, and a quota that the kubelet has changed since.
         let mut has = v1::LinuxContainerResources {
             cpuset_cpus: "2-7".into(),
-            cpu_shares: 409,
             cpu_quota: 300_000,
             ..was.clone()
         };
         put_back(&annotations, &mut has);
         let expected = v1::LinuxContainerResources {
             cpu_quota: 300_000,
-            ..was
+            ..was.clone()
         };
         assert_eq!(has, expected);
+
+        // An earlier version replaced shares and quota too.
+        let earlier = r#"{"cpuset_cpus":"","cpu_shares":2458,"cpu_quota":240000}"#.to_owned();
+        let mut earlier_has = v1::LinuxContainerResources {
+            cpu_shares: 409,
+            cpu_quota: -1,
+            ..was.clone()
+        };
+        put_back(
+            &HashMap::from([(REPLACED.to_owned(), earlier)]),
+            &mut earlier_has,
+        );
+        assert_eq!(earlier_has, was);
 
         let none = create_overlay(&create, &Wanted::default(), None, Vec::new(), None);
         assert!(none.is_empty());

@@ -136,6 +136,14 @@ impl Collector for PlacementMetrics {
             None,
             unplaced.metric_type(),
         )?)?;
+        let other = count(usize::from(snapshot.other_cpu_manager));
+        other.encode(encoder.encode_descriptor(
+            "manager_other_cpu_manager",
+            "Whether another CPU manager is at work: 1 when the last request for a container the policy \
+             places named CPUs",
+            None,
+            other.metric_type(),
+        )?)?;
         let counts = &snapshot.counts;
         for (name, help, value) in [
             (
@@ -167,6 +175,11 @@ impl Collector for PlacementMetrics {
                 "policy_illegal_decisions",
                 "Decisions that would have broken the policy's own promises; none was carried out",
                 counts.policy_illegal,
+            ),
+            (
+                "manager_overridden_cpusets",
+                "Requests that named CPUs for a container the policy places; the policy's were kept",
+                counts.overridden_cpusets,
             ),
             (
                 "enforce_drifts",

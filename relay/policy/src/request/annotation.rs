@@ -1,6 +1,6 @@
 //! The pod annotation `intel.com/resources`: what Kubernetes was asked for, which CRI does not carry.
 
-use super::{Requirements, Source};
+use super::basis::Annotated;
 use crate::quantity::{Quantity, QuantityError};
 use alloc::{
     collections::BTreeMap,
@@ -42,6 +42,19 @@ struct Pod {
     init_containers: BTreeMap<String, Resources>,
     #[serde(default)]
     containers: BTreeMap<String, Resources>,
+    #[serde(default)]
+    pod: Option<Resources>,
+}
+
+/// What the annotation tells one container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Its own resources; `None` when the annotation does not name it.
+    pub own: Option<Annotated>,
+    /// Whether it is named as an init container.
+    pub init: bool,
+    /// The pod-level resources (`spec.resources`), if the pod has any.
+    pub pod: Option<Annotated>,
 }
 
 #[derive(Default, Deserialize)]
@@ -59,33 +72,29 @@ enum Text {
     Number(serde_json::Number),
 }
 
-/// Requirements of a container by name, looked up in init containers and then in containers, and whether
-/// it is an init container. `None` when the annotation does not name it or gives it no resources: then
-/// they are to be estimated.
+/// What the annotation tells the container of this name, looked up in init containers and then in
+/// containers.
 ///
 /// # Errors
 /// [`AnnotationError`] when the text is malformed.
-pub fn requirements_from_annotation(
-    json: &str,
-    container: &str,
-) -> Result<Option<(Requirements, bool)>, AnnotationError> {
+pub fn entry_of_annotation(json: &str, container: &str) -> Result<Entry, AnnotationError> {
     let mut pod: Pod = serde_json::from_str(json).map_err(|error| AnnotationError::Json {
         reason: error.to_string(),
     })?;
     let init = pod.init_containers.remove(container);
-    let (found, is_init) = match init {
-        Some(found) => (Some(found), true),
+    let (own, init) = match init {
+        Some(own) => (Some(own), true),
         None => (pod.containers.remove(container), false),
     };
-    match found {
-        Some(one) if !one.limits.is_empty() || !one.requests.is_empty() => {
-            Ok(Some((requirements(&one, container)?, is_init)))
-        }
-        _ => Ok(None),
-    }
+    let read = |resources: Resources| annotated(&resources, container);
+    Ok(Entry {
+        own: own.map(read).transpose()?,
+        init,
+        pod: pod.pod.map(read).transpose()?,
+    })
 }
 
-fn requirements(resources: &Resources, container: &str) -> Result<Requirements, AnnotationError> {
+fn annotated(resources: &Resources, container: &str) -> Result<Annotated, AnnotationError> {
     let read = |from: &BTreeMap<String, Text>, resource: &str| {
         let Some(text) = from.get(resource) else {
             return Ok(None);
@@ -126,13 +135,12 @@ fn requirements(resources: &Resources, container: &str) -> Result<Requirements, 
         let units = value.unwrap_or_default().units();
         extended.insert(name.clone(), i64::try_from(units).unwrap_or(i64::MAX));
     }
-    Ok(Requirements {
-        cpu_request: request.map(milli).unwrap_or_default(),
+    Ok(Annotated {
+        cpu_request: request.map(milli),
         cpu_limit: limit.map(milli),
         memory_request_bytes: memory_request.map(bytes),
         memory_limit_bytes: memory_limit.map(bytes),
         extended,
-        source: Source::Annotation,
     })
 }
 
@@ -144,28 +152,34 @@ mod tests {
     fn containers_are_found_by_name_init_containers_first() {
         let json = r#"{"initContainers":{"i":{"requests":{"cpu":"100m"}}},"containers":{"c0":{"limits":
             {"cpu":"2","memory":"100M"},"requests":{"cpu":"2","memory":"100M","cmk.intel.com/exclusive-cores":"2"}},"e":{}}}"#;
-        let (c0, init) = requirements_from_annotation(json, "c0").unwrap().unwrap();
-        assert_eq!(
-            (c0.cpu_request, c0.cpu_limit, init),
-            (MilliCpu(2000), Some(MilliCpu(2000)), false)
-        );
+        let of = |name| entry_of_annotation(json, name).unwrap();
+        let (c0, init) = (of("c0").own.unwrap(), of("c0").init);
+        let two = Some(MilliCpu(2000));
+        assert_eq!((c0.cpu_request, c0.cpu_limit, init), (two, two, false));
         assert_eq!(c0.memory_limit_bytes, Some(100_000_000));
         assert_eq!(c0.extended.get("cmk.intel.com/exclusive-cores"), Some(&2));
-        assert!(requirements_from_annotation(json, "i").unwrap().unwrap().1);
-        assert_eq!(requirements_from_annotation(json, "e"), Ok(None));
-        assert_eq!(requirements_from_annotation(json, "x"), Ok(None));
+        assert!(of("i").init);
+        // An empty entry asks for nothing; one that is missing tells nothing.
+        assert_eq!(of("e").own, Some(Annotated::default()));
+        assert_eq!(of("x"), Entry::default());
+    }
+
+    #[test]
+    fn the_pods_own_resources_stand_beside_those_of_its_containers() {
+        let json = r#"{"initContainers":{},"containers":{"a":{}},"pod":{"limits":{"cpu":"1"}}}"#;
+        let entry = entry_of_annotation(json, "a").unwrap();
+        assert_eq!(entry.own, Some(Annotated::default()));
+        assert_eq!(entry.pod.unwrap().cpu_request, Some(MilliCpu(1000)));
     }
 
     #[test]
     fn malformed_annotations_say_what_is_wrong() {
         assert!(matches!(
-            requirements_from_annotation("[", "c"),
+            entry_of_annotation("[", "c"),
             Err(AnnotationError::Json { .. })
         ));
         let json = r#"{"containers":{"c":{"requests":{"cpu":"two"}}}}"#;
-        let error = requirements_from_annotation(json, "c")
-            .unwrap_err()
-            .to_string();
+        let error = entry_of_annotation(json, "c").unwrap_err().to_string();
         assert!(
             error.contains("container c, cpu: \"two\" is not a quantity"),
             "{error}"

@@ -3,9 +3,12 @@
 
 use super::{QosClass, Requirements, Source};
 use resmgr_topology::MilliCpu;
+use serde::{Deserialize, Serialize};
 
-/// What a CRI request tells about resources; 0 means not set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What CRI requests tell about resources. In every message of CRI a field that is 0 is not set: a create
+/// request leaves it to the runtime, an update leaves it as it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CriResources {
     /// `cpu_shares`, cgroup v1 scale: 1024 per CPU.
     pub cpu_shares: i64,
@@ -19,11 +22,40 @@ pub struct CriResources {
     pub oom_score_adj: i64,
 }
 
+impl CriResources {
+    /// Takes over the fields that an update sets; the others stay as they were.
+    pub fn merge(&mut self, update: &Self) {
+        for (field, new) in [
+            (&mut self.cpu_shares, update.cpu_shares),
+            (&mut self.cpu_quota, update.cpu_quota),
+            (&mut self.cpu_period, update.cpu_period),
+            (&mut self.memory_limit_bytes, update.memory_limit_bytes),
+            (&mut self.oom_score_adj, update.oom_score_adj),
+        ] {
+            if new != 0 {
+                *field = new;
+            }
+        }
+    }
+
+    /// CPU request that the shares stand for.
+    #[must_use]
+    pub fn cpu_request(&self) -> MilliCpu {
+        milli_from_shares(self.cpu_shares)
+    }
+
+    /// CPU limit that the quota stands for; `None` when there is none.
+    #[must_use]
+    pub fn cpu_limit(&self) -> Option<MilliCpu> {
+        milli_from_quota(self.cpu_quota, self.cpu_period)
+    }
+}
+
 /// Estimates requirements. Whole CPUs survive the round trip through shares and quota exactly.
 #[must_use]
 pub fn estimate(cri: CriResources, qos: QosClass, memory_total_bytes: u64) -> Requirements {
-    let request = milli_from_shares(cri.cpu_shares);
-    let limit = milli_from_quota(cri.cpu_quota, cri.cpu_period);
+    let request = cri.cpu_request();
+    let limit = cri.cpu_limit();
     let cpu_limit = match qos {
         QosClass::Guaranteed if request.0 > 0 => Some(request),
         _ => limit,
@@ -43,25 +75,6 @@ pub fn estimate(cri: CriResources, qos: QosClass, memory_total_bytes: u64) -> Re
         memory_limit_bytes,
         source: Source::Estimate,
         ..Requirements::default()
-    }
-}
-
-/// Bounds what an annotation claims by what the CRI request shows: where no webhook overwrites it, users
-/// write the annotation themselves. CPU and memory follow the CRI fields unless they agree within the
-/// rounding of the kubelet; extended resources are visible nowhere else and are kept.
-#[must_use]
-pub fn bound(claimed: Requirements, shown: &Requirements) -> Requirements {
-    let near = |a: MilliCpu, b: MilliCpu| a.0.abs_diff(b.0) <= 1;
-    let cpu_request = if near(claimed.cpu_request, shown.cpu_request) {
-        claimed.cpu_request
-    } else {
-        MilliCpu(claimed.cpu_request.0.min(shown.cpu_request.0))
-    };
-    Requirements {
-        cpu_request,
-        cpu_limit: shown.cpu_limit.or(claimed.cpu_limit),
-        memory_limit_bytes: shown.memory_limit_bytes.or(claimed.memory_limit_bytes),
-        ..claimed
     }
 }
 
@@ -135,15 +148,33 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_cannot_claim_more_than_the_kubelet_gave() {
-        let claimed = Requirements {
-            cpu_request: MilliCpu(64_000),
-            ..Requirements::default()
+    fn an_update_changes_what_it_sets_and_nothing_else() {
+        let before = CriResources {
+            cpu_shares: 2048,
+            cpu_quota: 200_000,
+            cpu_period: 100_000,
+            memory_limit_bytes: 1 << 20,
+            oom_score_adj: -997,
         };
-        let shown = Requirements {
-            cpu_request: MilliCpu(100),
-            ..Requirements::default()
-        };
-        assert_eq!(bound(claimed, &shown).cpu_request, MilliCpu(100));
+        type Set = fn(&mut CriResources) -> &mut i64;
+        let fields: [Set; 5] = [
+            |all| &mut all.cpu_shares,
+            |all| &mut all.cpu_quota,
+            |all| &mut all.cpu_period,
+            |all| &mut all.memory_limit_bytes,
+            |all| &mut all.oom_score_adj,
+        ];
+        for which in 0_u32..32 {
+            let (mut update, mut expected) = (CriResources::default(), before);
+            for (index, field) in fields.iter().enumerate() {
+                if which & (1 << index) != 0 {
+                    *field(&mut update) = 7;
+                    *field(&mut expected) = 7;
+                }
+            }
+            let mut merged = before;
+            merged.merge(&update);
+            assert_eq!(merged, expected, "{which:05b}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::{Chosen, Flavour, From, Sets, Slices, full_name, listed, source};
 use crate::{
     contention::Contention,
     decision::{Explanation, TOLD, View, choices},
-    request::{Request, Source},
+    request::Request,
     state::{Placement, Quota},
     workload::Known,
 };
@@ -39,13 +39,13 @@ impl<F: Flavour> Slices<F> {
                 placement.exclusive, split.part
             ),
         };
-        let learnt = match request.requirements.source {
-            Source::Annotation => "the pod annotation",
-            Source::Estimate => "CPU shares and quota",
-        };
         let mut reasons = vec![format!(
-            "{:?} pod, {}m CPU requested (from {learnt}): {} exclusive, {}m shared",
-            request.qos, request.requirements.cpu_request, split.full, split.part
+            "{:?} pod, {}m CPU requested ({}): {} exclusive, {}m shared",
+            request.qos,
+            request.requirements.cpu_request,
+            request.requirements.source,
+            split.full,
+            split.part
         )];
         let rule = match chosen.from {
             _ if chosen.kept => Some("kept what it held"),

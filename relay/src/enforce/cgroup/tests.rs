@@ -81,6 +81,20 @@ fn a_vanished_cgroup_is_told_from_a_failure() {
 }
 
 #[test]
+fn a_controller_whose_cgroup_comes_later_is_found_when_it_is_there() {
+    let tree = FakeTree::v1();
+    let place = tree.container("podX", "c1", "0-3", "0");
+    let Hierarchy::V1 { cpu: Some(cpu), .. } = tree.cgroups.hierarchy() else {
+        panic!("the tree is v1");
+    };
+    let (there, aside) = (cpu.join("podX/c1"), cpu.join("aside"));
+    fs::rename(&there, &aside).unwrap();
+    assert_eq!(tree.cgroups.locate(&place).unwrap().cpu, None);
+    fs::rename(&aside, &there).unwrap();
+    assert_eq!(tree.cgroups.locate(&place).unwrap().cpu, Some(there));
+}
+
+#[test]
 fn the_kernel_takes_nested_moves_and_restores() {
     let Some(kernel) = KernelCpuset::new("nested") else {
         return;

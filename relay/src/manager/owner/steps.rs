@@ -92,6 +92,11 @@ impl Owner {
         }
     }
 
+    /// Tells all containers where they run now.
+    pub(super) fn export_all(&self) {
+        self.export(self.entries.keys());
+    }
+
     /// Both halves of a plan at once: nobody is being created.
     pub(super) async fn run_plan(&mut self, plan: &Plan) {
         let all: Vec<_> = plan.before.iter().chain(&plan.after).cloned().collect();
@@ -216,9 +221,14 @@ impl Owner {
                 Ok(drifts) => {
                     let created = |entry: &Arc<Entry>| entry.stage == Stage::Created;
                     let starting = self.entries.get(&id).is_some_and(created);
+                    let unsettled = starting || self.unsettled.contains_key(&id);
                     for drift in drifts {
                         if starting && drift.found.is_empty() {
                             // Nobody's write: the runtime has made the cgroup and not filled it in.
+                            continue;
+                        }
+                        if unsettled && matches!(drift.field, Field::Shares | Field::Quota) {
+                            // The runtime writes what the kubelet asked for.
                             continue;
                         }
                         shown = true;

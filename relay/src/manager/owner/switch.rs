@@ -99,6 +99,9 @@ impl Owner {
             self.put_in_force(draft, true)
                 .await
                 .map_err(NotTaken::Kernel)?;
+            // Another policy may place nothing that requests could name CPUs for.
+            self.other_cpu_manager &= same;
+            self.show();
         }
         Ok(outlook)
     }

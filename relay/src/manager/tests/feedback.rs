@@ -35,6 +35,7 @@ async fn start(node: &Node, mode: RebalanceMode) -> Running {
         policy_timeout: Duration::from_secs(10),
         reconcile_interval: Duration::from_millis(20),
         export: None,
+        resources_file: ResourcesFile::Never,
         mailbox: 64,
         reset_policy: false,
     };

@@ -75,7 +75,9 @@ impl Policy for Toy {
             Mood::Slow => std::thread::sleep(Duration::from_millis(2000)),
             Mood::Dead => panic!("dead by injection"),
         }
-        let free = view.topology.online.difference(&view.state.exclusive());
+        let mut others = view.state.clone();
+        others.containers.remove(&request.id);
+        let free = view.topology.online.difference(&others.exclusive());
         let count = request.requirements.cpu_request.0 as usize / 1000;
         let mut placement = Placement::default();
         if request.qos == QosClass::Guaranteed {
@@ -106,7 +108,7 @@ impl Policy for Toy {
             memory: None,
             notes: Vec::new(),
             released: Vec::new(),
-            changes: Self::follow(view, view.state, vec![change]),
+            changes: Self::follow(view, &others, vec![change]),
         })
     }
 

@@ -1,15 +1,20 @@
 //! The agent against a real kube-apiserver, with exactly the rights of its shipped manifest.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use cri_resmgr::control::agent_client::{AgentClient, NodeWishes};
-use resmgr_proto::v1::{GetConfigRequest, HealthCheckRequest, agent_client::AgentClient as Raw};
+use cri_resmgr::control::agent_client::{
+    AgentClient, CONFLICT_CONDITION, NodeCondition, NodeWishes, Wish as _,
+};
+use resmgr_proto::v1::{
+    GetConfigRequest, HealthCheckRequest, SetNodeConditionRequest, agent_client::AgentClient as Raw,
+};
 use resmgr_tests::{
     agent::{Agent, Receiver},
     apiserver::{self, ApiServer},
     eventually,
     skip::skip,
 };
+use tonic::{Code, transport::Channel};
 
 /// Longest wait for a state that comes "within seconds" on a machine that is busy.
 const SOON: Duration = Duration::from_secs(60);
@@ -311,6 +316,116 @@ async fn node_operations_reach_the_node_with_the_shipped_rights() {
     assert!(client.set_capacity(kubelets).await.is_err());
 }
 
+/// A client that says what it is told to, however wrong.
+fn raw(socket: &Path) -> Raw<Channel> {
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let path = path.clone();
+        async move {
+            let stream = tokio::net::UnixStream::connect(path).await?;
+            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+        }
+    });
+    let channel = tonic::transport::Endpoint::from_static("http://agent")
+        .connect_with_connector_lazy(connector);
+    Raw::new(channel)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_change_their_time_with_their_status_and_leave_those_of_others_alone() {
+    let Some(api) = start("conditions through the agent") else {
+        return;
+    };
+    let agent = Agent::start(&api).unwrap();
+    let socket = api.folder().join("agent.sock");
+    let client = AgentClient::new(socket.clone());
+    let condition = |kind: &str| {
+        let status = &api.get(&["node", "n1"]).unwrap()["status"];
+        let all = status["conditions"].as_array().cloned().unwrap_or_default();
+        let mut found = all.into_iter().filter(|found| found["type"] == kind);
+        let first = found.next().unwrap_or_default();
+        assert!(found.next().is_none(), "{status}");
+        first
+    };
+    let own = "CriResmgrConfigured";
+    let reported = async || condition(own)["status"] == "True";
+    assert!(eventually(SOON, reported).await, "{}", agent.log());
+    // As of long ago: the API server keeps whole seconds.
+    let kubelets = serde_json::json!({ "status": { "conditions": [
+        { "type": "Ready", "status": "True", "lastTransitionTime": "2001-01-01T00:00:00Z" },
+        { "type": CONFLICT_CONDITION, "status": "False", "lastTransitionTime": "2001-01-01T00:00:00Z",
+          "lastHeartbeatTime": "2001-01-01T00:00:00Z" },
+    ] } });
+    let patch = ["patch", "node", "n1", "--subresource=status", "-p"];
+    api.kubectl(&[&patch[..], &[&kubelets.to_string()]].concat())
+        .unwrap();
+    let others = (condition(own), condition("Ready"));
+
+    // The status stays: so does its time, but the heartbeat is of now.
+    let (yes, no) = (
+        NodeCondition::conflict(Some("static")),
+        NodeCondition::conflict(None),
+    );
+    assert!(no.fulfil(&client).await.unwrap());
+    let before = condition(CONFLICT_CONDITION);
+    assert_eq!(before["reason"], "NoConflict");
+    assert_eq!(before["lastTransitionTime"], "2001-01-01T00:00:00Z");
+    assert_ne!(before["lastHeartbeatTime"], "2001-01-01T00:00:00Z");
+
+    // It changes, and stays again, with another message.
+    assert!(yes.fulfil(&client).await.unwrap());
+    let held = condition(CONFLICT_CONDITION);
+    assert_eq!(
+        (&held["status"], &held["reason"]),
+        (&"True".into(), &"AnotherCpuManager".into())
+    );
+    assert_eq!(held["message"], yes.message);
+    assert_ne!(held["lastTransitionTime"], before["lastTransitionTime"]);
+    assert!(!yes.fulfil(&client).await.unwrap(), "it was right already");
+    let later = async || {
+        client.set_condition(&yes).await.unwrap();
+        condition(CONFLICT_CONDITION)["lastHeartbeatTime"] != held["lastHeartbeatTime"]
+    };
+    assert!(eventually(SOON, later).await);
+    client
+        .set_condition(&NodeCondition::conflict(Some("static-plus")))
+        .await
+        .unwrap();
+    let other = condition(CONFLICT_CONDITION);
+    assert_ne!(other["message"], held["message"]);
+    assert_eq!(other["lastTransitionTime"], held["lastTransitionTime"]);
+    assert!(no.fulfil(&client).await.unwrap());
+    let after = condition(CONFLICT_CONDITION);
+    assert_eq!(
+        (&after["status"], &after["reason"]),
+        (&"False".into(), &"NoConflict".into())
+    );
+    assert_ne!(after["lastTransitionTime"], held["lastTransitionTime"]);
+
+    // What is not cri-resmgr's to say, or makes no condition, is refused.
+    let good = SetNodeConditionRequest {
+        r#type: "CriResmgrX".to_owned(),
+        status: "Unknown".to_owned(),
+        reason: "Some".to_owned(),
+        message: "x".repeat(32768),
+    };
+    let set = async |request| raw(&socket).set_node_condition(request).await;
+    set(good.clone()).await.unwrap();
+    assert_eq!(condition("CriResmgrX")["status"], "Unknown");
+    let mut bad = vec![good; 6];
+    own.clone_into(&mut bad[0].r#type);
+    "Ready".clone_into(&mut bad[1].r#type);
+    bad[2].r#type.clear();
+    "true".clone_into(&mut bad[3].status);
+    "no word".clone_into(&mut bad[4].reason);
+    bad[5].message.push('x');
+    for request in bad {
+        let refused = set(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    assert_eq!((condition(own), condition("Ready")), others);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_socket_tells_health_and_the_configuration_and_is_roots_alone() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -329,17 +444,7 @@ async fn the_socket_tells_health_and_the_configuration_and_is_roots_alone() {
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 
-    let path = socket.clone();
-    let connector = tower::service_fn(move |_: http::Uri| {
-        let path = path.clone();
-        async move {
-            let stream = tokio::net::UnixStream::connect(path).await?;
-            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
-        }
-    });
-    let channel = tonic::transport::Endpoint::from_static("http://agent")
-        .connect_with_connector_lazy(connector);
-    let client = Raw::new(channel);
+    let client = raw(&socket);
     let known = async || {
         let reply = client.clone().get_config(GetConfigRequest {}).await;
         reply.is_ok_and(|reply| reply.into_inner().config.contains_key("policy"))

@@ -1,6 +1,8 @@
 //! ConfigMap to CPU: API server, agent and cri-resmgr in front of containerd, judged by the kernel.
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
+use cri_resmgr::control::agent_client::CONFLICT_CONDITION;
+use k8s_cri::v1::LinuxContainerResources;
 use nix::sys::signal::Signal;
 use resmgr_tests::{
     Cluster, Container,
@@ -284,4 +286,85 @@ async fn whoever_restarts_in_whatever_order_the_right_configuration_stays_in_for
     assert!(eventually(SOON, expired).await, "{}", cluster.logs());
     let log = cluster.logs();
     assert!(!log.contains("empty configuration"), "{log}");
+}
+
+/// The condition that another CPU manager is at work: status, reason and message; empty when there is none.
+fn conflict(cluster: &Cluster) -> String {
+    let field = |name: &str| {
+        let path = format!(".status.conditions[?(@.type=='{CONFLICT_CONDITION}')].{name}");
+        cluster.node(&path)
+    };
+    format!(
+        "{} {} {}",
+        field("status"),
+        field("reason"),
+        field("message")
+    )
+}
+
+/// Asks for CPU 0 and nothing else, as the kubelet's CPU manager does for what runs.
+async fn name_cpus(cluster: &Cluster, id: &str) {
+    let named = LinuxContainerResources {
+        cpuset_cpus: "0".to_owned(),
+        ..LinuxContainerResources::default()
+    };
+    let mut cri = cluster.cri().await.unwrap();
+    cri.update(id, named).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_cpu_manager_is_overruled_and_seen_on_the_node_until_it_is_gone() {
+    let Some(mut cluster) = start("another CPU manager", &STATIC) else {
+        return;
+    };
+    let online = kernel::online().unwrap();
+    let comes = async |cluster: &Cluster, wanted: &str| {
+        let is = async || conflict(cluster).starts_with(wanted);
+        let came = eventually(SOON, is).await;
+        assert!(
+            came,
+            "{} is not {wanted}\n{}",
+            conflict(cluster),
+            cluster.logs()
+        );
+    };
+    let (yes, no) = ("True AnotherCpuManager ", "False NoConflict ");
+    cluster.start_relay(&[]).unwrap();
+    cluster.start_agent().unwrap();
+    let first = Box::pin(witness(&cluster)).await;
+    assert!(cluster.runs_on(&first, &online).await, "{}", cluster.logs());
+    let reported = async || status(&cluster).contains("state");
+    assert!(eventually(SOON, reported).await, "{}", cluster.logs());
+    assert_eq!(
+        conflict(&cluster),
+        "  ",
+        "a Node without conflict is left alone"
+    );
+
+    // It wants CPU 0 for what runs: the policy's CPUs stay, and the Node says why.
+    Box::pin(name_cpus(&cluster, &first)).await;
+    comes(&cluster, yes).await;
+    assert!(conflict(&cluster).contains("policy static places"));
+    assert_eq!(
+        kernel::allowed(cluster.runtime.cgroup_parent(), &first).unwrap(),
+        online
+    );
+
+    // The next container comes without CPUs: it is gone.
+    let second = Box::pin(witness(&cluster)).await;
+    comes(&cluster, no).await;
+
+    // It comes and goes while there is no agent, or no cri-resmgr: what is remembered is taken away, also
+    // under policy null, which has nothing that could see it.
+    for last in [&[][..], &["--policy", "null"]] {
+        cluster.agent = None;
+        Box::pin(name_cpus(&cluster, &second)).await;
+        cluster.start_agent().unwrap();
+        comes(&cluster, yes).await;
+        cluster.relay = None;
+        cluster.start_relay(last).unwrap();
+        comes(&cluster, no).await;
+    }
+    let other = r#".status.conditions[?(@.type=='CriResmgrConfigured')].status"#;
+    assert_eq!(cluster.node(other), "True");
 }

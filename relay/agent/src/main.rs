@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 mod args;
 mod choose;
+mod condition;
 mod health;
 mod node;
 mod push;

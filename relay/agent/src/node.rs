@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
 use resmgr_proto::v1::{
     GetConfigReply, GetConfigRequest, GetNodeReply, GetNodeRequest, HealthCheckReply,
-    HealthCheckRequest, JsonPatch, PatchNodeReply, PatchNodeRequest, UpdateNodeCapacityReply,
-    UpdateNodeCapacityRequest, agent_server::Agent,
+    HealthCheckRequest, JsonPatch, PatchNodeReply, PatchNodeRequest, SetNodeConditionReply,
+    SetNodeConditionRequest, UpdateNodeCapacityReply, UpdateNodeCapacityRequest,
+    agent_server::Agent,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch::Receiver;
@@ -18,6 +19,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     choose::Choice,
+    condition::{self, Condition},
     push::{Outcome, chain},
 };
 
@@ -163,6 +165,28 @@ impl Agent for NodeService {
             .await
             .map_err(|error| self.failed("cannot set the capacity of", &error))?;
         Ok(Response::new(UpdateNodeCapacityReply {}))
+    }
+
+    async fn set_node_condition(
+        &self,
+        request: Request<SetNodeConditionRequest>,
+    ) -> Result<Response<SetNodeConditionReply>, Status> {
+        let asked = request.into_inner();
+        condition::check(&asked).map_err(Status::invalid_argument)?;
+        let since = condition::since(&self.node().await?, &asked.r#type, &asked.status);
+        let condition = Condition {
+            kind: &asked.r#type,
+            status: &asked.status,
+            reason: &asked.reason,
+            message: &asked.message,
+            since: since.unwrap_or_else(Timestamp::now),
+        };
+        let patch = Patch::Strategic(condition.patch());
+        self.nodes
+            .patch_status(&self.node_name, &PatchParams::default(), &patch)
+            .await
+            .map_err(|error| self.failed("cannot set a condition of", &error))?;
+        Ok(Response::new(SetNodeConditionReply {}))
     }
 
     async fn get_config(

@@ -2,14 +2,13 @@
 //! Events.
 //!
 //! The annotation [`ANNOTATION`] holds JSON: `state` (`accepted`, `refused`, `unreachable`, `empty`,
-//! `none`), `error`, `configMap`, `resourceVersion` and `generation`. The condition [`CONDITION`] says
+//! `none`), `error`, `configMap`, `resourceVersion` and `generation`. The condition [`condition::OWN`] says
 //! the same for people. A refusal also becomes a warning Event of the Node, once.
 
 use std::time::Duration;
 
 use k8s_openapi::{
     api::core::v1::{Node, ObjectReference},
-    apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
 use kube::{
@@ -18,16 +17,17 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::watch::Receiver;
 use tracing::{info, warn};
 
-use crate::push::{Outcome, Verdict};
+use crate::{
+    condition::{self, Condition},
+    push::{Outcome, Verdict},
+};
 
 /// Annotation of the Node that tells which configuration is in force.
 pub(crate) const ANNOTATION: &str = "cri-resource-manager.intel.com/config-status";
-/// Condition of the Node: `True` when the chosen configuration is in force, or there is none to push.
-pub(crate) const CONDITION: &str = "CriResmgrConfigured";
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 /// Longest note of an Event, in bytes (Kubernetes API, Event v1).
@@ -101,10 +101,16 @@ impl Teller {
             Some((before, since)) if before == status => (status, since),
             _ => (status, Timestamp::now()),
         });
-        // Merged by type: the conditions of others stay.
-        let patch = json!({ "status": { "conditions": [condition(outcome, since)] } });
+        let (reason, message) = why(outcome);
+        let condition = Condition {
+            kind: condition::OWN,
+            status,
+            reason,
+            message: &message,
+            since,
+        };
         self.nodes
-            .patch_status(name, &params, &Patch::Strategic(patch))
+            .patch_status(name, &params, &Patch::Strategic(condition.patch()))
             .await?;
         if self.told.as_ref() != Some(outcome)
             && let Verdict::Refused(reason) = &outcome.verdict
@@ -190,8 +196,8 @@ fn condition_status(verdict: &Verdict) -> &'static str {
     }
 }
 
-/// The condition [`CONDITION`].
-fn condition(outcome: &Outcome, since: Timestamp) -> Value {
+/// Reason and message of the condition [`condition::OWN`].
+fn why(outcome: &Outcome) -> (&'static str, String) {
     let (reason, message) = match &outcome.verdict {
         Verdict::Waiting => ("Waiting", String::new()),
         Verdict::Nothing => ("NoConfigMap", "no ConfigMap for this node".to_owned()),
@@ -203,14 +209,7 @@ fn condition(outcome: &Outcome, since: Timestamp) -> Value {
         Verdict::Refused(_) => ("ConfigurationRefused", String::new()),
         Verdict::Unreachable(_) => ("CriResmgrUnreachable", String::new()),
     };
-    json!({
-        "type": CONDITION,
-        "status": condition_status(&outcome.verdict),
-        "reason": reason,
-        "message": outcome.problem().unwrap_or(message),
-        "lastHeartbeatTime": Time(Timestamp::now()),
-        "lastTransitionTime": Time(since),
-    })
+    (reason, outcome.problem().unwrap_or(message))
 }
 
 /// The first bytes of a note, never half a character.
@@ -240,7 +239,16 @@ mod tests {
             })
         );
         assert!(annotation(&outcome).starts_with(r#"{"state":"refused","#));
-        let condition = condition(&outcome, Timestamp::UNIX_EPOCH);
+        let (reason, message) = why(&outcome);
+        let patch = Condition {
+            kind: condition::OWN,
+            status: condition_status(&outcome.verdict),
+            reason,
+            message: &message,
+            since: Timestamp::UNIX_EPOCH,
+        }
+        .patch();
+        let condition = &patch["status"]["conditions"][0];
         assert_eq!(condition["status"], "False");
         assert_eq!(condition["message"], value["error"]);
         assert_eq!(condition["lastTransitionTime"], "1970-01-01T00:00:00Z");

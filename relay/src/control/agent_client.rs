@@ -1,7 +1,9 @@
-//! Client of the node agent: labels, taints and extended resources of our Node.
+//! Client of the node agent: labels, taints, extended resources and conditions of our Node.
 //!
 //! Connected when first used, and again after each loss; silent but for one log line when the agent
 //! goes and one when it is back. cri-resmgr never needs the agent to place containers.
+
+mod condition;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,11 +20,14 @@ use tonic::{
 };
 use tracing::{info, warn};
 
+pub use condition::{CONFLICT_CONDITION, NodeCondition};
+
 /// Longest call.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Wait before the wanted state is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// How often a Node that was as wished is looked at again: it may have been made anew.
+/// How often a Node that was as wished is looked at again: it may have been made anew. And how often an
+/// agent that is too old for a wish is asked again: a newer one may have taken its place.
 const LOOK: Duration = Duration::from_secs(300);
 /// How often taints are read and written again when the Node changes between the two.
 const ATTEMPTS: usize = 5;
@@ -58,6 +63,26 @@ pub enum AgentError {
     NotJson(#[source] serde_json::Error),
 }
 
+impl AgentError {
+    /// Whether the agent is of an earlier version, which does not know the call.
+    #[must_use]
+    pub fn is_too_old(&self) -> bool {
+        matches!(self, Self::Call { status, .. } if status.code() == Code::Unimplemented)
+    }
+}
+
+/// Something that the Node shall be like; named by its `Display`.
+pub trait Wish: Clone + fmt::Display + Send + Sync {
+    /// Makes the Node like that, once. Whether anything had to be written.
+    ///
+    /// # Errors
+    /// At the first operation that fails; those before it stay.
+    fn fulfil(&self, agent: &AgentClient) -> impl Future<Output = Result<bool, AgentError>> + Send;
+
+    /// Whether somebody waits for it: then it is a warning that it cannot be done.
+    fn matters(&self) -> bool;
+}
+
 /// What the static-pools policy wants of the Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeWishes {
@@ -85,6 +110,16 @@ impl fmt::Display for NodeWishes {
             or_no(self.label, "label"),
             or_no(self.taint, "taint"),
         )
+    }
+}
+
+impl Wish for NodeWishes {
+    async fn fulfil(&self, agent: &AgentClient) -> Result<bool, AgentError> {
+        agent.fulfil(self).await
+    }
+
+    fn matters(&self) -> bool {
+        self.label || self.taint
     }
 }
 
@@ -181,6 +216,16 @@ impl AgentClient {
         bounded("set capacities of the Node", call).await.map(drop)
     }
 
+    /// Sets a condition; all others stay.
+    ///
+    /// # Errors
+    /// As [`AgentClient::node`]; also when the agent is too old, or the condition is none of ours.
+    pub async fn set_condition(&self, condition: &NodeCondition) -> Result<(), AgentError> {
+        let mut client = self.client.clone();
+        let call = client.set_node_condition(request(condition.into()));
+        bounded("set a condition of the Node", call).await.map(drop)
+    }
+
     /// Makes the Node as wished, once. Whether anything had to be written.
     ///
     /// # Errors
@@ -209,33 +254,36 @@ impl AgentClient {
 
     /// Makes the Node as last wished, trying until it works, and looks again now and then, for as long
     /// as wishes may come. `fulfilled` is told each wish that has come true.
-    pub async fn keep(
+    pub async fn keep<W: Wish>(
         &self,
-        mut wishes: watch::Receiver<Option<NodeWishes>>,
-        fulfilled: impl Fn(&NodeWishes) + Send,
+        mut wishes: watch::Receiver<Option<W>>,
+        fulfilled: impl Fn(&W) + Send,
     ) {
-        let mut failing = false;
+        // Whether the agent was too old, when there was trouble last.
+        let mut trouble = None;
         loop {
             let wish = wishes.borrow_and_update().clone();
             let pause = match &wish {
                 None => None,
-                Some(wish) => match self.fulfil(wish).await {
-                    Ok(changed) => {
-                        if changed {
-                            info!("the Node has {wish}");
+                Some(wish) => {
+                    let outcome = wish.fulfil(self).await;
+                    match &outcome {
+                        Ok(changed) => {
+                            if *changed {
+                                info!("the Node has {wish}");
+                            }
+                            trouble = None;
+                            fulfilled(wish);
                         }
-                        failing = false;
-                        fulfilled(wish);
-                        Some(LOOK)
-                    }
-                    Err(error) => {
-                        if !failing {
-                            self.complain(wish, &error);
+                        Err(error) => {
+                            if trouble != Some(error.is_too_old()) {
+                                self.complain(wish, error);
+                            }
+                            trouble = Some(error.is_too_old());
                         }
-                        failing = true;
-                        Some(RETRY)
                     }
-                },
+                    Some(pause(&outcome))
+                }
             };
             let wait = async {
                 match pause {
@@ -251,9 +299,11 @@ impl AgentClient {
     }
 
     /// Loud only when somebody asked for what cannot be done.
-    fn complain(&self, wish: &NodeWishes, error: &AgentError) {
+    fn complain(&self, wish: &impl Wish, error: &AgentError) {
         let agent = self.socket.display();
-        if wish.label || wish.taint {
+        if error.is_too_old() {
+            warn!("the agent at {agent} is too old to give the Node {wish}");
+        } else if wish.matters() {
             warn!(
                 "the Node shall have {wish}, but {error} (agent {agent}); trying until it can be done"
             );
@@ -274,6 +324,14 @@ impl AgentClient {
         let mut client = self.client.clone();
         let call = client.patch_node(request(PatchNodeRequest { patches }));
         bounded(what, call).await.map(drop)
+    }
+}
+
+/// The wait after an attempt.
+fn pause(outcome: &Result<bool, AgentError>) -> Duration {
+    match outcome {
+        Err(error) if !error.is_too_old() => RETRY,
+        _ => LOOK,
     }
 }
 
@@ -360,6 +418,32 @@ fn pointer_part(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio_stream::wrappers::UnixListenerStream;
+    use tonic::{service::Routes, transport::Server};
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_know_the_call_is_not_asked_over_and_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent.sock");
+        let client = AgentClient::new(socket.clone());
+        let condition = NodeCondition::conflict(Some("static"));
+        let away = client.set_condition(&condition).await.unwrap_err();
+        assert!(!away.is_too_old(), "{away}");
+        assert_eq!(pause(&Err(away)), RETRY);
+
+        // A server that knows no call at all.
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let earlier = Server::builder()
+            .add_routes(Routes::default())
+            .serve_with_incoming(UnixListenerStream::new(listener));
+        let old = tokio::select! {
+            ended = earlier => panic!("{ended:?}"),
+            asked = client.set_condition(&condition) => asked.unwrap_err(),
+        };
+        assert!(old.is_too_old(), "{old}");
+        assert_eq!(pause(&Err(old)), LOOK);
+        assert_eq!(pause(&Ok(true)), LOOK);
+    }
 
     #[test]
     fn keys_are_escaped_and_values_quoted() {

@@ -1,4 +1,5 @@
-//! What the static-pools policy wants of the Node: label, taint and capacity, through the agent.
+//! What cri-resmgr wants of the Node, through the agent: label, taint and capacity of the static-pools
+//! policy, and the condition that another CPU manager is at work.
 //!
 //! What the Node was marked with is remembered on disk before it is done, so that a later run with
 //! another policy takes it away again. A Node that was never marked is never looked at.
@@ -6,46 +7,77 @@
 use super::tasks::Tasks;
 use crate::{
     config::{self, Config, Machine, PolicyName},
-    control::agent_client::{AgentClient, NodeWishes},
+    control::agent_client::{AgentClient, NodeCondition, NodeWishes, Wish},
     ledger::{Marks, StateFile},
+    manager::{ManagerHandle, Snapshot},
 };
 use resmgr_topology::Topology;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 use tokio::sync::watch;
 
 /// Tells the agent what the Node shall be like.
 #[derive(Clone, Debug)]
 pub struct NodeMarks {
-    wishes: watch::Sender<Option<NodeWishes>>,
-    directory: PathBuf,
+    pools: watch::Sender<Option<NodeWishes>>,
+    conflict: watch::Sender<Option<NodeCondition>>,
+    memory: Memory,
 }
 
 impl NodeMarks {
-    /// Starts following the wishes, if there can be an agent.
+    /// Starts following the wishes, if there can be an agent. Those of the configuration come by
+    /// [`NodeMarks::follow`], that of the manager by itself.
     #[must_use]
-    pub fn start(config: &Config, tasks: &Tasks) -> Option<Self> {
+    pub fn start(config: &Config, manager: Option<&ManagerHandle>, tasks: &Tasks) -> Option<Self> {
         let client = AgentClient::new(config.relay.agent_socket.clone()?);
-        let (wishes, wished) = watch::channel(None);
-        let directory = config.enforce.state_dir.clone();
-        let done = {
-            let directory = directory.clone();
-            move |wish: &NodeWishes| {
-                if marks(wish) == Marks::default() {
-                    remember(&directory, Marks::default());
+        let memory = Memory(Arc::new(Mutex::new(config.enforce.state_dir.clone())));
+        let pools = kept(
+            &client,
+            &memory,
+            tasks,
+            "node",
+            |wish: &NodeWishes, marks| {
+                if no_pools(&of_pools(wish)) {
+                    *marks = Marks {
+                        conflict: marks.conflict,
+                        ..Marks::default()
+                    };
                 }
-            }
+            },
+        );
+        let conflict = kept(
+            &client,
+            &memory,
+            tasks,
+            "node condition",
+            |wish: &NodeCondition, marks| {
+                marks.conflict = wish.status;
+            },
+        );
+        let node = Self {
+            pools,
+            conflict,
+            memory,
         };
-        tasks.spawn("node", {
-            let stop = tasks.stop().clone();
-            async move {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = client.keep(wished, done) => stop.cancelled().await,
+        // A conflict of an earlier run is over until it is seen again: the kubelet may have been
+        // configured anew meanwhile.
+        node.tell_conflict(None);
+        if let Some(manager) = manager {
+            tasks.spawn("cpu managers", {
+                let (node, stop) = (node.clone(), tasks.stop().clone());
+                let snapshots = manager.snapshots();
+                async move {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = node.follow_conflict(snapshots) => stop.cancelled().await,
+                    }
+                    Ok(())
                 }
-                Ok(())
-            }
-        });
-        Some(Self { wishes, directory })
+            });
+        }
+        Some(node)
     }
 
     /// Another configuration is in force.
@@ -58,31 +90,120 @@ impl NodeMarks {
             },
             _ => NodeWishes::default(),
         };
-        let (before, now) = (remembered(&self.directory), marks(&wish));
+        let directory = self.memory.lock();
+        let (before, now) = (remembered(&directory), of_pools(&wish));
         let stp = config.policy.name == PolicyName::StaticPools;
-        if !stp && before == Marks::default() {
-            self.wishes.send_replace(None);
+        if !stp && no_pools(&before) {
+            self.pools.send_replace(None);
             return;
         }
         // What may be there from before is forgotten only when it is known to be gone.
         remember(
-            &self.directory,
+            &directory,
             Marks {
                 label: before.label || now.label,
                 taint: before.taint || now.taint,
                 capacity: before.capacity || now.capacity,
+                conflict: before.conflict,
             },
         );
-        self.wishes.send_replace(Some(wish));
+        self.pools.send_replace(Some(wish));
+    }
+
+    /// Follows the manager until it ends.
+    async fn follow_conflict(&self, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+        let mut known = None;
+        loop {
+            let policy = {
+                let snapshot = snapshots.borrow_and_update();
+                snapshot.other_cpu_manager.then_some(snapshot.policy)
+            };
+            if policy != known {
+                self.tell_conflict(policy);
+            }
+            known = policy;
+            if snapshots.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Another CPU manager is at work beside this policy, or none is.
+    fn tell_conflict(&self, policy: Option<&str>) {
+        let directory = self.memory.lock();
+        let before = remembered(&directory);
+        // What could not be remembered is still known to this run.
+        let marked = before.conflict || self.conflict.borrow().is_some();
+        if policy.is_none() && !marked {
+            return;
+        }
+        remember(
+            &directory,
+            Marks {
+                conflict: true,
+                ..before
+            },
+        );
+        self.conflict
+            .send_replace(Some(NodeCondition::conflict(policy)));
     }
 }
 
-fn marks(wish: &NodeWishes) -> Marks {
+/// The directory of what is remembered. Locked while that changes, until the wish is told for which it
+/// does.
+#[derive(Clone, Debug)]
+struct Memory(Arc<Mutex<PathBuf>>);
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, PathBuf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has the agent make the Node as wished. `forget` takes out of the marks what the Node is without, once
+/// a wish has come true.
+fn kept<W: Wish + PartialEq + 'static>(
+    client: &AgentClient,
+    memory: &Memory,
+    tasks: &Tasks,
+    task: &'static str,
+    forget: fn(&W, &mut Marks),
+) -> watch::Sender<Option<W>> {
+    let (wishes, wished) = watch::channel(None);
+    let (client, stop) = (client.clone(), tasks.stop().clone());
+    let done = {
+        let (memory, latest) = (memory.clone(), wished.clone());
+        move |wish: &W| {
+            let directory = memory.lock();
+            // What has been wished meanwhile is remembered, and not done yet.
+            if latest.borrow().as_ref() == Some(wish) {
+                let mut marks = remembered(&directory);
+                forget(wish, &mut marks);
+                remember(&directory, marks);
+            }
+        }
+    };
+    tasks.spawn(task, async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = client.keep(wished, done) => stop.cancelled().await,
+        }
+        Ok(())
+    });
+    wishes
+}
+
+fn of_pools(wish: &NodeWishes) -> Marks {
     Marks {
         label: wish.label,
         taint: wish.taint,
         capacity: wish.exclusive_lists > 0,
+        conflict: false,
     }
+}
+
+fn no_pools(marks: &Marks) -> bool {
+    !(marks.label || marks.taint || marks.capacity)
 }
 
 fn remembered(directory: &Path) -> Marks {
@@ -118,4 +239,56 @@ fn exclusive_lists(config: &Config, topology: &Topology) -> usize {
     let pools = config::pools::load(&config.policy.pools, machine).unwrap_or_default();
     let exclusive = pools.0.iter().filter(|pool| pool.exclusive);
     exclusive.map(|pool| pool.lists.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(directory: &Path) -> NodeMarks {
+        NodeMarks {
+            pools: watch::Sender::new(None),
+            conflict: watch::Sender::new(None),
+            memory: Memory(Arc::new(Mutex::new(directory.to_owned()))),
+        }
+    }
+
+    fn told(node: &NodeMarks) -> Option<bool> {
+        node.conflict.borrow().as_ref().map(|wish| wish.status)
+    }
+
+    #[test]
+    fn a_conflict_is_remembered_beside_other_marks_and_taken_away_by_a_later_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = at(directory.path());
+        run.tell_conflict(None);
+        assert_eq!(told(&run), None);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+
+        let pools = Marks {
+            label: true,
+            ..Marks::default()
+        };
+        remember(directory.path(), pools);
+        run.tell_conflict(Some("static-pools"));
+        assert_eq!(told(&run), Some(true));
+        let both = Marks {
+            conflict: true,
+            ..pools
+        };
+        assert_eq!(remembered(directory.path()), both);
+
+        let later = at(directory.path());
+        later.tell_conflict(None);
+        assert_eq!(told(&later), Some(false));
+        assert_eq!(remembered(directory.path()), both, "it is not done yet");
+    }
+
+    #[test]
+    fn a_conflict_that_could_not_be_remembered_is_still_taken_away_by_the_same_run() {
+        let run = at(Path::new("/proc/nowhere"));
+        run.tell_conflict(Some("static"));
+        run.tell_conflict(None);
+        assert_eq!(told(&run), Some(false));
+    }
 }

@@ -143,7 +143,7 @@ async fn serve(start: AtStart, topology: Topology, log: log::Control) -> Result<
         async move { Ok(serve_views(views, answers, stop).await?) }
     });
 
-    let node = NodeMarks::start(&config, &tasks);
+    let node = NodeMarks::start(&config, manager, &tasks);
     if let Some(node) = &node {
         node.follow(&config, &topology);
     }

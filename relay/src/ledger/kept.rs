@@ -32,9 +32,28 @@ pub struct Marks {
     pub taint: bool,
     /// A capacity above zero.
     pub capacity: bool,
+    /// The condition that another CPU manager is at work. Earlier versions knew none.
+    #[serde(default)]
+    pub conflict: bool,
 }
 
 impl Record for Marks {
     const NAME: &'static str = "node-marks";
     const MAGIC: &'static str = "cri-resmgr-node-marks";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_a_version_that_knew_no_conflict_are_read() {
+        let earlier = r#"{"label":true,"taint":false,"capacity":true}"#;
+        let marks = Marks {
+            label: true,
+            capacity: true,
+            ..Marks::default()
+        };
+        assert_eq!(serde_json::from_str::<Marks>(earlier).unwrap(), marks);
+    }
 }

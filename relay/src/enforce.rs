@@ -17,6 +17,7 @@ pub mod mount;
 pub mod reconcile;
 pub mod step;
 pub mod watch;
+pub mod weight;
 
 pub use cgroup::{Actual, Cgroups, Found};
 pub use error::EnforceError;

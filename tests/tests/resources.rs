@@ -28,12 +28,23 @@ struct Node {
     runtime: Runtime,
 }
 
-/// CPU shares and quota; both hierarchies' numbers, on the scale of the first.
+/// CPU shares (cgroup v1) or weight (v2), and quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cpu {
-    shares: i64,
+    shares: u64,
     /// -1: none.
     quota: i64,
+}
+
+impl Cpu {
+    /// Whether the kernel's numbers stand for these. Runtimes convert shares to weights in two ways.
+    fn stands_for(self, wanted: Self) -> bool {
+        let shares = match kernel::unified() {
+            true => cri_resmgr::enforce::weight::stands_for(self.shares, wanted.shares),
+            false => self.shares == wanted.shares,
+        };
+        shares && self.quota == wanted.quota
+    }
 }
 
 impl Node {
@@ -63,20 +74,19 @@ impl Node {
     /// What the kernel has.
     fn cpu(&self, id: &str) -> Cpu {
         let cpuset = kernel::cgroup(self.runtime.cgroup_parent(), id).unwrap();
-        let number = |path: &Path| -> i64 { text(path).parse().unwrap() };
         if kernel::unified() {
             let max = text(&cpuset.join("cpu.max"));
             let quota = max.split(' ').next().unwrap();
             return Cpu {
-                shares: number(&cpuset.join("cpu.weight")),
+                shares: text(&cpuset.join("cpu.weight")).parse().unwrap(),
                 quota: quota.parse().unwrap_or(-1),
             };
         }
         let below = cpuset.strip_prefix("/sys/fs/cgroup/cpuset").unwrap();
         let folder = Path::new("/sys/fs/cgroup/cpu").join(below);
         Cpu {
-            shares: number(&folder.join("cpu.shares")),
-            quota: number(&folder.join("cpu.cfs_quota_us")),
+            shares: text(&folder.join("cpu.shares")).parse().unwrap(),
+            quota: text(&folder.join("cpu.cfs_quota_us")).parse().unwrap(),
         }
     }
 
@@ -87,7 +97,7 @@ impl Node {
     /// Waits until the kernel has this.
     async fn settles(&self, id: &str, cpuset: &str, cpu: Cpu) {
         let settled = eventually(PATIENCE, async || {
-            self.cpuset(id) == cpuset && self.cpu(id) == cpu
+            self.cpuset(id) == cpuset && self.cpu(id).stands_for(cpu)
         });
         assert!(
             settled.await,
@@ -230,7 +240,7 @@ async fn an_update_changes_what_it_names_and_no_other_cpu_manager_moves_a_contai
         "exclusive: {own}"
     );
     let unlimited = Cpu {
-        shares: if kernel::unified() { 39 } else { 1024 },
+        shares: 1024,
         quota: -1,
     };
     node.settles(&id, &own, unlimited).await;
@@ -269,7 +279,7 @@ async fn an_update_changes_what_it_names_and_no_other_cpu_manager_moves_a_contai
             .await,
         1.0
     );
-    // The runtime wrote the kubelet's quota each time, as it should: that is nobody's interference.
+    // The runtime wrote the kubelet's quota each time, as it should: that is no drift.
     assert_eq!(
         node.metric(port, "cri_resmgr_enforce_drifts_total").await,
         0.0
@@ -349,7 +359,7 @@ async fn containers_without_a_request_of_their_own_hold_nothing_of_their_pod() {
         .run(&pod, &Container::sleeping("b").guaranteed(1))
         .await;
     let limited = Cpu {
-        shares: if kernel::unified() { 39 } else { 1024 },
+        shares: 1024,
         quota: 100_000,
     };
     node.settles(&first, &online, limited).await;
@@ -415,7 +425,7 @@ async fn a_container_that_runs_again_after_a_resize_is_placed_by_its_new_size() 
     node.cri.update(&id, update).await.unwrap();
     let newer = "request 1000m: from CPU shares and quota, which are newer than the 500m";
     let unlimited = Cpu {
-        shares: if kernel::unified() { 39 } else { 1024 },
+        shares: 1024,
         quota: -1,
     };
     let own = node.cpuset(&id);
@@ -521,9 +531,9 @@ async fn exclusive_and_shared_cpus_stay() {
     container.resources.cpu_quota = 250_000;
     let id = node.run(&pod, &container).await;
     let own = node.cpuset(&id);
-    // 512 shares of the shared CPUs, as a weight: 1 + (512 - 2) * 9999 / 262142.
+    // Half a CPU of the shared ones.
     let cpu = Cpu {
-        shares: 20,
+        shares: 512,
         quota: 250_000,
     };
     node.settles(&id, &own, cpu).await;

@@ -76,7 +76,7 @@ pub(crate) fn check(asked: &SetNodeConditionRequest) -> Result<(), String> {
     }
     if !kind.starts_with(PREFIX) {
         return Err(format!(
-            "type {kind} belongs to somebody else: it must begin with {PREFIX}"
+            "type {kind} belongs to another program: it must begin with {PREFIX}"
         ));
     }
     if !matches!(asked.status.as_str(), "True" | "False" | "Unknown") {
@@ -121,8 +121,8 @@ mod tests {
         let long = format!("{PREFIX}{}", "x".repeat(MAX_TYPE_BYTES));
         for (kind, words) in [
             ("", "is empty"),
-            ("Ready", "belongs to somebody else"),
-            ("criResmgrX", "belongs to somebody else"),
+            ("Ready", "belongs to another program"),
+            ("criResmgrX", "belongs to another program"),
             (OWN, "the agent's own"),
             ("CriResmgr X", "is no type"),
             ("CriResmgr/X", "is no type"),

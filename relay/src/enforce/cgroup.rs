@@ -3,7 +3,11 @@
 //! cgroup v1 wants a child's cpuset inside its parent's at every moment, so nested cgroups (a container
 //! that runs containers) shrink before and grow after their parent. cgroup v2 narrows children itself.
 
-use super::{EnforceError, Hierarchy, Place, Wanted, locate::children};
+use super::{
+    EnforceError, Hierarchy, Place, Wanted,
+    locate::children,
+    weight::{Conversion, stands_for},
+};
 use cgroups_rs::fs::{cpu::CpuController, cpuset::CpuSetController};
 use resmgr_topology::{CpuSet, NodeId};
 use std::{
@@ -42,6 +46,7 @@ pub struct Actual {
 pub struct Cgroups {
     hierarchy: Hierarchy,
     found: Mutex<BTreeMap<String, Found>>,
+    weights: Conversion,
 }
 
 impl Cgroups {
@@ -51,6 +56,7 @@ impl Cgroups {
         Self {
             hierarchy,
             found: Mutex::default(),
+            weights: Conversion::default(),
         }
     }
 
@@ -58,6 +64,17 @@ impl Cgroups {
     #[must_use]
     pub fn hierarchy(&self) -> &Hierarchy {
         &self.hierarchy
+    }
+
+    /// A container for which the runtime was asked for these shares, and whose cgroup it is writing: what it
+    /// wrote tells how it converts them.
+    pub fn learn_weights(&self, place: &Place<'_>, asked_shares: u64) {
+        if self.hierarchy.is_v2()
+            && let Ok(Found { cpu: Some(cpu), .. }) = self.locate(place)
+            && let Ok(weight) = self.cpu(&cpu).shares()
+        {
+            self.weights.learn(asked_shares, weight);
+        }
     }
 
     /// Finds a container's directories, remembering them for the next time.
@@ -251,12 +268,13 @@ impl Cgroups {
         let controller = self.cpu(directory);
         if let Some(shares) = wanted.cpu_shares.filter(|shares| *shares > 0) {
             let (file, value) = if self.hierarchy.is_v2() {
-                ("cpu.weight", weight(shares))
+                ("cpu.weight", self.weights.weight(shares))
             } else {
                 ("cpu.shares", shares)
             };
             let path = directory.join(file);
-            if controller.shares().ok() != Some(value) {
+            let same = |is: u64| is == value || (self.hierarchy.is_v2() && stands_for(is, shares));
+            if !controller.shares().is_ok_and(same) {
                 controller
                     .set_shares(value)
                     .map_err(|error| self.refused(&path, &value.to_string(), cause(&error)))?;
@@ -544,12 +562,6 @@ impl Cgroups {
             self.hierarchy.is_v2(),
         )
     }
-}
-
-/// cgroup v2's `cpu.weight` for cgroup v1's `cpu.shares`: KEP-2254, "cgroup v2", 2..262144 onto 1..10000.
-#[must_use]
-pub fn weight(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
 }
 
 fn nodes_text(nodes: &BTreeSet<NodeId>) -> String {

@@ -1,6 +1,6 @@
 //! Compares what is wanted with what the kernel says, and repairs it.
 
-use super::{Actual, Cgroups, EnforceError, Place, Wanted, cgroup::weight};
+use super::{Actual, Cgroups, EnforceError, Place, Wanted, weight::stands_for};
 use resmgr_policy::ContainerId;
 use std::fmt;
 
@@ -91,8 +91,12 @@ pub fn compare(id: &ContainerId, wanted: &Wanted, actual: &Actual, v2: bool) -> 
         wanted.cpu_shares.filter(|shares| *shares > 0),
         actual.cpu_shares,
     ) {
-        let shares = if v2 { weight(shares) } else { shares };
-        if shares != is {
+        let same = if v2 {
+            stands_for(is, shares)
+        } else {
+            shares == is
+        };
+        if !same {
             add(Field::Shares, shares.to_string(), is.to_string());
         }
     }

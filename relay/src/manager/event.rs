@@ -184,7 +184,7 @@ pub(super) enum UpdateEnd {
     Done,
     /// The runtime said no.
     Refused,
-    /// Nobody knows.
+    /// The runtime's answer is lost.
     Unknown,
 }
 

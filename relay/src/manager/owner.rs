@@ -188,6 +188,8 @@ impl Owner {
         let looks = !self.tick.is_zero();
         let mut tick = tokio::time::interval(self.tick.max(Duration::from_millis(1)));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut starting = tokio::time::interval(STARTING_LOOK);
+        starting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 event = events.recv() => match event {
@@ -203,7 +205,7 @@ impl Owner {
                         self.watcher = None;
                     }
                 },
-                () = tokio::time::sleep(STARTING_LOOK), if !self.unsettled.is_empty() => {
+                _ = starting.tick(), if !self.unsettled.is_empty() => {
                     self.settle_starting().await;
                 }
                 _ = tick.tick(), if looks => {

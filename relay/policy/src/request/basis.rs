@@ -148,7 +148,10 @@ impl Basis {
     fn own_request(&self) -> u64 {
         match self.of_pod {
             true => 0,
-            false => u64::from(self.shown.cpu_request().0),
+            false => {
+                let shown = self.shown.cpu_request();
+                u64::from(self.left.map_or(shown, |left| left.min(shown)).0)
+            }
         }
     }
 }
@@ -181,6 +184,9 @@ pub fn judge_pod(members: &mut [&mut Basis]) {
     let Some(pod) = pod else {
         return;
     };
+    if let Some(newest) = members.last_mut() {
+        newest.left = None;
+    }
     // First those whose memory limit is the pod's as well; then those with memory of their own.
     for memory_too in [true, false] {
         if excess(members, &pod) == 0 {

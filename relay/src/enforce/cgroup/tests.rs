@@ -14,11 +14,6 @@ fn pinned(list: &str) -> Wanted {
 }
 
 #[test]
-fn shares_become_weights_by_the_kubelets_formula() {
-    assert_eq!([2, 512, 1024, 262_144].map(weight), [1, 20, 39, 10_000]);
-}
-
-#[test]
 fn a_write_changes_only_what_is_wanted() {
     let tree = FakeTree::v1();
     let place = tree.container("podX", "c1", "0-3", "0");

@@ -177,8 +177,10 @@ impl Owner {
             .filter_map(|id| {
                 let entry = self.entries.get(id)?;
                 let wanted = wanted_of(entry, &shelter);
+                let unsettled = entry.stage == Stage::Created || self.unsettled.contains_key(id);
+                let shares = entry.asked.cpu_shares.filter(|_shares| unsettled);
                 (entry.stage != Stage::Reserved && !wanted.is_nothing())
-                    .then(|| (id.clone(), entry.cgroup_parent.clone(), wanted))
+                    .then(|| (id.clone(), entry.cgroup_parent.clone(), wanted, shares))
             })
             .collect();
         if work.is_empty() {
@@ -196,11 +198,14 @@ impl Owner {
         let cgroups = Arc::clone(&self.cgroups);
         let looked = tokio::task::spawn_blocking(move || {
             work.into_iter()
-                .map(|(id, parent, wanted)| {
+                .map(|(id, parent, wanted, shares)| {
                     let place = Place {
                         id: &id.0,
                         parent: &parent,
                     };
+                    if let Some(shares) = shares {
+                        cgroups.learn_weights(&place, shares);
+                    }
                     let found = cgroups.locate(&place).ok();
                     let result = reconcile::reconcile(&cgroups, &id, &place, &wanted);
                     (id, found, result)

@@ -78,7 +78,7 @@ impl Running {
 
     /// Waits until the manager has handled all it was told.
     async fn handled(&self) {
-        let id = ContainerId("nobody".into());
+        let id = ContainerId("no-such-container".into());
         let nothing = self.handle.ask(|reply| Event::Starting { id, reply }).await;
         assert_eq!(nothing, Ok(None));
     }
@@ -100,7 +100,7 @@ fn refused() -> Outcome {
     })
 }
 
-/// Any fields of an update, each set or not, as a CPU manager, a memory resize or nobody sets them.
+/// Any fields of an update, each set or not, as a CPU manager or a memory resize sets them.
 fn fields() -> impl Strategy<Value = v1::LinuxContainerResources> {
     (0_u8..8, prop::option::of(Just("5-6".to_owned()))).prop_map(|(which, cpus)| {
         v1::LinuxContainerResources {

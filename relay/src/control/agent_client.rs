@@ -79,7 +79,7 @@ pub trait Wish: Clone + fmt::Display + Send + Sync {
     /// At the first operation that fails; those before it stay.
     fn fulfil(&self, agent: &AgentClient) -> impl Future<Output = Result<bool, AgentError>> + Send;
 
-    /// Whether somebody waits for it: then it is a warning that it cannot be done.
+    /// Whether an administrator waits for it: then it is a warning that it cannot be done.
     fn matters(&self) -> bool;
 }
 

@@ -97,6 +97,8 @@ pub(super) struct Owner {
     unsettled: BTreeMap<ContainerId, Instant>,
     /// Whether requests name CPUs for containers that the policy places.
     other_cpu_manager: bool,
+    /// Containers whose creation was refused a short while ago.
+    refused: update::Refused,
     /// When containers were first known to exist, and to be gone: an older list says nothing of them.
     since: BTreeMap<ContainerId, Instant>,
     left: BTreeMap<ContainerId, Instant>,
@@ -153,6 +155,7 @@ impl Owner {
             told: BTreeMap::new(),
             unsettled: BTreeMap::new(),
             other_cpu_manager: false,
+            refused: update::Refused::default(),
             since: BTreeMap::new(),
             left: BTreeMap::new(),
             counts: Counts::default(),
@@ -263,6 +266,7 @@ impl Owner {
                     .map(|(id, _entry)| id.clone())
                     .collect();
                 self.release(&gone).await;
+                self.refused.forget(&sandbox);
             }
             Event::Update { id, update, reply } => {
                 let updated = self.update(&id, *update).await;
@@ -307,6 +311,7 @@ impl Owner {
         match self.place(&ask).await {
             Ok(growing) => {
                 self.counts.placed += 1;
+                self.refused.take(&ask.request);
                 self.generation += 1;
                 let pending = Pending {
                     before,
@@ -327,6 +332,7 @@ impl Owner {
                 let choice = self.fail.choose(&request.pod.namespace, request.qos);
                 if choice == OnFailure::Refuse && !self.restored {
                     self.counts.refused += 1;
+                    self.refused.add(&ask);
                     self.publish();
                     tracing::warn!(container = %request.name, pod = %request.pod.name,
                         namespace = %request.pod.namespace, why = %failure, "creation refused");

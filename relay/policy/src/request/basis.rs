@@ -167,7 +167,8 @@ fn near(a: MilliCpu, b: MilliCpu) -> bool {
 /// - One whose annotation has no CPU request asks for none, unless it shows less than its whole pod: then
 ///   it was given one later, by a resize.
 /// - Without an annotation, containers that live at the same time cannot ask for more than their pod. Where
-///   they seem to, those that show exactly what the kubelet fills in from the pod have nothing of their own.
+///   they seem to, those that show exactly what the kubelet fills in from the pod have nothing of their own;
+///   also when they run again beside others of their kind.
 /// - Should they still seem to, the newest gets what the others leave.
 pub fn judge_pod(members: &mut [&mut Basis]) {
     let pod = members.last().and_then(|newest| newest.pod);
@@ -187,14 +188,24 @@ pub fn judge_pod(members: &mut [&mut Basis]) {
     if let Some(newest) = members.last_mut() {
         newest.left = None;
     }
-    // First those whose memory limit is the pod's as well; then those with memory of their own.
+    let shown = members.iter().map(|member| member.shown.cpu_request());
+    if !exceeds(shown.map(|milli| u64::from(milli.0)).sum(), members, &pod) {
+        return;
+    }
+    let memory_is_the_pods =
+        |member: &Basis| member.shown.memory_limit_bytes == pod.memory_limit_bytes;
+    // First those whose memory limit is the pod's as well; then those with memory of their own, if it takes
+    // them too, or took others before.
     for memory_too in [true, false] {
-        if excess(members, &pod) == 0 {
+        let others = members
+            .iter()
+            .any(|member| member.of_pod && !memory_is_the_pods(member));
+        if !memory_too && !others && excess(members, &pod) == 0 {
             break;
         }
         for member in members.iter_mut() {
-            let memory = member.shown.memory_limit_bytes == pod.memory_limit_bytes;
-            let filled = member.cpu_is_the_pods(&pod) && (memory || !memory_too);
+            let memory = memory_is_the_pods(member) || !memory_too;
+            let filled = member.cpu_is_the_pods(&pod) && memory;
             member.of_pod |= filled && member.has_own() != Some(true);
         }
     }
@@ -207,15 +218,19 @@ pub fn judge_pod(members: &mut [&mut Basis]) {
     }
 }
 
-/// By how much the containers' own CPU requests exceed their pod's, beyond rounding.
+/// By how much the containers' own CPU requests exceed their pod's; 0 when only by rounding.
 fn excess(members: &[&mut Basis], pod: &CriResources) -> u64 {
-    let sum: u64 = members.iter().map(|member| member.own_request()).sum();
-    let whole = u64::from(pod.cpu_request().0);
-    let rounding = u64::try_from(members.len()).unwrap_or(u64::MAX);
-    match sum > whole.saturating_add(rounding) {
-        true => sum - whole,
+    let sum = members.iter().map(|member| member.own_request()).sum();
+    match exceeds(sum, members, pod) {
+        true => sum - u64::from(pod.cpu_request().0),
         false => 0,
     }
+}
+
+/// Whether a sum over the containers exceeds what their pod has, beyond rounding.
+fn exceeds(sum: u64, members: &[&mut Basis], pod: &CriResources) -> bool {
+    let rounding = u64::try_from(members.len()).unwrap_or(u64::MAX);
+    sum > u64::from(pod.cpu_request().0).saturating_add(rounding)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::*;
 use crate::manager::event::{Update, UpdateEnd, Updated};
 use resmgr_policy::{Basis, CriResources, Request};
 use resmgr_topology::CpuSet;
+use std::collections::VecDeque;
 
 /// What a new container of a pod tells of the others.
 #[derive(Debug, Default)]
@@ -13,6 +14,51 @@ pub(super) struct Judged {
     pub(super) revised: Vec<(ContainerId, Basis)>,
     /// Whether anything turned out that depends on all of them being alive still.
     pub(super) news: bool,
+}
+
+/// Containers whose creation was refused: the kubelet tries the next of the pod meanwhile, and what both show
+/// tells whether either has a request of its own.
+#[derive(Debug, Default)]
+pub(super) struct Refused(VecDeque<(Instant, Arc<str>, Arc<str>, Basis)>);
+
+impl Refused {
+    /// How many are remembered.
+    const MOST: usize = 256;
+
+    /// For how long: the kubelet tries again every five minutes at least.
+    const PATIENCE: Duration = Duration::from_secs(600);
+
+    /// Remembers one more.
+    pub(super) fn add(&mut self, ask: &Ask) {
+        self.take(&ask.request);
+        self.0.truncate(Self::MOST - 1);
+        let Request { pod, name, .. } = &ask.request;
+        let (sandbox, name) = (Arc::clone(&pod.sandbox), Arc::clone(name));
+        self.0
+            .push_front((Instant::now(), sandbox, name, ask.basis.clone()));
+    }
+
+    /// A container is no longer refused: what it shows is known as long as it lives.
+    pub(super) fn take(&mut self, request: &Request) {
+        self.0.retain(|(at, sandbox, name, _basis)| {
+            at.elapsed() < Self::PATIENCE
+                && (sandbox, name) != (&request.pod.sandbox, &request.name)
+        });
+    }
+
+    /// A pod is gone.
+    pub(super) fn forget(&mut self, sandbox: &str) {
+        self.0.retain(|(_at, refused, ..)| **refused != *sandbox);
+    }
+
+    /// Name and basis of those of one pod.
+    fn of<'a>(&'a self, pod: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a Basis)> {
+        let recent = self
+            .0
+            .iter()
+            .filter(move |(at, sandbox, ..)| **sandbox == *pod && at.elapsed() < Self::PATIENCE);
+        recent.map(|(_at, _sandbox, name, basis)| (name, basis))
+    }
 }
 
 impl Owner {
@@ -55,6 +101,7 @@ impl Owner {
             };
             if let Err(error) = self.execute(&plan.before, true).await {
                 (self.state, self.entries) = before;
+                self.export_all();
                 return Err(Denied {
                     code: 13, // INTERNAL
                     message: format!("cri-resmgr cannot make room: {error}"),
@@ -168,11 +215,19 @@ impl Owner {
         let mut others: Vec<_> = others
             .map(|(id, entry)| (id, &entry.basis, entry.basis.clone()))
             .collect();
-        if pod.is_empty() || others.is_empty() {
+        let lives = |name: &Arc<str>| {
+            let mut others = self.entries.values();
+            others.any(|entry| entry.request.pod.sandbox == *pod && entry.request.name == *name)
+        };
+        let refused = self.refused.of(pod);
+        let refused = refused.filter(|(name, _basis)| **name != ask.request.name && !lives(name));
+        let mut refused: Vec<_> = refused.map(|(_name, basis)| basis.clone()).collect();
+        if pod.is_empty() || (others.is_empty() && refused.is_empty()) {
             return Judged::default();
         }
         let before = ask.basis.clone();
         let known = others.iter_mut().map(|(_id, _before, basis)| basis);
+        let known = refused.iter_mut().chain(known);
         let mut members: Vec<_> = known.chain([&mut ask.basis]).collect();
         resmgr_policy::judge_pod(&mut members);
         let revised = others.into_iter().filter_map(|(id, before, basis)| {

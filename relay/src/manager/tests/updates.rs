@@ -251,6 +251,30 @@ async fn containers_that_show_their_whole_pod_hold_none_of_it() {
 }
 
 #[tokio::test]
+async fn a_pod_without_requests_runs_also_where_no_cpu_is_free_for_it() {
+    let node = Node::new();
+    let relay = node.start().await;
+    let other = request("other", whole(7), None);
+    relay.creates(&node, "other", &other).await;
+    let request = |name| {
+        let mut request = request(name, whole(2), Some(whole(2)));
+        request.pod_sandbox_id = "second".into();
+        request
+    };
+    // It cannot be told from one that asks for its whole pod, until the kubelet tries the next one.
+    let before = relay.call("CreateContainer", &request("a")).await;
+    assert!(matches!(before, Before::Refuse(_)), "{before:?}");
+    for id in ["b", "a"] {
+        relay.creates(&node, id, &request(id)).await;
+        assert_eq!(
+            relay.entry(id).request.requirements.cpu_request.0,
+            0,
+            "{id}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_init_container_that_has_ended_does_not_count_against_the_next() {
     let node = Node::new();
     let relay = node.start_looking_every(Duration::from_secs(3600)).await;
@@ -264,6 +288,27 @@ async fn an_init_container_that_has_ended_does_not_count_against_the_next() {
         .await;
     assert_eq!(relay.entry("main").request.requirements.cpu_request.0, 2000);
     assert!(relay.handle.snapshot().find("init").is_none());
+}
+
+#[tokio::test]
+async fn an_init_container_that_was_refused_at_first_does_not_count_against_the_next() {
+    let node = Node::new();
+    let relay = node.start_looking_every(Duration::from_secs(3600)).await;
+    let other = request("other", whole(7), None);
+    relay.creates(&node, "other", &other).await;
+    let request = |name| {
+        let mut request = request(name, whole(2), Some(whole(2)));
+        request.pod_sandbox_id = "second".into();
+        request
+    };
+    let before = relay.call("CreateContainer", &request("init")).await;
+    assert!(matches!(before, Before::Refuse(_)), "{before:?}");
+    node.runtime.containers.lock().unwrap().clear(); // the other one ends
+    relay.creates(&node, "init", &request("init")).await;
+    node.runtime.containers.lock().unwrap().clear();
+    relay.creates(&node, "main", &request("main")).await;
+    let requirements = &relay.entry("main").request.requirements;
+    assert_eq!(requirements.cpu_request.0, 2000);
 }
 
 #[tokio::test]

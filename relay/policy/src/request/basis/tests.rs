@@ -98,6 +98,20 @@ fn containers_that_show_their_whole_pod_at_the_same_time_ask_for_nothing() {
 }
 
 #[test]
+fn a_container_that_runs_again_beside_others_without_a_request_has_none_either() {
+    let pod = Some(whole(1000));
+    for memory in [MEMORY, 7] {
+        let mut container = basis(whole(1000), pod, None);
+        container.shown.memory_limit_bytes = memory;
+        let mut members = [container.clone(), container.clone()];
+        judge_pod(&mut members.iter_mut().collect::<Vec<_>>());
+        let [_ended, other] = members;
+        let again = judged(vec![other, container]);
+        assert_eq!(again, [(0, Source::Pod), (0, Source::Pod)], "{memory}");
+    }
+}
+
+#[test]
 fn a_request_of_its_own_is_kept_beside_containers_without() {
     let pod = Some(CriResources {
         memory_limit_bytes: 2 * MEMORY,
@@ -112,7 +126,13 @@ fn a_request_of_its_own_is_kept_beside_containers_without() {
         pod,
         None,
     );
-    for members in [vec![own.clone(), none.clone()], vec![none, own]] {
+    let mut known = none.clone();
+    known.of_pod = true;
+    for members in [
+        vec![own.clone(), none.clone()],
+        vec![none, own.clone()],
+        vec![known, own],
+    ] {
         let mut asked: Vec<_> = judged(members)
             .into_iter()
             .map(|(milli, _)| milli)

@@ -3,11 +3,7 @@
 //! cgroup v1 wants a child's cpuset inside its parent's at every moment, so nested cgroups (a container
 //! that runs containers) shrink before and grow after their parent. cgroup v2 narrows children itself.
 
-use super::{
-    EnforceError, Hierarchy, Place, Wanted,
-    locate::children,
-    weight::{Conversion, stands_for},
-};
+use super::{EnforceError, Hierarchy, Place, Wanted, locate::children, weight::Conversion};
 use cgroups_rs::fs::{cpu::CpuController, cpuset::CpuSetController};
 use resmgr_topology::{CpuSet, NodeId};
 use std::{
@@ -66,14 +62,23 @@ impl Cgroups {
         &self.hierarchy
     }
 
+    /// Whether `is` is what `shares` are in this hierarchy: the same number (v1), their weight (v2).
+    #[must_use]
+    pub fn are_shares(&self, is: u64, shares: u64) -> bool {
+        match self.hierarchy.is_v2() {
+            true => self.weights.stands_for(is, shares),
+            false => is == shares,
+        }
+    }
+
     /// A container for which the runtime was asked for these shares, and whose cgroup it is writing: what it
     /// wrote tells how it converts them.
-    pub fn learn_weights(&self, place: &Place<'_>, asked_shares: u64) {
+    pub fn learn_weights(&self, place: &Place<'_>, asked: u64, wanted: u64) {
         if self.hierarchy.is_v2()
             && let Ok(Found { cpu: Some(cpu), .. }) = self.locate(place)
             && let Ok(weight) = self.cpu(&cpu).shares()
         {
-            self.weights.learn(asked_shares, weight);
+            self.weights.learn(asked, wanted, weight);
         }
     }
 
@@ -273,7 +278,7 @@ impl Cgroups {
                 ("cpu.shares", shares)
             };
             let path = directory.join(file);
-            let same = |is: u64| is == value || (self.hierarchy.is_v2() && stands_for(is, shares));
+            let same = |is| self.are_shares(is, shares);
             if !controller.shares().is_ok_and(same) {
                 controller
                     .set_shares(value)

@@ -1,6 +1,6 @@
 //! Compares what is wanted with what the kernel says, and repairs it.
 
-use super::{Actual, Cgroups, EnforceError, Place, Wanted, weight::stands_for};
+use super::{Actual, Cgroups, EnforceError, Place, Wanted};
 use resmgr_policy::ContainerId;
 use std::fmt;
 
@@ -56,7 +56,12 @@ impl fmt::Display for Drift {
 
 /// What differs. Only what is wanted is compared.
 #[must_use]
-pub fn compare(id: &ContainerId, wanted: &Wanted, actual: &Actual, v2: bool) -> Vec<Drift> {
+pub fn compare(
+    cgroups: &Cgroups,
+    id: &ContainerId,
+    wanted: &Wanted,
+    actual: &Actual,
+) -> Vec<Drift> {
     let mut drifts = Vec::new();
     let mut add = |field, wanted: String, found: String| {
         drifts.push(Drift {
@@ -90,15 +95,9 @@ pub fn compare(id: &ContainerId, wanted: &Wanted, actual: &Actual, v2: bool) -> 
     if let (Some(shares), Some(is)) = (
         wanted.cpu_shares.filter(|shares| *shares > 0),
         actual.cpu_shares,
-    ) {
-        let same = if v2 {
-            stands_for(is, shares)
-        } else {
-            shares == is
-        };
-        if !same {
-            add(Field::Shares, shares.to_string(), is.to_string());
-        }
+    ) && !cgroups.are_shares(is, shares)
+    {
+        add(Field::Shares, shares.to_string(), is.to_string());
     }
     if let (Some(quota), Some(is)) = (
         wanted.cpu_quota.filter(|quota| *quota != 0),
@@ -127,7 +126,7 @@ pub fn reconcile(
     }
     let actual = cgroups.read(place)?;
     let v2 = cgroups.hierarchy().is_v2();
-    let mut drifts = compare(id, wanted, &actual, v2);
+    let mut drifts = compare(cgroups, id, wanted, &actual);
     let of_cpus = |drift: &Drift| matches!(drift.field, Field::Cpus | Field::EffectiveCpus);
     if drifts.iter().any(of_cpus)
         && let Some(part) = cgroups.online_part(&wanted.cpus)
@@ -210,6 +209,29 @@ mod tests {
             assert_eq!(drifts.len(), 1, "{files:?}");
             assert_eq!(drifts[0].found, "1");
         }
+    }
+
+    #[test]
+    fn the_weight_of_other_shares_is_drift_once_the_runtimes_conversion_is_known() {
+        let tree = FakeTree::v2();
+        let place = tree.container("podX", "c1", "0-3", "0");
+        let weight = tree
+            .cgroups
+            .locate(&place)
+            .unwrap()
+            .cpuset
+            .join("cpu.weight");
+        let half = Wanted {
+            cpu_shares: Some(512),
+            ..Wanted::default()
+        };
+        // An older runc for a request of one and a half CPUs; a newer one writes 59 for half a CPU.
+        std::fs::write(&weight, "59").unwrap();
+        tree.cgroups.learn_weights(&place, 1536, 512);
+        let id = ContainerId("c1".into());
+        let drifts = reconcile(&tree.cgroups, &id, &place, &half).unwrap();
+        assert_eq!(drifts.len(), 1);
+        assert_eq!(std::fs::read_to_string(&weight).unwrap(), "20");
     }
 
     #[test]

@@ -3,41 +3,62 @@
 //! Runtimes convert in one of two ways, and the weights of one pod's containers are worth comparing only
 //! when all are converted alike: what the runtime wrote for shares that are known tells its way.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-/// The kernel's weight of a cgroup that nobody has written: it tells nothing.
+/// The kernel's weight of a cgroup that nothing has written: it tells nothing.
 const DEFAULT: u64 = 100;
 
-/// How the runtime of this machine converts. Linear until something else is seen.
-#[derive(Debug, Default)]
-pub struct Conversion {
-    quadratic: AtomicBool,
+/// One of the two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Curve {
+    Linear,
+    Quadratic,
 }
+
+/// How the runtime of this machine converts, as far as it is known.
+#[derive(Debug, Default)]
+pub struct Conversion(Mutex<Option<Curve>>);
 
 impl Conversion {
-    /// The weight that the runtime would write.
+    fn known(&self) -> Option<Curve> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The weight that the runtime would write; by a line as long as its way is not known.
     #[must_use]
     pub fn weight(&self, shares: u64) -> u64 {
-        if self.quadratic.load(Ordering::Relaxed) {
-            quadratic(shares)
-        } else {
-            linear(shares)
+        match self.known() {
+            Some(Curve::Quadratic) => quadratic(shares),
+            Some(Curve::Linear) | None => linear(shares),
         }
     }
 
-    /// Learns from what the runtime wrote for these shares.
-    pub fn learn(&self, shares: u64, weight: u64) {
-        if weight != DEFAULT && linear(shares) != quadratic(shares) {
-            if weight == linear(shares) {
-                self.quadratic.store(false, Ordering::Relaxed);
-            } else if weight == quadratic(shares) {
-                self.quadratic.store(true, Ordering::Relaxed);
-            }
+    /// Whether a weight stands for these shares: by the runtime's way, or by either as long as that is not
+    /// known. One weight may stand for different shares by different ways: 59 for 1536 and for 512.
+    #[must_use]
+    pub fn stands_for(&self, weight: u64, shares: u64) -> bool {
+        match self.known() {
+            Some(_) => weight == self.weight(shares),
+            None => stands_for(weight, shares),
         }
+    }
+
+    /// Learns from a weight in the cgroup of a container for which the runtime was asked for `asked` shares,
+    /// and the policy wants `wanted`: unless it may be the policy's, the runtime has written it.
+    pub fn learn(&self, asked: u64, wanted: u64, weight: u64) {
+        if weight == DEFAULT || weight == self.weight(wanted) || linear(asked) == quadratic(asked) {
+            return;
+        }
+        let curve = match weight {
+            weight if weight == linear(asked) => Curve::Linear,
+            weight if weight == quadratic(asked) => Curve::Quadratic,
+            _ => return,
+        };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(curve);
     }
 }
 
-/// Whether a weight stands for these shares, whoever converted them.
+/// Whether a weight stands for these shares by either way.
 #[must_use]
 pub fn stands_for(weight: u64, shares: u64) -> bool {
     weight == linear(shares) || weight == quadratic(shares)
@@ -100,15 +121,36 @@ mod tests {
     fn what_the_runtime_wrote_tells_how_it_converts() {
         let conversion = Conversion::default();
         assert_eq!(conversion.weight(512), 20);
-        // Nobody has written this one; it might stand for 1024 as well.
-        conversion.learn(1024, 100);
+        // Nothing has written this one; it might stand for 1024 as well.
+        conversion.learn(1024, 512, 100);
         assert_eq!(conversion.weight(512), 20);
-        conversion.learn(2560, quadratic(2560));
+        assert!(conversion.stands_for(59, 512) && conversion.stands_for(20, 512));
+        conversion.learn(2560, 512, quadratic(2560));
         assert_eq!(conversion.weight(512), 59);
+        assert!(conversion.stands_for(59, 512) && !conversion.stands_for(20, 512));
         // Some other weight tells nothing; that of an older runtime does.
-        conversion.learn(2560, 7);
+        conversion.learn(2560, 512, 7);
         assert_eq!(conversion.weight(512), 59);
-        conversion.learn(2560, linear(2560));
+        conversion.learn(2560, 512, linear(2560));
         assert_eq!(conversion.weight(512), 20);
+    }
+
+    #[test]
+    fn a_weight_that_both_ways_give_for_different_shares_is_told_apart() {
+        // One and a half CPUs: 1536 shares are asked for, 512 of the shared CPUs are wanted.
+        assert_eq!((linear(1536), quadratic(512)), (59, 59));
+        let conversion = Conversion::default();
+        conversion.learn(1536, 512, linear(1536));
+        assert!(
+            !conversion.stands_for(linear(1536), 512),
+            "the runtime's is left in place"
+        );
+        assert_eq!(conversion.weight(512), 20);
+
+        let conversion = Conversion::default();
+        conversion.learn(1536, 512, quadratic(1536));
+        assert_eq!(conversion.weight(512), 59);
+        conversion.learn(1536, 512, 59); // the policy's own
+        assert_eq!(conversion.weight(512), 59);
     }
 }

@@ -178,7 +178,8 @@ impl Owner {
                 let entry = self.entries.get(id)?;
                 let wanted = wanted_of(entry, &shelter);
                 let unsettled = entry.stage == Stage::Created || self.unsettled.contains_key(id);
-                let shares = entry.asked.cpu_shares.filter(|_shares| unsettled);
+                let shares = entry.asked.cpu_shares.zip(wanted.cpu_shares);
+                let shares = shares.filter(|_shares| unsettled);
                 (entry.stage != Stage::Reserved && !wanted.is_nothing())
                     .then(|| (id.clone(), entry.cgroup_parent.clone(), wanted, shares))
             })
@@ -203,8 +204,8 @@ impl Owner {
                         id: &id.0,
                         parent: &parent,
                     };
-                    if let Some(shares) = shares {
-                        cgroups.learn_weights(&place, shares);
+                    if let Some((asked, wanted)) = shares {
+                        cgroups.learn_weights(&place, asked, wanted);
                     }
                     let found = cgroups.locate(&place).ok();
                     let result = reconcile::reconcile(&cgroups, &id, &place, &wanted);

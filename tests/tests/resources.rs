@@ -364,7 +364,8 @@ async fn containers_without_a_request_of_their_own_hold_nothing_of_their_pod() {
     };
     node.settles(&first, &online, limited).await;
     node.settles(&second, &online, limited).await;
-    for name in ["a", "b"] {
+    // By pod and name: a short name may begin some container's id.
+    for name in ["level/a", "level/b"] {
         let why = node.relay.ask(&["explain", name]).unwrap();
         assert!(why.contains("none of its own"), "{why}");
     }
@@ -409,7 +410,7 @@ async fn a_container_that_runs_again_after_a_resize_is_placed_by_its_new_size() 
     half.resources.cpu_quota = 50_000;
     let id = node.run(&pod, &half).await;
     assert_eq!(node.cpuset(&id), online);
-    let why = node.relay.ask(&["explain", "db"]).unwrap();
+    let why = node.relay.ask(&["explain", "db/db"]).unwrap();
     assert!(
         why.contains("request 500m: from the pod annotation"),
         "{why}"
@@ -433,13 +434,18 @@ async fn a_container_that_runs_again_after_a_resize_is_placed_by_its_new_size() 
     node.settles(&id, &own, unlimited).await;
     // Who waits until the status says what the spec says does not wait for ever.
     assert_eq!(node.recorded(&id).await["cpu"]["quota"], 100_000);
-    assert!(node.relay.ask(&["explain", "db"]).unwrap().contains(newer));
+    assert!(
+        node.relay
+            .ask(&["explain", "db/db"])
+            .unwrap()
+            .contains(newer)
+    );
 
     node.cri.stop(&id).await.unwrap();
     node.cri.remove(&id).await.unwrap();
     let id = node.run(&pod, &resized).await;
     node.settles(&id, &own, unlimited).await;
-    let why = node.relay.ask(&["explain", "db"]).unwrap();
+    let why = node.relay.ask(&["explain", "db/db"]).unwrap();
     assert!(why.contains(newer), "{why}");
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The same through the runtime's UpdateContainerResources is measured by the end-to-end tests.
 
-use cri_resmgr::enforce::{Cgroups, Hierarchy, Place, Wanted};
+use cri_resmgr::enforce::{CgroupSettings, Cgroups, Hierarchy, Place};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::{fs, path::Path};
 
@@ -40,9 +40,9 @@ fn repin(criterion: &mut Criterion) {
         cpu: None,
     });
     if made {
-        let wanted = ["0", "1"].map(|list| Wanted {
+        let wanted = ["0", "1"].map(|list| CgroupSettings {
             cpus: list.parse().unwrap_or_default(),
-            ..Wanted::default()
+            ..CgroupSettings::default()
         });
         let mut round = 0;
         criterion.bench_function("re-pin 500 containers, read back", |bencher| {

@@ -1,6 +1,6 @@
 //! Writes cpusets, reads them back, repairs drift. The only module that writes under the cgroup mount.
 //!
-//! It decides nothing: it is handed [`Wanted`] values and makes the kernel agree with them.
+//! It decides nothing: it is handed [`CgroupSettings`] values and makes the kernel agree with them.
 //!
 //! ```text
 //! before, after ──plan──▶ [Shrink…] [Move…] │ create in the runtime │ [Grow…]
@@ -24,7 +24,7 @@ pub use error::EnforceError;
 pub use locate::Place;
 pub use mount::Hierarchy;
 pub use reconcile::{Drift, Field};
-pub use step::{Phase, Plan, Step, Wanted, plan};
+pub use step::{CgroupSettings, Phase, Plan, SettingsChange, Step, plan};
 
 #[cfg(test)]
 pub(crate) mod test_support;

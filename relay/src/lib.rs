@@ -15,6 +15,7 @@ pub mod fuzz;
 #[cfg(test)]
 mod golden;
 pub mod inspect;
+pub mod intercept;
 pub mod ledger;
 pub mod log;
 pub mod manager;

@@ -1,60 +1,77 @@
 //! The one task that owns the placement state.
 //!
 //! ```text
-//!  hooks ──reserve──▶ mailbox ──▶ Owner: decide, check, apply, shrink others ──▶ Ticket
-//!    │                                │ hands the book to the ledger's writer
+//!  intercept ──reserve──▶ mailbox ──▶ Owner: decide, check, publish, shrink others ──▶ Ticket
+//!    │                                   │ hands the containers to the ledger's writer
 //!    ├── waits until the ledger is on disk, then the runtime sees the request
 //!    └── commit / abort / unknown ──▶ Owner: grow others │ take back │ ask the runtime
-//!  poller ──list, endings──▶ Owner: adopt, release      inotify, tick ──▶ Owner: reconcile
+//!  poller ──list, exit events──▶ Owner: adopt, release      inotify, tick ──▶ Owner: reconcile
 //! ```
 //!
-//! Decisions are serialised; calls of the runtime never happen in the owner. Wiring:
-//! [`Manager::spawn`] (or [`Manager::new`] and [`Manager::run`] under the daemon's own task tracker).
+//! Decisions are serialised; calls of the runtime never happen in the owner. What is decided on is pure
+//! ([`containers`], `reservations`, `freshness`); what is written is written by `enact`. Nothing here speaks
+//! CRI: `crate::intercept` does. Wiring: [`Manager::new`], and [`Manager::run`] under the daemon's own task
+//! tracker.
 
+mod adopt;
+mod answer;
+mod book;
+mod clock;
+mod containers;
 mod decide;
+mod enact;
 mod event;
-mod export;
-mod hooks;
-mod mark;
+mod feedback;
+mod freshness;
+mod handle;
 mod moves;
 mod owner;
 mod poll;
+mod rebalance;
+mod refused;
+mod replace_all;
+mod reservations;
+mod resize;
+mod resource_files;
 mod restore;
 mod runtime;
 mod snapshot;
-mod sync;
 mod ticket;
-mod wire;
+mod update;
 
 #[cfg(test)]
 mod tests;
 
-pub use event::{Ask, Denied, Move, NotTaken, Outlook, Reserved};
-pub use hooks::Hooks;
+pub use answer::{
+    ContainerSpec, CpuChange, Denied, DenyKind, PlanPreview, ReconfigureError, Reserved,
+    ResourceUpdate, RestoreReport,
+};
+pub use book::{Book, Ledger};
+pub use containers::{ContainerRecord, ContainerRef, Containers, MAX_HISTORY, Note, Stage};
+pub use handle::{Ended, ManagerHandle};
 pub use moves::{MoveCounts, MoveSum};
-pub use restore::{Report, learn, restore};
-pub use runtime::{Listed, Listing, NoEndings, Runtime, RuntimeError, Stage};
-pub use snapshot::{Counts, Snapshot};
-pub use sync::RuntimeView;
+pub use resize::Resize;
+pub use restore::{learn, restore};
+pub use runtime::{ExitEventsUnavailable, Listed, Listing, Runtime, RuntimeError};
+pub use snapshot::{Counts, FindError, Snapshot};
 pub use ticket::Ticket;
 
 use crate::{
-    config::{FailPolicies, OnFailure, ResourcesFile},
-    cri::intercept::Interceptor,
+    config::{FailPolicies, ResourcesFile},
     enforce::Cgroups,
-    ledger::{Durable, Ledger, Loaded, Note, Writer},
+    ledger::{Loaded, Writer},
 };
-use event::{Event, Round};
-use export::Exports;
+use event::Event;
 use owner::Owner;
-use resmgr_policy::{ContainerId, Measured, Policy};
+use resmgr_policy::Policy;
 use resmgr_topology::Topology;
+use resource_files::ResourceFiles;
 use std::{
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, RwLock},
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// All a manager is made of.
@@ -68,7 +85,7 @@ pub struct Config {
     pub cgroups: Arc<Cgroups>,
     /// Where the state is kept.
     pub ledger: Ledger,
-    /// Whom to ask what runs.
+    /// The container runtime: it knows what runs.
     pub runtime: Arc<dyn Runtime>,
     /// What happens to a container the policy does not place.
     pub fail: FailPolicies,
@@ -93,32 +110,15 @@ pub struct Config {
 pub struct Manager {
     owner: Owner,
     events: mpsc::Receiver<Event>,
-    writer: Writer,
+    writer: Writer<Book>,
     poller: poll::Poller,
 }
-
-/// Talks to a running manager. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct ManagerHandle {
-    events: mpsc::Sender<Event>,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    durable: Durable,
-    poll: Arc<tokio::sync::Notify>,
-    runtime: Arc<dyn Runtime>,
-    fail: Arc<RwLock<Arc<FailPolicies>>>,
-    stop: CancellationToken,
-}
-
-/// The manager has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the manager has ended")]
-pub struct Ended;
 
 impl Manager {
     /// Builds a manager from what an earlier run left; nothing is written or asked yet.
     #[must_use]
-    pub fn new(config: Config, stop: CancellationToken) -> (Self, ManagerHandle, Arc<Hooks>) {
-        let Loaded { book, problems } = config.ledger.load();
+    pub fn new(config: Config, stop: CancellationToken) -> (Self, ManagerHandle) {
+        let Loaded { value, problems } = config.ledger.load();
         for problem in &problems {
             tracing::warn!(%problem, "the saved placement state is unusable; learning it from the runtime");
         }
@@ -128,7 +128,7 @@ impl Manager {
             config.policy.name(),
             Arc::clone(&config.topology),
         )));
-        let poll = Arc::new(tokio::sync::Notify::new());
+        let poll = Arc::new(Notify::new());
         let handle = ManagerHandle {
             events: sender,
             snapshots,
@@ -150,12 +150,9 @@ impl Manager {
             vanished,
             handle: handle.clone(),
         };
-        let export = config.export.map(|base| {
-            Arc::new(Exports::new(
-                base,
-                config.topology.isolated,
-                config.resources_file,
-            ))
+        let files = config.export.map(|base| {
+            let isolated = config.topology.isolated;
+            ResourceFiles::new(base, isolated, config.resources_file)
         });
         let owner = Owner::new(
             owner::Parts {
@@ -169,35 +166,29 @@ impl Manager {
                 snapshots: snapshot_out,
                 poll: Arc::clone(&handle.poll),
                 vanishing,
-                export: export.clone(),
+                files,
             },
-            book.unwrap_or_default(),
+            value.unwrap_or_default(),
             config.reset_policy,
         );
-        let hooks = Arc::new(Hooks::new(handle.clone(), export));
         let manager = Self {
             owner,
             events,
             writer,
             poller,
         };
-        (manager, handle, hooks)
+        (manager, handle)
     }
 
     /// What another policy would change for what an earlier run left in the ledger; nothing is written.
     ///
     /// # Errors
     /// Why it would not be taken over.
-    pub async fn outlook(&mut self, policy: Arc<dyn Policy>) -> Result<Outlook, NotTaken> {
+    pub async fn preview(
+        &mut self,
+        policy: Arc<dyn Policy>,
+    ) -> Result<PlanPreview, ReconfigureError> {
         self.owner.reconfigure(policy, true).await
-    }
-
-    /// Builds a manager and runs it on the current Tokio runtime.
-    #[must_use]
-    pub fn spawn(config: Config) -> (ManagerHandle, Arc<dyn Interceptor>) {
-        let (manager, handle, hooks) = Self::new(config, CancellationToken::new());
-        drop(tokio::spawn(manager.run()));
-        (handle, hooks)
     }
 
     /// Runs until [`ManagerHandle::shutdown`] or the token given to [`Manager::new`]; the ledger is
@@ -223,181 +214,5 @@ impl Manager {
             () = writer => {}
             _saved_or_not = tokio::time::timeout(Duration::from_secs(2), durable.flushed()) => {}
         }
-    }
-}
-
-impl ManagerHandle {
-    /// What is placed where, as of the last change.
-    #[must_use]
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshots.borrow().clone()
-    }
-
-    /// Snapshots as they come.
-    #[must_use]
-    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.snapshots.clone()
-    }
-
-    /// The decisions about a container (by id, a unique prefix of it, or its name), the latest last.
-    #[must_use]
-    pub fn explain(&self, container: &str) -> Option<Vec<Note>> {
-        let snapshot = self.snapshot();
-        snapshot.find(container).map(|entry| entry.history.clone())
-    }
-
-    /// Waits until the runtime has been asked once what runs, and all of it is placed.
-    ///
-    /// # Errors
-    /// When the manager ends before.
-    pub async fn synced(&self) -> Result<(), Ended> {
-        let mut snapshots = self.snapshots.clone();
-        snapshots
-            .wait_for(|snapshot| snapshot.synced)
-            .await
-            .map(|_snapshot| ())
-            .map_err(|_closed| Ended)
-    }
-
-    /// Replaces the policy (or its configuration) and re-places all, or changes nothing. Containers that
-    /// run unplaced already do not stand in the way.
-    ///
-    /// # Errors
-    /// Why not: every container without a place, and the reason.
-    pub async fn reconfigure(&self, policy: Arc<dyn Policy>) -> Result<Outlook, NotTaken> {
-        self.switch(policy, false).await
-    }
-
-    /// What [`ManagerHandle::reconfigure`] would do now; nothing changes.
-    ///
-    /// # Errors
-    /// Why it would not be taken over.
-    pub async fn outlook(&self, policy: Arc<dyn Policy>) -> Result<Outlook, NotTaken> {
-        self.switch(policy, true).await
-    }
-
-    async fn switch(&self, policy: Arc<dyn Policy>, dry: bool) -> Result<Outlook, NotTaken> {
-        self.ask(|reply| Event::Reconfigure { policy, dry, reply })
-            .await
-            .map_err(|Ended| NotTaken::Ended)?
-    }
-
-    /// From now on: what happens to a container the policy does not place, and how long the policy may
-    /// think.
-    pub async fn set_limits(&self, fail: FailPolicies, timeout: Duration) {
-        let shared = Arc::new(fail.clone());
-        *self.fail.write().unwrap_or_else(PoisonError::into_inner) = shared;
-        self.tell(Event::Limits { fail, timeout }).await;
-    }
-
-    /// CPUs came or went: re-places what is no longer legal.
-    ///
-    /// # Errors
-    /// Why not, for people. The new topology is kept all the same: it is the truth.
-    pub async fn set_topology(&self, topology: Arc<Topology>) -> Result<(), String> {
-        self.ask(|reply| Event::Topology { topology, reply })
-            .await
-            .map_err(|ended| ended.to_string())?
-    }
-
-    /// Hands over what the scheduler did.
-    pub async fn set_measured(&self, measured: Arc<Measured>) {
-        // A manager that has ended needs no measurements.
-        drop(self.events.send(Event::Measured(measured)).await);
-    }
-
-    /// Gives every container back to the runtime's own last request, and places none from now on.
-    ///
-    /// # Errors
-    /// When the manager has ended.
-    pub async fn restore(&self) -> Result<Report, Ended> {
-        self.ask(|reply| Event::Restore { reply }).await
-    }
-
-    /// Ends the manager: containers stay where they are.
-    pub fn shutdown(&self) {
-        self.stop.cancel();
-    }
-
-    /// Places a container that is about to be created. Returns when the placement is on disk and the
-    /// others have made room.
-    ///
-    /// # Errors
-    /// [`Denied`] when it must not be created.
-    pub async fn reserve(&self, ask: Ask) -> Result<Ticket, Denied> {
-        let permit = self
-            .events
-            .clone()
-            .reserve_owned()
-            .await
-            .map_err(|_closed| Denied::ended())?;
-        let mut ticket = Ticket::new(ask.request.id.clone(), permit);
-        let fail = Arc::clone(&self.fail.read().unwrap_or_else(PoisonError::into_inner));
-        let choice = fail.choose(&ask.request.pod.namespace, ask.request.qos);
-        let mut reserved = self.try_reserve(&ask, Round::First).await?;
-        if reserved.is_none() {
-            // What the policy counts may have ended a moment ago: a kubelet creates the next container as
-            // soon as it has seen the one before exit, and does not always ask us for a list in between.
-            self.look().await;
-            reserved = self.try_reserve(&ask, Round::Last).await?;
-        }
-        let reserved = reserved.ok_or_else(Denied::ended)?;
-        let generation = reserved.generation;
-        ticket.hold(reserved);
-        match self.durable.wait(generation).await {
-            Ok(()) => Ok(ticket),
-            Err(problem) if choice == OnFailure::Pass => {
-                tracing::error!(
-                    problem,
-                    "created although its placement could not be saved, as the fail policy says"
-                );
-                Ok(ticket)
-            }
-            Err(problem) => {
-                ticket.abort();
-                Err(Denied::unsaved(&problem))
-            }
-        }
-    }
-
-    async fn try_reserve(&self, ask: &Ask, round: Round) -> Result<Option<Reserved>, Denied> {
-        self.ask(|reply| Event::Reserve {
-            ask: Box::new(ask.clone()),
-            round,
-            reply,
-        })
-        .await
-        .map_err(|_ended| Denied::ended())?
-    }
-
-    /// Has the runtime say what runs, and the owner release what does not.
-    async fn look(&self) {
-        match self.runtime.list().await {
-            Ok(listing) => {
-                let unknown = Vec::new();
-                self.tell(Event::Listed { listing, unknown }).await;
-            }
-            Err(error) => tracing::debug!(%error, "refused on what is known"),
-        }
-    }
-
-    async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Ended> {
-        let (reply, answer) = oneshot::channel();
-        self.events
-            .send(event(reply))
-            .await
-            .map_err(|_closed| Ended)?;
-        answer.await.map_err(|_dropped| Ended)
-    }
-
-    async fn tell(&self, event: Event) {
-        // A manager that has ended learns the rest from the runtime when it starts again.
-        drop(self.events.send(event).await);
-    }
-
-    fn knows(&self, id: &str) -> bool {
-        self.snapshot()
-            .entries
-            .contains_key(&ContainerId(id.into()))
     }
 }

@@ -160,7 +160,7 @@ async fn containers_that_die_while_they_are_pinned_anew_disturb_nobody() {
         node.settles(&stays, &all).await;
     }
     let log = node.relay.log();
-    for wrong in ["could not be written", "does not have the wanted placement"] {
+    for wrong in ["cgroup not written", "does not have the wanted placement"] {
         assert!(!log.contains(wrong), "{log}");
     }
 }
@@ -206,11 +206,7 @@ async fn a_full_disk_refuses_or_passes_as_said_and_loses_nothing() {
     node.settles(&system, &rest).await;
     node.settles(&other, &rest).await;
     node.settles(&mine, &own).await;
-    assert!(
-        node.relay
-            .log()
-            .contains("its placement could not be saved")
-    );
+    assert!(node.relay.log().contains("its placement is not saved"));
     // Whoever ends, ends.
     node.cri.stop(&mine).await.unwrap();
     node.cri.remove(&mine).await.unwrap();

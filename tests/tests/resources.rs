@@ -550,5 +550,5 @@ async fn exclusive_and_shared_cpus_stay() {
         assert_eq!(recorded["cpu"]["shares"], 2560, "{update:?}");
         assert_eq!(recorded["cpu"]["quota"], 250_000, "{update:?}");
     }
-    assert_eq!(node.log_lines("behind our back"), 0, "{}", node.relay.log());
+    assert_eq!(node.log_lines("drift repaired"), 0, "{}", node.relay.log());
 }

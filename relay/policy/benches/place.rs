@@ -5,7 +5,7 @@
 //! Everything is measured, as on a node with telemetry, and ids are as random as the runtime's. A decision
 //! is timed with its own end: what it allocated is freed again. The manager does more for each placement,
 //! which is timed apart as `taken over`: it applies the decision to a copy of the state and checks every
-//! promise there, then applies it to the state, which a copy is kept of in case the creation fails.
+//! promise there; the copy becomes the state, and what was before is kept in case the creation fails.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -197,9 +197,7 @@ fn measure(
         let mut after = node.state.clone();
         after.apply(&decision);
         assert!(check(topology, &after, &policy.rules(topology)).is_empty());
-        drop(after);
-        let before = node.state.clone();
-        node.state.apply(&decision);
+        let before = std::mem::replace(&mut node.state, after);
         taken_over.push(since(start));
         drop(before);
     }

@@ -17,7 +17,7 @@ use crate::{
         client,
         view::{ExplainView, StateView},
     },
-    ledger::Ledger,
+    manager::Ledger,
 };
 use anyhow::Context;
 use resmgr_topology::Topology;

@@ -18,7 +18,7 @@ use crate::{
     control::{self, Applied, ConfigServer, Pushed, Refused},
     dump::Dumper,
     log,
-    manager::{ManagerHandle, Outlook},
+    manager::{ManagerHandle, PlanPreview},
 };
 use resmgr_policy::Policy;
 use resmgr_topology::Topology;
@@ -166,7 +166,7 @@ impl Changeable {
     async fn outlook(&self, source: &str, config: &Config) -> Result<Vec<String>, Refused> {
         let mut notes = vec![format!("with policy {}", config.policy.name)];
         if let Some((manager, policy)) = self.policy(source, config)? {
-            let outlook = manager.outlook(policy).await;
+            let outlook = manager.preview(policy).await;
             let outlook = outlook.map_err(|why| refused(source, config, why.to_string()))?;
             notes.extend(lines(&outlook));
         }
@@ -219,9 +219,9 @@ impl Changeable {
 }
 
 /// An outlook for people.
-pub(super) fn lines(outlook: &Outlook) -> Vec<String> {
-    let moves = outlook.moves.iter().map(ToString::to_string);
-    std::iter::once(outlook.to_string()).chain(moves).collect()
+pub(super) fn lines(preview: &PlanPreview) -> Vec<String> {
+    let moves = preview.moves.iter().map(ToString::to_string);
+    std::iter::once(preview.to_string()).chain(moves).collect()
 }
 
 fn refused(source: &str, config: &Config, message: String) -> Refused {

@@ -46,7 +46,7 @@ pub fn adopt(options: Config, topology: &Topology) -> AtStart {
         let problem = anyhow::Error::new(problem);
         tracing::warn!("the configuration pushed last is unusable: {problem:#}");
     }
-    let Some(kept) = loaded.book else {
+    let Some(kept) = loaded.value else {
         return start;
     };
     let document = Document {

@@ -7,8 +7,8 @@ use crate::{
     dump::Measurements,
     enforce::{Cgroups, Hierarchy, Place},
     inspect::top::{Look, Named, TopView},
-    ledger::Stage,
-    manager::{ManagerHandle, Runtime, RuntimeView},
+    intercept::RuntimeView,
+    manager::{ManagerHandle, Runtime, Stage},
     record::Recorder,
     telemetry::{Cost, Telemetry, TelemetryOptions, Totals},
 };
@@ -64,18 +64,18 @@ impl Source {
         match self {
             Self::Manager(manager) => {
                 let snapshot = manager.snapshot();
-                let entries = snapshot.entries.iter();
-                entries
-                    .filter(|(_, entry)| entry.stage == Stage::Running)
-                    .map(|(id, entry)| {
-                        let placement = entry.placement.clone().unwrap_or_default();
+                let containers = snapshot.containers.iter();
+                containers
+                    .filter(|container| container.stage() == Stage::Running)
+                    .map(|container| {
+                        let placement = container.placement.cloned().unwrap_or_default();
                         let followed = Followed {
-                            parent: entry.cgroup_parent.clone(),
-                            named: named(&entry.request),
+                            parent: container.record.cgroup_parent.clone(),
+                            named: named(container.request),
                             cpus: *placement.cpus,
                             exclusive: *placement.exclusive,
                         };
-                        (id.clone(), followed)
+                        (container.id.clone(), followed)
                     })
                     .collect()
             }

@@ -45,7 +45,7 @@ pub(super) async fn dump(
 /// Moves that are new or have come to an end since the last look. Snapshots may be missed, moves are not:
 /// the state remembers many.
 fn news(snapshot: &Snapshot, known: &mut Known) -> Vec<Moved> {
-    let history = &snapshot.state.rebalance.history;
+    let history = &snapshot.containers.state().rebalance.history;
     let now: Known = history
         .iter()
         .map(|moved| ((moved.at, moved.id.clone()), moved.outcome))
@@ -58,12 +58,13 @@ fn news(snapshot: &Snapshot, known: &mut Known) -> Vec<Moved> {
 }
 
 fn record(snapshot: &Snapshot, moved: &Moved) -> Value {
-    let entry = |id: &ContainerId| snapshot.entries.get(id);
+    let container = |id: &ContainerId| snapshot.containers.get(id);
     let parts: Vec<Value> = moved
         .parts
         .iter()
         .map(|part| {
-            let request = entry(&part.id).map(|entry| &entry.request);
+            let placed = container(&part.id);
+            let request = placed.map(|placed| placed.request);
             json!({
                 "container_id": part.id,
                 "namespace": request.map(|request| &*request.pod.namespace),
@@ -72,13 +73,13 @@ fn record(snapshot: &Snapshot, moved: &Moved) -> Value {
                 "what": part.what.to_string(),
                 "from": part.from.as_ref().map(ToString::to_string),
                 "to": part.to.as_ref().map(ToString::to_string),
-                "cpus": entry(&part.id)
-                    .and_then(|entry| entry.placement.as_ref())
+                "cpus": placed
+                    .and_then(|placed| placed.placement)
                     .map(|placement| placement.cpus.to_string()),
             })
         })
         .collect();
-    let why = entry(&moved.id).and_then(|entry| entry.history.last());
+    let why = container(&moved.id).and_then(|container| container.record.history.last());
     json!({
         "outcome": moved.outcome.word(),
         "reason": moved.reason,

@@ -212,7 +212,7 @@ fn remembered(directory: &Path) -> Marks {
         let problem = anyhow::Error::new(problem);
         tracing::warn!("what the Node was marked with is not known: {problem:#}");
     }
-    loaded.book.unwrap_or_default()
+    loaded.value.unwrap_or_default()
 }
 
 fn remember(directory: &Path, marks: Marks) {

@@ -6,8 +6,8 @@ use crate::{
     cri::{client::RuntimeClient, intercept::Interceptor, observe::Observer},
     discover::hotplug::Hotplug,
     enforce::{Cgroups, Hierarchy},
-    ledger::{Book, Ledger},
-    manager::{self, Manager, ManagerHandle, NotTaken, Outlook, RuntimeView},
+    intercept::{Hooks, RuntimeView},
+    manager::{self, Book, Ledger, Manager, ManagerHandle, PlanPreview, ReconfigureError},
     metrics::{placement::PlacementMetrics, registry::Metrics},
 };
 use anyhow::Context;
@@ -45,7 +45,7 @@ pub fn start(
 ) -> Result<Placement, Failed> {
     let parts = parts(config, topology, observers)?;
     let cgroups = Arc::clone(&parts.cgroups);
-    let (manager, handle, hooks) = Manager::new(parts, CancellationToken::new());
+    let (manager, handle) = Manager::new(parts, CancellationToken::new());
     tasks.spawn("manager", {
         let asked_to_stop = tasks.stop().clone();
         async move {
@@ -63,9 +63,9 @@ pub fn start(
         registry.register_collector(Box::new(PlacementMetrics::new(handle.snapshots())));
     });
     Ok(Placement {
+        hooks: Arc::new(Hooks::new(handle.clone())),
         manager: handle,
         cgroups,
-        hooks,
     })
 }
 
@@ -112,11 +112,11 @@ pub async fn outlook(
     config: &Config,
     wanted: &Config,
     topology: &Arc<Topology>,
-) -> Result<Result<Outlook, NotTaken>, Failed> {
+) -> Result<Result<PlanPreview, ReconfigureError>, Failed> {
     let wanted = policy(wanted, topology)?;
     let parts = parts(config, topology, &[])?;
-    let (mut manager, _handle, _hooks) = Manager::new(parts, CancellationToken::new());
-    Ok(manager.outlook(wanted.into()).await)
+    let (mut manager, _handle) = Manager::new(parts, CancellationToken::new());
+    Ok(manager.preview(wanted.into()).await)
 }
 
 impl Placement {
@@ -272,7 +272,7 @@ pub fn restore(config: &Config) -> Result<String, Failed> {
     for problem in loaded.problems {
         text += &format!("{:#}\n", anyhow::Error::from(problem));
     }
-    let book = match loaded.book {
+    let book = match loaded.value {
         Some(book) => book,
         None => {
             let from = format!(
@@ -292,7 +292,7 @@ pub fn restore(config: &Config) -> Result<String, Failed> {
     };
     let hierarchy = Hierarchy::detect(Some(&config.enforce.cgroup_mount))
         .context("cannot find the containers' cgroups")?;
-    let report = manager::restore(&book, &Cgroups::new(hierarchy));
+    let report = manager::restore(&book.containers, &Cgroups::new(hierarchy));
     text += &format!(
         "{} containers have the CPUs the runtime asked for; {} have ended\n",
         report.restored.len(),

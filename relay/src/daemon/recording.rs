@@ -3,8 +3,7 @@
 use super::tasks::Tasks;
 use crate::{
     config::Config,
-    ledger::Stage,
-    manager::{ManagerHandle, Snapshot},
+    manager::{ManagerHandle, Snapshot, Stage},
     record::Recorder,
 };
 use resmgr_topology::Topology;
@@ -59,10 +58,11 @@ pub fn start(
 }
 
 fn tell(recorder: &Recorder, snapshot: &Snapshot) {
-    let entries = snapshot.entries.iter();
-    let reserved = entries
-        .filter(|(_, entry)| entry.stage == Stage::Reserved)
-        .map(|(id, _)| id.clone())
+    let reserved = snapshot
+        .containers
+        .iter()
+        .filter(|container| container.stage() == Stage::Reserved)
+        .map(|container| container.id.clone())
         .collect();
-    recorder.placed(&snapshot.state, &snapshot.topology, reserved);
+    recorder.placed(snapshot.containers.state(), &snapshot.topology, reserved);
 }

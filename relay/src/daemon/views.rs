@@ -7,8 +7,7 @@ use crate::{
         top::TopView,
         view::{ContainerView, DecisionView, ExplainView, PoolView, StateView},
     },
-    ledger::Entry,
-    manager::{ManagerHandle, Snapshot},
+    manager::{ContainerRef, ManagerHandle, Snapshot},
 };
 use resmgr_topology::{CpuSet, Topology};
 use std::{collections::BTreeMap, sync::Arc};
@@ -37,41 +36,37 @@ impl LiveViews {
     }
 }
 
-fn container(id: &str, entry: &Entry) -> ContainerView {
-    let placement = entry.placement.clone().unwrap_or_default();
+fn container(container: ContainerRef<'_>) -> ContainerView {
+    let placement = container.placement.cloned().unwrap_or_default();
     let mems: Vec<String> = placement
         .mems
         .iter()
         .flat_map(|mems| mems.iter())
         .map(ToString::to_string)
         .collect();
+    let request = container.request;
+    let why = container.unplaced.map(|why| why.to_string());
     ContainerView {
-        id: id.to_owned(),
-        namespace: entry.request.pod.namespace.to_string(),
-        pod: entry.request.pod.name.to_string(),
-        container: entry.request.name.to_string(),
-        qos: format!("{:?}", entry.request.qos),
-        request_mcpu: entry.request.requirements.cpu_request.0,
-        request_source: entry.request.requirements.source.to_string(),
+        id: container.id.to_string(),
+        namespace: request.pod.namespace.to_string(),
+        pod: request.pod.name.to_string(),
+        container: request.name.to_string(),
+        qos: format!("{:?}", request.qos),
+        request_mcpu: request.requirements.cpu_request.0,
+        request_source: request.requirements.source.to_string(),
         exclusive: placement.exclusive.to_string(),
         pool: placement.pool.as_deref().unwrap_or_default().to_owned(),
         cpus: placement.cpus.to_string(),
         mems: mems.join(","),
-        unplaced: entry.placement.is_none().then(|| {
-            entry
-                .unplaced
-                .clone()
-                .unwrap_or_else(|| "the policy did not place it".to_owned())
-        }),
+        unplaced: container
+            .placement
+            .is_none()
+            .then(|| why.unwrap_or_else(|| "the policy did not place it".to_owned())),
     }
 }
 
 fn state(snapshot: &Snapshot) -> StateView {
-    let mut containers: Vec<_> = snapshot
-        .entries
-        .iter()
-        .map(|(id, entry)| container(&id.0, entry))
-        .collect();
+    let mut containers: Vec<_> = snapshot.containers.iter().map(container).collect();
     containers.sort_by(|a, b| {
         (&a.namespace, &a.pod, &a.container, &a.id).cmp(&(
             &b.namespace,
@@ -81,10 +76,11 @@ fn state(snapshot: &Snapshot) -> StateView {
         ))
     });
     let mut pools: BTreeMap<String, (CpuSet, usize)> = BTreeMap::new();
-    for entry in snapshot.entries.values() {
-        let Some(placement) = &entry.placement else {
-            continue;
-        };
+    for placement in snapshot
+        .containers
+        .iter()
+        .filter_map(|container| container.placement)
+    {
         if let Some(pool) = &placement.pool {
             let (cpus, members) = pools.entry(pool.to_string()).or_default();
             // An stp pool's exclusive lists are the pool's; elsewhere a pool is what is shared.
@@ -96,14 +92,12 @@ fn state(snapshot: &Snapshot) -> StateView {
             *members += 1;
         }
     }
-    let holders = snapshot
-        .state
-        .containers
-        .values()
-        .filter(|one| !one.placement.exclusive.is_empty());
+    let placed = snapshot.containers.state();
+    let holders = placed.containers.values();
+    let holders = holders.filter(|holder| !holder.placement.exclusive.is_empty());
     pools.insert(
         "(exclusive)".to_owned(),
-        (snapshot.state.exclusive(), holders.count()),
+        (placed.exclusive(), holders.count()),
     );
     StateView {
         policy: snapshot.policy.to_owned(),
@@ -138,26 +132,12 @@ impl Views for LiveViews {
             .as_ref()
             .ok_or("policy null places nothing, so there is nothing to explain")?;
         let snapshot = manager.snapshot();
-        let named = |entry: &Entry| {
-            let request = &entry.request;
-            let short = format!("{}/{}", request.pod.name, request.name);
-            wanted == short || wanted == format!("{}/{short}", request.pod.namespace)
-        };
-        let mut found = snapshot.entries.iter().filter(|(id, entry)| {
-            id.0.starts_with(wanted) || named(entry) || *entry.request.name == *wanted
-        });
-        let (id, entry) = found
-            .next()
-            .ok_or_else(|| format!("no container is called {wanted:?}"))?;
-        if let Some((other, _)) = found.next() {
-            return Err(format!(
-                "{wanted:?} is both {id} and {other}; name it by its id"
-            ));
-        }
+        let found = snapshot.find(wanted).map_err(|error| error.to_string())?;
         Ok(ExplainView {
-            container: container(&id.0, entry),
+            container: container(found),
             measurements: self.measure.condition().to_string(),
-            decisions: entry
+            decisions: found
+                .record
                 .history
                 .iter()
                 .map(|note| DecisionView {

@@ -3,14 +3,14 @@
 //! cgroup v1 wants a child's cpuset inside its parent's at every moment, so nested cgroups (a container
 //! that runs containers) shrink before and grow after their parent. cgroup v2 narrows children itself.
 
-use super::{EnforceError, Hierarchy, Place, Wanted, locate::children, weight::Conversion};
+use super::{CgroupSettings, EnforceError, Hierarchy, Place, locate::children, weight::Conversion};
 use cgroups_rs::fs::{cpu::CpuController, cpuset::CpuSetController};
 use resmgr_topology::{CpuSet, NodeId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Directories of one container.
@@ -180,7 +180,7 @@ impl Cgroups {
     ///
     /// # Errors
     /// When the cgroup is absent, the kernel refuses a value, or it says something else afterwards.
-    pub fn write(&self, place: &Place<'_>, wanted: &Wanted) -> Result<(), EnforceError> {
+    pub fn write(&self, place: &Place<'_>, wanted: &CgroupSettings) -> Result<(), EnforceError> {
         let found = self.locate(place)?;
         // A container that moves to another node needs the node's memory before its CPUs, or after: the
         // kernel checks neither against the other, so the order is free.
@@ -201,9 +201,9 @@ impl Cgroups {
     pub fn change(
         &self,
         place: &Place<'_>,
-        from: &Wanted,
-        to: &Wanted,
-        asked: &Wanted,
+        from: &CgroupSettings,
+        to: &CgroupSettings,
+        asked: &CgroupSettings,
     ) -> Result<(), EnforceError> {
         let found = self.locate(place)?;
         let mut wanted = to.clone();
@@ -218,9 +218,9 @@ impl Cgroups {
         }
         if wanted.mems.is_none() && from.mems.is_some() {
             wanted.mems.clone_from(&asked.mems);
-            if wanted.mems.as_ref().is_none_or(BTreeSet::is_empty) {
+            if wanted.mems.as_ref().is_none_or(|mems| mems.is_empty()) {
                 self.inherit(&found.cpuset, "cpuset.mems", |path| {
-                    wanted.mems = Some(read_nodes(path)?);
+                    wanted.mems = Some(read_nodes(path)?.into());
                     Ok(())
                 })?;
             }
@@ -238,14 +238,14 @@ impl Cgroups {
     ///
     /// # Errors
     /// As [`Cgroups::write`].
-    pub fn restore(&self, place: &Place<'_>, asked: &Wanted) -> Result<(), EnforceError> {
-        let all = Wanted {
+    pub fn restore(&self, place: &Place<'_>, asked: &CgroupSettings) -> Result<(), EnforceError> {
+        let all = CgroupSettings {
             cpus: CpuSet::from_iter([resmgr_topology::CpuId(0)]),
-            mems: Some(BTreeSet::new()),
+            mems: Some(Arc::default()),
             cpu_shares: Some(0),
             cpu_quota: Some(0),
         };
-        self.change(place, &all, &Wanted::default(), asked)
+        self.change(place, &all, &CgroupSettings::default(), asked)
     }
 
     /// v1: hands the parent's file to `copy`. v2: empties the file, which means the same.
@@ -266,7 +266,7 @@ impl Cgroups {
         }
     }
 
-    fn write_cpu(&self, found: &Found, wanted: &Wanted) -> Result<(), EnforceError> {
+    fn write_cpu(&self, found: &Found, wanted: &CgroupSettings) -> Result<(), EnforceError> {
         let Some(directory) = &found.cpu else {
             return Ok(());
         };

@@ -1,6 +1,6 @@
 //! Compares what is wanted with what the kernel says, and repairs it.
 
-use super::{Actual, Cgroups, EnforceError, Place, Wanted};
+use super::{Actual, CgroupSettings, Cgroups, EnforceError, Place};
 use resmgr_policy::ContainerId;
 use std::fmt;
 
@@ -59,7 +59,7 @@ impl fmt::Display for Drift {
 pub fn compare(
     cgroups: &Cgroups,
     id: &ContainerId,
-    wanted: &Wanted,
+    wanted: &CgroupSettings,
     actual: &Actual,
 ) -> Vec<Drift> {
     let mut drifts = Vec::new();
@@ -84,7 +84,7 @@ pub fn compare(
         }
     }
     if let Some(mems) = wanted.mems.as_ref().filter(|mems| !mems.is_empty())
-        && *mems != actual.mems
+        && **mems != actual.mems
     {
         let list = |nodes: &std::collections::BTreeSet<resmgr_topology::NodeId>| {
             let words: Vec<_> = nodes.iter().map(ToString::to_string).collect();
@@ -119,7 +119,7 @@ pub fn reconcile(
     cgroups: &Cgroups,
     id: &ContainerId,
     place: &Place<'_>,
-    wanted: &Wanted,
+    wanted: &CgroupSettings,
 ) -> Result<Vec<Drift>, EnforceError> {
     if wanted.is_nothing() {
         return Ok(Vec::new());
@@ -147,11 +147,11 @@ mod tests {
     use super::*;
     use crate::enforce::test_support::{FakeTree, KernelCpuset};
 
-    fn wanted(cpus: &str) -> Wanted {
-        Wanted {
+    fn wanted(cpus: &str) -> CgroupSettings {
+        CgroupSettings {
             cpus: cpus.parse().unwrap(),
             cpu_quota: Some(-1),
-            ..Wanted::default()
+            ..CgroupSettings::default()
         }
     }
 
@@ -192,9 +192,9 @@ mod tests {
             (FakeTree::v2(), &["cpuset.cpus.effective"][..]),
         ] {
             let place = tree.container("podX", "c1", "2-3", "0");
-            let wanted = Wanted {
+            let wanted = CgroupSettings {
                 cpus: "2-3".parse().unwrap(),
-                ..Wanted::default()
+                ..CgroupSettings::default()
             };
             offline(&tree, files);
             assert_eq!(
@@ -221,9 +221,9 @@ mod tests {
             .unwrap()
             .cpuset
             .join("cpu.weight");
-        let half = Wanted {
+        let half = CgroupSettings {
             cpu_shares: Some(512),
-            ..Wanted::default()
+            ..CgroupSettings::default()
         };
         // An older runc for a request of one and a half CPUs; a newer one writes 59 for half a CPU.
         std::fs::write(&weight, "59").unwrap();
@@ -240,7 +240,7 @@ mod tests {
         let place = tree.container("podX", "c1", "0-3", "0");
         let id = ContainerId("c1".into());
         assert_eq!(
-            reconcile(&tree.cgroups, &id, &place, &Wanted::default()).unwrap(),
+            reconcile(&tree.cgroups, &id, &place, &CgroupSettings::default()).unwrap(),
             []
         );
     }
@@ -252,9 +252,9 @@ mod tests {
         };
         let place = kernel.container("c1");
         let id = ContainerId("c1".into());
-        let wanted = Wanted {
+        let wanted = CgroupSettings {
             cpus: "1".parse().unwrap(),
-            ..Wanted::default()
+            ..CgroupSettings::default()
         };
         assert_eq!(
             reconcile(&kernel.cgroups, &id, &place, &wanted)

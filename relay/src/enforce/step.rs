@@ -3,26 +3,26 @@
 use resmgr_policy::{ContainerId, Placement, Quota};
 use resmgr_topology::{CpuSet, NodeId};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeSet, sync::Arc};
 
-/// What the kernel shall say about one container. What is empty or `None` is left as the runtime set it.
+/// Settings of a container's cgroup. What is empty or `None` is left as the runtime set it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct CgroupSettings {
     /// `cpuset.cpus`; empty: not pinned by us.
     pub cpus: CpuSet,
     /// `cpuset.mems`.
-    pub mems: Option<BTreeSet<NodeId>>,
+    pub mems: Option<Arc<BTreeSet<NodeId>>>,
     /// `cpu.shares`, on the scale of cgroup v1.
     pub cpu_shares: Option<u64>,
     /// CFS quota in µs per period; -1 is none.
     pub cpu_quota: Option<i64>,
 }
 
-impl From<&Placement> for Wanted {
+impl From<&Placement> for CgroupSettings {
     fn from(placement: &Placement) -> Self {
         Self {
             cpus: *placement.cpus,
-            mems: placement.mems.as_deref().cloned(),
+            mems: placement.mems.clone(),
             cpu_shares: placement.cpu_shares,
             cpu_quota: match placement.quota {
                 Quota::Keep => None,
@@ -32,7 +32,7 @@ impl From<&Placement> for Wanted {
     }
 }
 
-impl Wanted {
+impl CgroupSettings {
     /// The cpuset alone: what the runtime is told. Shares and quota are written into the cgroup.
     #[must_use]
     pub fn cpuset(&self) -> Self {
@@ -57,21 +57,21 @@ pub enum Phase {
     Shrink,
     /// Leaves all its CPUs for others: once those are free.
     Move,
-    /// Gains CPUs: when whoever had them has left, and the new container exists.
+    /// Gains CPUs: when the container that had them has left, and the new container exists.
     Grow,
 }
 
 /// One container's move from one placement to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Whose.
+    /// The container.
     pub id: ContainerId,
     /// When.
     pub phase: Phase,
     /// What to write.
-    pub to: Wanted,
+    pub to: CgroupSettings,
     /// What undoes it.
-    pub undo: Wanted,
+    pub undo: CgroupSettings,
 }
 
 /// All steps around one creation, in order.
@@ -83,22 +83,32 @@ pub struct Plan {
     pub after: Vec<Step>,
 }
 
-/// Orders the writes that lead from `before` to `after`, both by container and only of those that
-/// change. Containers only in one of the two are not written: the runtime creates and ends them.
+/// What one container has, and what it shall have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsChange {
+    /// The container.
+    pub id: ContainerId,
+    /// What the kernel says of it now.
+    pub from: CgroupSettings,
+    /// What it shall say.
+    pub to: CgroupSettings,
+}
+
+/// Orders the writes that carry out `changes`. Containers that come or go are not among them: the runtime
+/// creates and ends them.
 ///
 /// A container that both loses and gains CPUs shrinks to what it keeps first and grows last; one that
-/// keeps nothing moves in between, as soon as nobody else is left on its new CPUs (in a ring of such
-/// moves somebody has to go first: the one with the lowest id).
+/// keeps nothing moves in between, as soon as no other container is left on its new CPUs (in a ring of such
+/// moves the first of them goes first).
 #[must_use]
-pub fn plan(before: &BTreeMap<ContainerId, Wanted>, after: &BTreeMap<ContainerId, Wanted>) -> Plan {
+pub fn plan(changes: impl IntoIterator<Item = SettingsChange>) -> Plan {
     let mut plan = Plan::default();
     let mut moves = Vec::new();
-    for (id, to) in after {
-        let Some(from) = before.get(id) else { continue };
+    for SettingsChange { id, from, to } in changes {
         if from == to {
             continue;
         }
-        let step = |phase, to: &Wanted, undo: &Wanted| Step {
+        let step = |phase, to: &CgroupSettings, undo: &CgroupSettings| Step {
             id: id.clone(),
             phase,
             to: to.clone(),
@@ -106,18 +116,18 @@ pub fn plan(before: &BTreeMap<ContainerId, Wanted>, after: &BTreeMap<ContainerId
         };
         let kept = from.cpus.intersection(&to.cpus);
         if to.cpus.is_empty() || (from.cpus.is_subset(&to.cpus) && !from.cpus.is_empty()) {
-            plan.after.push(step(Phase::Grow, to, from));
+            plan.after.push(step(Phase::Grow, &to, &from));
         } else if to.cpus.is_subset(&from.cpus) || from.cpus.is_empty() {
-            plan.before.push(step(Phase::Shrink, to, from));
+            plan.before.push(step(Phase::Shrink, &to, &from));
         } else if kept.is_empty() {
-            moves.push(step(Phase::Move, to, from));
+            moves.push(step(Phase::Move, &to, &from));
         } else {
-            let middle = Wanted {
+            let middle = CgroupSettings {
                 cpus: kept,
                 ..from.clone()
             };
-            plan.before.push(step(Phase::Shrink, &middle, from));
-            plan.after.push(step(Phase::Grow, to, &middle));
+            plan.before.push(step(Phase::Shrink, &middle, &from));
+            plan.after.push(step(Phase::Grow, &to, &middle));
         }
     }
     while !moves.is_empty() {
@@ -135,18 +145,33 @@ pub fn plan(before: &BTreeMap<ContainerId, Wanted>, after: &BTreeMap<ContainerId
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
-    fn map(entries: &[(&str, &str)]) -> BTreeMap<ContainerId, Wanted> {
+    fn map(entries: &[(&str, &str)]) -> BTreeMap<ContainerId, CgroupSettings> {
         entries
             .iter()
             .map(|(id, cpus)| {
-                let wanted = Wanted {
+                let settings = CgroupSettings {
                     cpus: cpus.parse().unwrap(),
-                    ..Wanted::default()
+                    ..CgroupSettings::default()
                 };
-                (ContainerId((*id).into()), wanted)
+                (ContainerId((*id).into()), settings)
             })
             .collect()
+    }
+
+    /// The changes that lead from one state of things to another.
+    fn plan(
+        before: &BTreeMap<ContainerId, CgroupSettings>,
+        after: &BTreeMap<ContainerId, CgroupSettings>,
+    ) -> Plan {
+        super::plan(after.iter().filter_map(|(id, to)| {
+            Some(SettingsChange {
+                id: id.clone(),
+                from: before.get(id)?.clone(),
+                to: to.clone(),
+            })
+        }))
     }
 
     fn words(steps: &[Step]) -> Vec<String> {

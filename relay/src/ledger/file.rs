@@ -74,8 +74,8 @@ pub enum LedgerError {
 /// What was found on disk.
 #[derive(Debug)]
 pub struct Loaded<R> {
-    /// What was remembered; `None` for a fresh start.
-    pub book: Option<R>,
+    /// What was stored last; `None` for a fresh start.
+    pub value: Option<R>,
     /// Why a file was not used. To be logged; nothing is refused.
     pub problems: Vec<LedgerError>,
 }
@@ -124,14 +124,14 @@ impl<R: Record> StateFile<R> {
     #[must_use]
     pub fn load(&self) -> Loaded<R> {
         let mut loaded = Loaded {
-            book: None,
+            value: None,
             problems: Vec::new(),
         };
         for path in [self.path(), self.beside("previous")] {
             match read(&path) {
-                Ok(book) => {
-                    loaded.book = book;
-                    if loaded.book.is_some() {
+                Ok(value) => {
+                    loaded.value = value;
+                    if loaded.value.is_some() {
                         break;
                     }
                 }
@@ -251,44 +251,47 @@ fn read<R: Record>(path: &Path) -> Result<Option<R>, LedgerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Book, Ledger};
+    use crate::ledger::LastGood;
+
     use std::os::unix::fs::PermissionsExt;
 
-    fn book(policy: &str) -> Book {
-        Book {
-            policy: policy.into(),
-            ..Book::default()
+    type File = StateFile<LastGood>;
+
+    fn value(source: &str) -> LastGood {
+        LastGood {
+            source: source.into(),
+            ..LastGood::default()
         }
     }
 
     #[test]
     fn what_was_stored_is_loaded_and_private() {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(&directory.path().join("state")).unwrap();
-        assert!(ledger.load().book.is_none());
+        let file = File::open(&directory.path().join("state")).unwrap();
+        assert!(file.load().value.is_none());
         for policy in ["static", "stp", "none"] {
-            ledger.store(&book(policy)).unwrap();
-            assert_eq!(ledger.load().book, Some(book(policy)));
+            file.store(&value(policy)).unwrap();
+            assert_eq!(file.load().value, Some(value(policy)));
         }
-        assert_eq!(read(&ledger.beside("previous")).unwrap(), Some(book("stp")));
+        assert_eq!(read(&file.beside("previous")).unwrap(), Some(value("stp")));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&ledger.path()), 0o600);
+        assert_eq!(mode(&file.path()), 0o600);
         assert_eq!(mode(&directory.path().join("state")), 0o700);
-        ledger.forget().unwrap();
-        assert!(ledger.load().book.is_none());
+        file.forget().unwrap();
+        assert!(file.load().value.is_none());
     }
 
     #[test]
     fn a_file_torn_at_any_byte_gives_the_one_before_and_a_warning() {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(directory.path()).unwrap();
-        ledger.store(&book("old")).unwrap();
-        ledger.store(&book("new")).unwrap();
-        let whole = fs::read(ledger.path()).unwrap();
+        let file = File::open(directory.path()).unwrap();
+        file.store(&value("old")).unwrap();
+        file.store(&value("new")).unwrap();
+        let whole = fs::read(file.path()).unwrap();
         for length in 0..whole.len() {
-            fs::write(ledger.path(), whole.get(..length).unwrap()).unwrap();
-            let loaded = ledger.load();
-            assert_eq!(loaded.book, Some(book("old")), "torn at {length}");
+            fs::write(file.path(), whole.get(..length).unwrap()).unwrap();
+            let loaded = file.load();
+            assert_eq!(loaded.value, Some(value("old")), "torn at {length}");
             assert_eq!(loaded.problems.len(), 1);
         }
     }
@@ -296,15 +299,15 @@ mod tests {
     #[test]
     fn foreign_and_newer_files_are_told_apart() {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(directory.path()).unwrap();
-        fs::write(ledger.path(), "{\"Version\":\"1\"}").unwrap();
+        let file = File::open(directory.path()).unwrap();
+        fs::write(file.path(), "{\"Version\":\"1\"}").unwrap();
         assert!(matches!(
-            ledger.load().problems.as_slice(),
+            file.load().problems.as_slice(),
             [LedgerError::Foreign { .. }]
         ));
-        fs::write(ledger.path(), "cri-resmgr-ledger 2 abc\n{}").unwrap();
+        fs::write(file.path(), "cri-resmgr-configuration 2 abc\n{}").unwrap();
         assert!(matches!(
-            ledger.load().problems.as_slice(),
+            file.load().problems.as_slice(),
             [LedgerError::Version { .. }]
         ));
     }
@@ -317,10 +320,10 @@ mod tests {
             return;
         }
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(directory.path()).unwrap();
-        ledger.store(&book("old")).unwrap();
-        std::os::unix::fs::symlink(full, directory.path().join("ledger.new")).unwrap();
-        let error = ledger.store(&book("new")).unwrap_err();
+        let file = File::open(directory.path()).unwrap();
+        file.store(&value("old")).unwrap();
+        std::os::unix::fs::symlink(full, directory.path().join("configuration.new")).unwrap();
+        let error = file.store(&value("new")).unwrap_err();
         assert!(
             matches!(
                 error,
@@ -331,6 +334,6 @@ mod tests {
             ),
             "{error}"
         );
-        assert_eq!(ledger.load().book, Some(book("old")));
+        assert_eq!(file.load().value, Some(value("old")));
     }
 }

@@ -1,6 +1,6 @@
 //! What else is kept: the configuration pushed last, and what the Node was marked with.
 
-use super::Record;
+use super::file::Record;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

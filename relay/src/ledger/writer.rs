@@ -1,6 +1,6 @@
-//! Writes the latest book whenever it changed: many changes, one fsync.
+//! Writes the latest value of a record whenever it has changed: many changes, one fsync.
 
-use super::{Book, Ledger};
+use super::file::{LedgerError, Record, StateFile};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
@@ -22,33 +22,33 @@ pub struct Health {
     pub failures: u64,
 }
 
-/// The end that hands books over and waits for them to be safe.
-#[derive(Clone, Debug)]
-pub struct Durable {
-    books: watch::Sender<(u64, Arc<Book>)>,
+/// The end that hands values over and waits until they are safe.
+#[derive(Debug)]
+pub struct Durable<R> {
+    values: watch::Sender<(u64, Arc<R>)>,
     health: watch::Receiver<Health>,
 }
 
 /// The end that writes.
 #[derive(Debug)]
-pub struct Writer {
-    ledger: Arc<Ledger>,
-    books: watch::Receiver<(u64, Arc<Book>)>,
+pub struct Writer<R> {
+    file: Arc<StateFile<R>>,
+    values: watch::Receiver<(u64, Arc<R>)>,
     health: watch::Sender<Health>,
 }
 
-impl Writer {
+impl<R: Record + Default + Send + Sync + 'static> Writer<R> {
     /// A writer and its handle.
     #[must_use]
-    pub fn new(ledger: Ledger) -> (Self, Durable) {
-        let (books, books_in) = watch::channel(Default::default());
+    pub fn new(file: StateFile<R>) -> (Self, Durable<R>) {
+        let (values, values_in) = watch::channel(Default::default());
         let (health_out, health) = watch::channel(Health::default());
         let writer = Self {
-            ledger: Arc::new(ledger),
-            books: books_in,
+            file: Arc::new(file),
+            values: values_in,
             health: health_out,
         };
-        (writer, Durable { books, health })
+        (writer, Durable { values, health })
     }
 
     /// Writes until every handle is dropped; what was handed over last is written first. What could not
@@ -57,19 +57,19 @@ impl Writer {
         let mut health = Health::default();
         loop {
             let lost = tokio::select! {
-                changed = self.books.changed() => changed.is_err(),
+                changed = self.values.changed() => changed.is_err(),
                 // The disk may have room again, and nothing else may ever change.
                 () = tokio::time::sleep(RETRY), if health.problem.is_some() => false,
             };
             if lost {
                 return;
             }
-            let (generation, book) = self.books.borrow_and_update().clone();
-            let ledger = Arc::clone(&self.ledger);
-            let stored = tokio::task::spawn_blocking(move || ledger.store(&book)).await;
+            let (generation, value) = self.values.borrow_and_update().clone();
+            let file = Arc::clone(&self.file);
+            let stored = tokio::task::spawn_blocking(move || file.store(&value)).await;
             let problem = match stored {
                 Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(super::file_problem(&error)),
+                Ok(Err(error)) => Some(one_line(&error)),
                 Err(panic) => Some(panic.to_string()),
             };
             health.tried = generation;
@@ -95,10 +95,19 @@ impl Writer {
     }
 }
 
-impl Durable {
-    /// Hands over the book of a generation; a later one replaces an earlier one not yet written.
-    pub fn hand_over(&self, generation: u64, book: Arc<Book>) {
-        self.books.send_replace((generation, book));
+impl<R> Clone for Durable<R> {
+    fn clone(&self) -> Self {
+        Self {
+            values: self.values.clone(),
+            health: self.health.clone(),
+        }
+    }
+}
+
+impl<R> Durable<R> {
+    /// Hands over the value of a generation; a later one replaces an earlier one not yet written.
+    pub fn hand_over(&self, generation: u64, value: Arc<R>) {
+        self.values.send_replace((generation, value));
     }
 
     /// Waits until this generation (or a later one) is on disk.
@@ -122,7 +131,7 @@ impl Durable {
     /// # Errors
     /// The reason it is not, for people.
     pub async fn flushed(&self) -> Result<(), String> {
-        let latest = self.books.borrow().0;
+        let latest = self.values.borrow().0;
         self.wait(latest).await
     }
 
@@ -133,9 +142,22 @@ impl Durable {
     }
 }
 
+/// An error with its causes, on one line.
+fn one_line(error: &LedgerError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Marks;
     use std::path::Path;
 
     #[tokio::test]
@@ -146,11 +168,11 @@ mod tests {
             return;
         }
         let directory = tempfile::tempdir().unwrap();
-        let new = directory.path().join("ledger.new");
+        let new = directory.path().join("node-marks.new");
         std::os::unix::fs::symlink(full, &new).unwrap();
-        let (writer, durable) = Writer::new(Ledger::open(directory.path()).unwrap());
+        let (writer, durable) = Writer::new(StateFile::open(directory.path()).unwrap());
         let writing = tokio::spawn(writer.run());
-        durable.hand_over(1, Arc::new(Book::default()));
+        durable.hand_over(1, Arc::new(Marks::default()));
         durable.wait(1).await.unwrap_err();
         std::fs::remove_file(&new).unwrap();
         let mut health = durable.health.clone();

@@ -18,6 +18,7 @@ const TABLE: &[(&str, &str)] = &[
     ("cri_resmgr::enforce", "cgroup"),
     ("cri_resmgr::inspect", "resource-manager"),
     ("cri_resmgr::ledger", "cache"),
+    ("cri_resmgr::intercept", "policy"),
     ("cri_resmgr::manager", "policy"),
     ("cri_resmgr::metrics", "metrics"),
     ("cri_resmgr::telemetry", "telemetry"),

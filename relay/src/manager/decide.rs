@@ -1,7 +1,10 @@
-//! Asks the policy, with a deadline, and survives its panics.
+//! Asks the policy, with a deadline, survives its panics, and checks what it decides.
 
-use resmgr_policy::{Decision, Measured, Policy, Refusal, State, View, Violation, check};
-use resmgr_topology::{Nanos, Topology};
+use super::{answer::DenyKind, clock::monotonic};
+use resmgr_policy::{
+    ContainerId, Decision, Measured, Policy, Refusal, Request, State, View, Violation, check,
+};
+use resmgr_topology::Topology;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
@@ -41,12 +44,28 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
-    /// RESOURCE_EXHAUSTED for a refusal, DEADLINE_EXCEEDED, INTERNAL.
-    pub(super) fn code(&self) -> u32 {
+    /// How a request that needs the decision is refused.
+    pub(super) fn kind(&self) -> DenyKind {
         match self {
-            Self::Refused(_) => 8,
-            Self::Late(_) => 4,
-            Self::Broken(_) | Self::Illegal(_) => 13,
+            Self::Refused(_) => DenyKind::NoPlace,
+            Self::Late(_) => DenyKind::PolicyLate,
+            Self::Broken(_) | Self::Illegal(_) => DenyKind::Internal,
+        }
+    }
+}
+
+/// A decision that keeps every promise, and the state that it leads to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Decided {
+    pub(super) decision: Decision,
+    pub(super) after: Arc<State>,
+}
+
+impl Decided {
+    fn nothing(state: &Arc<State>) -> Self {
+        Self {
+            decision: Decision::default(),
+            after: Arc::clone(state),
         }
     }
 }
@@ -78,10 +97,10 @@ impl Decider {
     }
 
     /// Runs `question` on a thread of its own: a policy that hangs costs a thread, not the manager.
-    pub(super) async fn ask<T, F>(&self, state: &Arc<State>, question: F) -> Result<T, Failure>
+    pub(super) async fn evaluate<T, F>(&self, state: &Arc<State>, question: F) -> Result<T, Failure>
     where
         T: Send + 'static,
-        F: FnOnce(&dyn Policy, View<'_>) -> Result<T, Refusal> + Send + 'static,
+        F: FnOnce(&dyn Policy, View<'_>) -> T + Send + 'static,
     {
         let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else {
             return Err(Failure::Late(Duration::ZERO));
@@ -94,16 +113,81 @@ impl Decider {
                 topology: &topology,
                 state: &state,
                 measured: &measured,
-                now: now(),
+                now: monotonic(),
             };
             question(policy.as_ref(), view)
         });
         match tokio::time::timeout(self.timeout, task).await {
             Err(_elapsed) => Err(Failure::Late(self.timeout)),
-            Ok(Ok(Ok(answer))) => Ok(answer),
-            Ok(Ok(Err(refusal))) => Err(Failure::Refused(refusal)),
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(join)) => Err(Failure::Broken(panic_text(join))),
         }
+    }
+
+    /// Has the policy decide, and checks that no promise is broken that was not broken before. The decision
+    /// with the state that it leads to; `None` when nothing is to change.
+    pub(super) async fn decide<F>(
+        &self,
+        state: &Arc<State>,
+        question: F,
+    ) -> Result<Option<Decided>, Failure>
+    where
+        F: FnOnce(&dyn Policy, View<'_>) -> Result<Option<Decision>, Refusal> + Send + 'static,
+    {
+        let evaluated = self.evaluate(state, |policy, view| {
+            let Some(decision) = question(policy, view).map_err(Failure::Refused)? else {
+                return Ok(None);
+            };
+            let mut after = view.state.clone();
+            after.apply(&decision);
+            let rules = policy.rules(view.topology);
+            let mut wrong = check(view.topology, &after, &rules);
+            if !wrong.is_empty() {
+                let before = check(view.topology, view.state, &rules);
+                wrong.retain(|violation| !before.contains(violation));
+            }
+            if !wrong.is_empty() {
+                return Err(Failure::Illegal(wrong));
+            }
+            let after = Arc::new(after);
+            Ok(Some(Decided { decision, after }))
+        });
+        evaluated.await?
+    }
+
+    /// Has the policy place a container.
+    pub(super) async fn place(
+        &self,
+        state: &Arc<State>,
+        request: Request,
+    ) -> Result<Decided, Failure> {
+        let decided = self.decide(state, move |policy, view| {
+            let mut decision = policy.place(view, &request)?;
+            // What is kept of a command line is `cmk isolate` alone.
+            let own = decision.changes.iter_mut();
+            for change in own.filter(|change| change.id == request.id) {
+                change.request = Some(Arc::new(request.remembered()));
+            }
+            Ok(Some(decision))
+        });
+        Ok(decided.await?.unwrap_or_else(|| Decided::nothing(state)))
+    }
+
+    /// Has the policy take a container out.
+    pub(super) async fn release(
+        &self,
+        state: &Arc<State>,
+        gone: &ContainerId,
+    ) -> Result<Decided, Failure> {
+        let gone = gone.clone();
+        let decided = self.decide(state, move |policy, view| {
+            let mut decision = policy.release(view, &gone);
+            if !decision.released.contains(&gone) {
+                decision.released.push(gone);
+            }
+            Ok(Some(decision))
+        });
+        Ok(decided.await?.unwrap_or_else(|| Decided::nothing(state)))
     }
 
     /// The same, asking another policy.
@@ -114,21 +198,6 @@ impl Decider {
         }
     }
 
-    /// Whether a decision breaks a promise that was not broken before it.
-    pub(super) fn check(&self, state: &State, decision: &Decision) -> Result<(), Failure> {
-        let mut after = state.clone();
-        after.apply(decision);
-        let Err(Failure::Illegal(mut wrong)) = self.check_whole(&after) else {
-            return Ok(());
-        };
-        let before = check(&self.topology, state, &self.policy.rules(&self.topology));
-        wrong.retain(|violation| !before.contains(violation));
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        Err(Failure::Illegal(wrong))
-    }
-
     /// Whether a state breaks any promise.
     pub(super) fn check_whole(&self, state: &State) -> Result<(), Failure> {
         let wrong = check(&self.topology, state, &self.policy.rules(&self.topology));
@@ -137,14 +206,6 @@ impl Decider {
         }
         Err(Failure::Illegal(wrong))
     }
-}
-
-/// `CLOCK_MONOTONIC`, the clock of the measurements.
-pub(super) fn now() -> Nanos {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map(Duration::from)
-        .unwrap_or_default();
-    Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn panic_text(join: tokio::task::JoinError) -> String {

@@ -1,7 +1,11 @@
-//! Asks the runtime what runs: at start, every interval, when poked, and at once when a cgroup vanishes; and
-//! listens to what it tells by itself.
+//! Asks the runtime what runs: at start, every interval, on demand, and at once when a cgroup vanishes; and
+//! listens to its exit events.
 
-use super::{Listing, ManagerHandle, NoEndings, Runtime, event::Event};
+use super::{
+    event::Event,
+    handle::ManagerHandle,
+    runtime::{ExitEventsUnavailable, Listing, Runtime},
+};
 use resmgr_policy::ContainerId;
 use std::{iter::repeat_n, sync::Arc, time::Duration};
 use tokio::{
@@ -9,17 +13,17 @@ use tokio::{
     time::Instant,
 };
 
-/// Endings that may wait to be handled; beyond it the runtime waits.
-const ENDINGS: usize = 128;
+/// Exit events that may wait to be handled; beyond it the runtime waits.
+const EXIT_EVENTS: usize = 128;
 
 /// Between two attempts to listen to a runtime that broke off; doubled up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Before a runtime that tells no endings is asked again: it may have been replaced by a newer one.
+/// Before a runtime that sends no exit events is asked again: it may have been replaced by a newer one.
 const ASK_AGAIN: Duration = Duration::from_secs(300);
 
 /// After a start the runtime is asked this often, for so long: calls that were under way when the process
-/// before this one was killed go on in the runtime, and nobody else tells how they end.
+/// before this one was killed go on in the runtime, and only the list tells how they end.
 const AT_FIRST: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
 /// A container whose cgroup is gone has ended; runtimes say so this much later. On a busy machine they take
@@ -50,10 +54,10 @@ impl Poller {
             Arc::clone(&self.poll),
             self.handle.clone(),
         );
-        futures::future::join(self.ask(), listen).await;
+        futures::future::join(self.list(), listen).await;
     }
 
-    async fn ask(mut self) {
+    async fn list(mut self) {
         let mut well = true;
         let start = Instant::now();
         loop {
@@ -89,13 +93,13 @@ impl Poller {
         let (late, times) = SETTLES_LATE;
         for pause in SETTLES.into_iter().chain(repeat_n(late, times)) {
             tokio::time::sleep(pause).await;
-            if !self.handle.knows(&id.0) {
+            if !self.handle.knows(id) {
                 return;
             }
             let Ok(listing) = self.runtime.list().await else {
                 return; // the next regular list says so
             };
-            let gone = !listing.containers.iter().any(|one| *one.id == *id.0);
+            let gone = !listing.containers.iter().any(|listed| listed.id == id.0);
             self.handle.take_listing(listing).await;
             if gone {
                 return;
@@ -104,54 +108,53 @@ impl Poller {
     }
 }
 
-/// Hears of endings, for as long as the runtime tells.
+/// Follows the runtime's exit events, for as long as it sends them.
 async fn listen(runtime: Arc<dyn Runtime>, poll: Arc<Notify>, handle: ManagerHandle) {
     let mut pause = RETRY.0;
     loop {
-        let (tell, mut told) = mpsc::channel::<Arc<str>>(ENDINGS);
-        let mut heard = false;
-        let hear = async {
-            while let Some(id) = told.recv().await {
-                heard = true;
+        let (exits, mut exited) = mpsc::channel::<Arc<str>>(EXIT_EVENTS);
+        let mut any = false;
+        let follow = async {
+            while let Some(id) = exited.recv().await {
+                any = true;
+                let id = ContainerId(id);
                 if handle.knows(&id) {
-                    handle
-                        .tell(Event::Gone {
-                            id: ContainerId(id),
-                        })
-                        .await;
+                    handle.gone(id).await;
                 }
             }
         };
-        let (why, ()) = futures::future::join(runtime.endings(tell), hear).await;
-        if heard {
+        let (why, ()) = futures::future::join(runtime.exit_events(exits), follow).await;
+        if any {
             pause = RETRY.0;
         }
         match why {
-            NoEndings::NotOffered => tokio::time::sleep(ASK_AGAIN).await,
-            NoEndings::Broken(error) => {
-                tracing::debug!(%error, "no word of containers that end; listening again");
+            ExitEventsUnavailable::NotOffered => tokio::time::sleep(ASK_AGAIN).await,
+            ExitEventsUnavailable::Broken(error) => {
+                tracing::debug!(%error, "exit events ended; listening again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY.1);
-                poll.notify_one(); // what ended meanwhile was not told
+                poll.notify_one(); // exits in between were not sent
             }
         }
     }
 }
 
 impl ManagerHandle {
-    /// Hands a fresh list to the owner, with all about those nobody has heard of.
+    /// Hands a fresh list to the owner, with all about the containers that it does not know.
     pub(super) async fn take_listing(&self, listing: Listing) {
         let mut unknown = Vec::new();
         for container in &listing.containers {
-            if self.knows(&container.id) {
+            if self.knows(&ContainerId(Arc::clone(&container.id))) {
                 continue;
             }
             match self.runtime.learn(container).await {
-                Ok(ask) => unknown.push(ask),
+                Ok(spec) => unknown.push(spec),
                 // It may have ended between the list and the question; else the next list has it again.
-                Err(error) => tracing::debug!(%error, container = %container.id, "not learnt"),
+                Err(error) => {
+                    tracing::debug!(%error, container = %container.id, "container not learnt")
+                }
             }
         }
-        self.tell(Event::Listed { listing, unknown }).await;
+        self.notify(Event::Listed { listing, unknown }).await;
     }
 }

@@ -1,12 +1,10 @@
 //! What the manager asks the container runtime.
 
-use super::Ask;
-use crate::enforce::Wanted;
+use super::{answer::ContainerSpec, containers::Stage};
+use crate::enforce::CgroupSettings;
 use async_trait::async_trait;
 use std::{fmt, sync::Arc, time::Instant};
 use tokio::sync::mpsc;
-
-pub use crate::ledger::Stage;
 
 /// One live container in the runtime's list. Exited ones are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +26,8 @@ pub struct Listed {
 pub struct Listing {
     /// The containers.
     pub containers: Vec<Listed>,
-    /// When it was asked for: what was created later may be missing.
-    pub asked_at: Instant,
+    /// When it was asked for: containers that were created later may be missing.
+    pub requested_at: Instant,
 }
 
 /// Why the runtime could not be asked.
@@ -49,19 +47,19 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     async fn list(&self) -> Result<Listing, RuntimeError>;
 
     /// Learns all about a container we did not see being created. Its request's id is the runtime's.
-    async fn learn(&self, container: &Listed) -> Result<Ask, RuntimeError>;
+    async fn learn(&self, container: &Listed) -> Result<ContainerSpec, RuntimeError>;
 
     /// Has the runtime itself change a container that has not started yet.
-    async fn update(&self, id: &str, wanted: &Wanted) -> Result<(), RuntimeError>;
+    async fn update(&self, id: &str, settings: &CgroupSettings) -> Result<(), RuntimeError>;
 
-    /// Tells the ids of containers (and of others) as they end. Returns when it cannot, or can no longer.
-    async fn endings(&self, tell: mpsc::Sender<Arc<str>>) -> NoEndings;
+    /// Sends the ids of containers (and of pods) as they end. Returns when it cannot, or can no longer.
+    async fn exit_events(&self, exits: mpsc::Sender<Arc<str>>) -> ExitEventsUnavailable;
 }
 
-/// Why the runtime tells of no (more) endings.
+/// Why the runtime sends no (more) exit events.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoEndings {
-    /// It does not tell, or not to several listeners; the list has to do.
+pub enum ExitEventsUnavailable {
+    /// It does not send them, or not to several listeners; the list has to do.
     NotOffered,
     /// It went away, or broke the stream off.
     Broken(RuntimeError),

@@ -1,10 +1,13 @@
-//! What others may see of the manager's state.
+//! The manager's state as others see it.
 
-use super::MoveCounts;
-use crate::ledger::{Entry, Health};
-use resmgr_policy::{Condition, ContainerId, State};
+use super::{
+    containers::{ContainerRef, Containers},
+    moves::MoveCounts,
+};
+use crate::ledger::Health;
+use resmgr_policy::{Condition, ContainerId};
 use resmgr_topology::Topology;
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 /// The state after a change. Immutable.
 #[derive(Clone, Debug)]
@@ -17,10 +20,8 @@ pub struct Snapshot {
     pub policy: &'static str,
     /// The machine.
     pub topology: Arc<Topology>,
-    /// Who sits where.
-    pub state: Arc<State>,
-    /// Everything known of every container, unplaced ones included.
-    pub entries: Arc<BTreeMap<ContainerId, Arc<Entry>>>,
+    /// Every container, unplaced ones included.
+    pub containers: Containers,
     /// Events counted since start.
     pub counts: Counts,
     /// Moves of what runs, counted since start.
@@ -45,7 +46,7 @@ pub struct Counts {
     pub passed_unplaced: u64,
     /// Requests of a client that named CPUs for a container the policy places.
     pub overridden_cpusets: u64,
-    /// Settings changed behind our back and repaired.
+    /// Settings that another program has changed, repaired.
     pub drifts: u64,
     /// Writes the kernel refused.
     pub write_failures: u64,
@@ -59,6 +60,24 @@ pub struct Counts {
     pub policy_illegal: u64,
 }
 
+/// Why no container is meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FindError {
+    /// There is none of that name.
+    #[error("no container is called {0:?}")]
+    NotFound(String),
+    /// There are several.
+    #[error("{text:?} is both {first} and {second}; name it by its id")]
+    Ambiguous {
+        /// What was asked for.
+        text: String,
+        /// A container that fits.
+        first: ContainerId,
+        /// Another one.
+        second: ContainerId,
+    },
+}
+
 impl Snapshot {
     pub(super) fn empty(policy: &'static str, topology: Arc<Topology>) -> Self {
         Self {
@@ -66,8 +85,7 @@ impl Snapshot {
             synced: false,
             policy,
             topology,
-            state: Arc::default(),
-            entries: Arc::default(),
+            containers: Containers::default(),
             counts: Counts::default(),
             moves: MoveCounts::default(),
             measurements: Condition::Missing,
@@ -76,20 +94,38 @@ impl Snapshot {
         }
     }
 
-    /// A container by its id, a unique prefix of it, or its unique name.
-    #[must_use]
-    pub fn find(&self, text: &str) -> Option<&Arc<Entry>> {
-        if let Some(entry) = self.entries.get(&ContainerId(text.into())) {
-            return Some(entry);
-        }
-        let unique = |fits: &dyn Fn(&ContainerId, &Entry) -> bool| {
-            let mut found = self.entries.iter().filter(|(id, entry)| fits(id, entry));
-            match (found.next(), found.next()) {
-                (Some((_id, entry)), None) => Some(entry),
-                _ => None,
-            }
+    /// A container by its id, by its name (`name`, `pod/name` or `namespace/pod/name`), or by the beginning
+    /// of its id: the first of these that fits any container counts.
+    ///
+    /// # Errors
+    /// When it fits none, or several.
+    pub fn find(&self, text: &str) -> Result<ContainerRef<'_>, FindError> {
+        let named = |container: &ContainerRef<'_>| {
+            let request = container.request;
+            let short = format!("{}/{}", request.pod.name, request.name);
+            *request.name == *text
+                || short == text
+                || format!("{}/{short}", request.pod.namespace) == text
         };
-        unique(&|id, _entry| !text.is_empty() && id.0.starts_with(text))
-            .or_else(|| unique(&|_id, entry| *entry.request.name == *text))
+        let ways: [&dyn Fn(&ContainerRef<'_>) -> bool; 3] = [
+            &|container| *container.id.0 == *text,
+            &named,
+            &|container| !text.is_empty() && container.id.0.starts_with(text),
+        ];
+        for fits in ways {
+            let mut found = self.containers.iter().filter(|container| fits(container));
+            match (found.next(), found.next()) {
+                (None, _) => {}
+                (Some(container), None) => return Ok(container),
+                (Some(first), Some(second)) => {
+                    return Err(FindError::Ambiguous {
+                        text: text.to_owned(),
+                        first: first.id.clone(),
+                        second: second.id.clone(),
+                    });
+                }
+            }
+        }
+        Err(FindError::NotFound(text.to_owned()))
     }
 }

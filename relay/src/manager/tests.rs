@@ -2,15 +2,16 @@ use super::*;
 use crate::{
     config::FailPolicies,
     cri::{
-        intercept::{Before, Call, Outcome},
+        intercept::{Before, Call, Interceptor, Outcome},
         message as v1,
     },
-    enforce::{Wanted, test_support::FakeTree},
+    enforce::{CgroupSettings, test_support::FakeTree},
+    intercept::{CreateContainerRequest, Hooks, container_spec},
 };
 use async_trait::async_trait;
 use prost::Message;
 use resmgr_policy::{
-    Change, Decision, Explanation, Placement, QosClass, Refusal, Request, State, View,
+    Change, ContainerId, Decision, Explanation, Placement, QosClass, Refusal, Request, State, View,
 };
 use resmgr_topology::CpuSet;
 use std::{
@@ -33,7 +34,7 @@ use toy::{Mood, Toy};
 #[derive(Debug, Default)]
 struct Paper {
     containers: Mutex<Vec<Listed>>,
-    updates: Mutex<Vec<(String, Wanted)>>,
+    updates: Mutex<Vec<(String, CgroupSettings)>>,
     /// Whom endings are told; taken away, the stream breaks off.
     told: Mutex<Option<tokio::sync::mpsc::Sender<Arc<str>>>>,
     streams: std::sync::atomic::AtomicU32,
@@ -42,27 +43,27 @@ struct Paper {
 #[async_trait]
 impl Runtime for Paper {
     async fn list(&self) -> Result<Listing, RuntimeError> {
-        let asked_at = Instant::now();
+        let requested_at = Instant::now();
         let containers = self.containers.lock().unwrap().clone();
         Ok(Listing {
             containers,
-            asked_at,
+            requested_at,
         })
     }
 
-    async fn learn(&self, container: &Listed) -> Result<Ask, RuntimeError> {
+    async fn learn(&self, container: &Listed) -> Result<ContainerSpec, RuntimeError> {
         let create = create_request(&container.name, "default", "/kubepods/burstable/pod", 500);
         let create = create.encode_to_vec();
-        let mut ask = wire::ask(
-            &wire::CreateContainerRequest::decode(&*create).unwrap(),
+        let mut spec = container_spec(
+            &CreateContainerRequest::decode(&*create).unwrap(),
             ContainerId(Arc::clone(&container.id)),
             1 << 30,
         );
-        ask.attempt = container.attempt;
-        Ok(ask)
+        spec.attempt = container.attempt;
+        Ok(spec)
     }
 
-    async fn update(&self, id: &str, wanted: &Wanted) -> Result<(), RuntimeError> {
+    async fn update(&self, id: &str, wanted: &CgroupSettings) -> Result<(), RuntimeError> {
         self.updates
             .lock()
             .unwrap()
@@ -70,14 +71,17 @@ impl Runtime for Paper {
         Ok(())
     }
 
-    async fn endings(&self, tell: tokio::sync::mpsc::Sender<Arc<str>>) -> NoEndings {
-        *self.told.lock().unwrap() = Some(tell.clone());
+    async fn exit_events(
+        &self,
+        exits: tokio::sync::mpsc::Sender<Arc<str>>,
+    ) -> ExitEventsUnavailable {
+        *self.told.lock().unwrap() = Some(exits.clone());
         self.streams
             .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         while self.told.lock().unwrap().is_some() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        NoEndings::Broken(RuntimeError {
+        ExitEventsUnavailable::Broken(RuntimeError {
             operation: "listen",
             problem: "taken away by the test".to_owned(),
         })
@@ -142,7 +146,8 @@ impl Node {
             mailbox: 64,
             reset_policy: false,
         };
-        let (manager, handle, hooks) = Manager::new(config, CancellationToken::new());
+        let (manager, handle) = Manager::new(config, CancellationToken::new());
+        let hooks = Arc::new(Hooks::new(handle.clone()));
         // Threads of its own, so that all of them can be ended.
         let machine = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -267,6 +272,13 @@ impl Drop for Running {
     }
 }
 
+/// A container of its own name that asks for nothing.
+pub(super) fn spec(name: &str) -> ContainerSpec {
+    let request = create_request(name, "default", SHARED, 0).encode_to_vec();
+    let request = CreateContainerRequest::decode(&*request).unwrap();
+    container_spec(&request, ContainerId(name.into()), 1 << 30)
+}
+
 /// A machine of which only its online CPUs are known.
 fn machine(online: &str) -> Topology {
     Topology {
@@ -333,7 +345,8 @@ async fn others_shrink_before_the_runtime_hears_of_an_exclusive_container() {
     assert_eq!(relay.create(&node, "web", SHARED, 500).await, "0-7");
     relay
         .eventually("web committed", |now| {
-            now.find("web").is_some_and(|e| e.stage != Stage::Reserved)
+            now.find("web")
+                .is_ok_and(|it| it.stage() != Stage::Reserved)
         })
         .await;
     let before = relay
@@ -353,7 +366,7 @@ async fn others_shrink_before_the_runtime_hears_of_an_exclusive_container() {
     after.unwrap().after(Outcome::Failed(status)).await;
     relay
         .eventually("db taken back", |now| {
-            now.entries.len() == 1 && now.state.exclusive().is_empty()
+            now.containers.len() == 1 && now.containers.state().exclusive().is_empty()
         })
         .await;
     assert_eq!(node.kernel(SHARED, "web"), "0-7");
@@ -367,7 +380,9 @@ async fn what_was_placed_survives_a_kill_and_can_be_given_back() {
     assert_eq!(relay.create(&node, "db", POD, 2000).await, "0-1");
     relay
         .eventually("both committed", |now| {
-            now.entries.values().all(|e| e.stage != Stage::Reserved)
+            now.containers
+                .iter()
+                .all(|it| it.stage() != Stage::Reserved)
         })
         .await;
     let generation = relay.handle.snapshot().generation;
@@ -376,11 +391,18 @@ async fn what_was_placed_survives_a_kill_and_can_be_given_back() {
 
     let relay = node.start().await;
     let now = relay.handle.snapshot();
+    assert_eq!(now.find("db").unwrap().placement.unwrap().cpus, cpus("0-1"));
     assert_eq!(
-        now.find("db").unwrap().placement.as_ref().unwrap().cpus,
-        cpus("0-1")
+        relay
+            .handle
+            .snapshot()
+            .find("db")
+            .unwrap()
+            .record
+            .history
+            .len(),
+        1
     );
-    assert_eq!(relay.handle.explain("db").unwrap().len(), 1);
     assert_eq!(node.kernel(SHARED, "web"), "2-7");
     relay.kill().await;
 
@@ -393,9 +415,9 @@ async fn what_was_placed_survives_a_kill_and_can_be_given_back() {
     let book = Ledger::open(node.state.path())
         .unwrap()
         .load()
-        .book
+        .value
         .unwrap();
-    let report = restore(&book, &node.cgroups);
+    let report = restore(&book.containers, &node.cgroups);
     assert_eq!(
         (report.restored.len(), report.failed.len()),
         (2, 0),
@@ -412,7 +434,7 @@ async fn a_container_that_ended_while_we_were_down_is_released() {
     relay.create(&node, "db", POD, 2000).await;
     relay
         .eventually("db committed", |now| {
-            now.find("db").is_some_and(|e| e.stage != Stage::Reserved)
+            now.find("db").is_ok_and(|it| it.stage() != Stage::Reserved)
         })
         .await;
     relay.handle.durable.flushed().await.unwrap();
@@ -421,15 +443,10 @@ async fn a_container_that_ended_while_we_were_down_is_released() {
     node.listed("stranger", "stranger");
     let relay = node.start().await;
     let now = relay.handle.snapshot();
-    assert!(now.find("db").is_none());
-    assert!(now.state.exclusive().is_empty());
+    assert!(now.find("db").is_err());
+    assert!(now.containers.state().exclusive().is_empty());
     assert_eq!(
-        now.find("stranger")
-            .unwrap()
-            .placement
-            .as_ref()
-            .unwrap()
-            .cpus,
+        now.find("stranger").unwrap().placement.unwrap().cpus,
         cpus("0-7")
     );
 }
@@ -449,10 +466,10 @@ async fn a_lost_reply_is_settled_by_asking_the_runtime() {
     relay
         .eventually("db under the runtime's id", |now| {
             now.find("named-by-the-runtime")
-                .is_some_and(|entry| entry.placement.as_ref().unwrap().exclusive == cpus("0-1"))
+                .is_ok_and(|it| it.placement.unwrap().exclusive == cpus("0-1"))
         })
         .await;
-    assert_eq!(relay.handle.snapshot().entries.len(), 1);
+    assert_eq!(relay.handle.snapshot().containers.len(), 1);
 }
 
 #[tokio::test]
@@ -511,7 +528,7 @@ async fn a_write_behind_our_back_is_repaired_and_counted() {
         .join("kubepods/pod/db/cpuset.cpus");
     relay
         .eventually("db committed", |now| {
-            now.find("db").is_some_and(|e| e.stage != Stage::Reserved)
+            now.find("db").is_ok_and(|it| it.stage() != Stage::Reserved)
         })
         .await;
     // As the runtime makes it, before it fills it in: that is nobody's write.
@@ -551,7 +568,7 @@ async fn a_disk_that_is_full_refuses_the_create_and_takes_the_place_back() {
     );
     relay
         .eventually("taken back", |now| {
-            now.entries.is_empty() && now.state.exclusive().is_empty()
+            now.containers.is_empty() && now.containers.state().exclusive().is_empty()
         })
         .await;
 }
@@ -618,7 +635,50 @@ async fn the_kubelets_update_is_merged_with_the_placement_and_forwarded() {
         (3072, 1 << 30)
     );
     assert_eq!(
-        relay.handle.snapshot().find("db").unwrap().asked.cpus,
+        relay
+            .handle
+            .snapshot()
+            .find("db")
+            .unwrap()
+            .record
+            .requested
+            .cpus,
         cpus("0-7")
     );
+}
+
+#[test]
+fn a_container_is_found_by_id_before_name_and_by_name_before_the_beginning_of_an_id() {
+    let mut snapshot = Snapshot::empty("toy", Arc::new(machine("0-7")));
+    for (id, name) in [
+        ("abc1", "web"),
+        ("abc2", "abc"),
+        ("web", "other"),
+        ("def1", "twin"),
+        ("def2", "twin"),
+    ] {
+        let mut spec = spec(name);
+        spec.request.id = ContainerId(id.into());
+        snapshot.containers.insert(&spec);
+    }
+    let find = |text: &str| {
+        let found = snapshot.find(text);
+        found.map(|container| container.id.to_string())
+    };
+    assert_eq!(find("web"), Ok("web".to_owned()));
+    assert_eq!(find("abc"), Ok("abc2".to_owned()));
+    assert_eq!(find("abc1"), Ok("abc1".to_owned()));
+    assert_eq!(find("/other"), Ok("web".to_owned()));
+    assert_eq!(find("default//other"), Ok("web".to_owned()));
+    for (text, first, second) in [("twin", "def1", "def2"), ("ab", "abc1", "abc2")] {
+        let ambiguous = FindError::Ambiguous {
+            text: text.to_owned(),
+            first: ContainerId(first.into()),
+            second: ContainerId(second.into()),
+        };
+        assert_eq!(find(text), Err(ambiguous));
+    }
+    for text in ["", "nothing"] {
+        assert_eq!(find(text), Err(FindError::NotFound(text.to_owned())));
+    }
 }

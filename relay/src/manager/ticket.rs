@@ -1,6 +1,6 @@
 //! A reservation as a value: it holds a slot of the manager's mailbox, so that no ending is lost.
 
-use super::{Reserved, event::Event};
+use super::{answer::Reserved, event::Event};
 use resmgr_policy::ContainerId;
 use tokio::sync::mpsc::OwnedPermit;
 
@@ -17,7 +17,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Made before the manager is asked: whenever the asker goes away, the manager hears of it.
+    /// Made before the manager is asked: whenever the caller goes away, the manager hears of it.
     pub(super) fn new(id: ContainerId, permit: OwnedPermit<Event>) -> Self {
         Self {
             id,

@@ -78,7 +78,7 @@ pub(super) fn encode(
             ConstCounter::new(seconds(of(sum))).encode(metric.encode_family(&labels)?)?;
         }
     }
-    let memory = &snapshot.state.rebalance;
+    let memory = &snapshot.containers.state().rebalance;
     let usable = usize::from(snapshot.measurements.is_usable());
     for (name, help, value) in [
         (

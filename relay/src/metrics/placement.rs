@@ -64,14 +64,15 @@ fn count(number: usize) -> ConstGauge<i64> {
 impl Collector for PlacementMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
         let snapshot = self.snapshots.borrow().clone();
-        let entries = || {
-            snapshot.entries.values().map(|entry| {
+        let placements = || {
+            snapshot.containers.iter().map(|container| {
+                let request = container.request;
                 let labels = Container {
-                    namespace: entry.request.pod.namespace.to_string(),
-                    pod: entry.request.pod.name.to_string(),
-                    container: entry.request.name.to_string(),
+                    namespace: request.pod.namespace.to_string(),
+                    pod: request.pod.name.to_string(),
+                    container: request.name.to_string(),
                 };
-                (entry, labels)
+                (container.placement, labels)
             })
         };
         gauge(
@@ -79,14 +80,14 @@ impl Collector for PlacementMetrics {
             "placement_container_cpus",
             "CPUs a container is pinned to; their list and its pool are labels",
             |metric| {
-                for (entry, who) in entries() {
-                    let Some(placement) = &entry.placement else {
+                for (placement, labels) in placements() {
+                    let Some(placement) = placement else {
                         continue;
                     };
                     let labels = OnCpus {
-                        namespace: who.namespace,
-                        pod: who.pod,
-                        container: who.container,
+                        namespace: labels.namespace,
+                        pod: labels.pod,
+                        container: labels.container,
                         cpus: placement.cpus.to_string(),
                         pool: placement.pool.as_deref().unwrap_or_default().to_owned(),
                     };
@@ -100,16 +101,16 @@ impl Collector for PlacementMetrics {
             "placement_container_exclusive_cpus",
             "CPUs no other container may use",
             |metric| {
-                for (entry, who) in entries() {
-                    let Some(placement) = &entry.placement else {
+                for (placement, labels) in placements() {
+                    let Some(placement) = placement else {
                         continue;
                     };
-                    count(placement.exclusive.len()).encode(metric.encode_family(&who)?)?;
+                    count(placement.exclusive.len()).encode(metric.encode_family(&labels)?)?;
                 }
                 Ok(())
             },
         )?;
-        let exclusive = snapshot.state.exclusive();
+        let exclusive = snapshot.containers.state().exclusive();
         let online = snapshot.topology.online;
         gauge(
             &mut encoder,
@@ -126,8 +127,8 @@ impl Collector for PlacementMetrics {
             },
         )?;
         let unplaced = count(
-            entries()
-                .filter(|(entry, _)| entry.placement.is_none())
+            placements()
+                .filter(|(placement, _)| placement.is_none())
                 .count(),
         );
         unplaced.encode(encoder.encode_descriptor(

@@ -4,7 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 use anyhow::{Context, Result, bail};
-use cri_resmgr::enforce::{Cgroups, Hierarchy, Place, Wanted};
+use cri_resmgr::enforce::{CgroupSettings, Cgroups, Hierarchy, Place};
 use k8s_cri::v1;
 use resmgr_tests::{Container, Cri, Runtime, kernel, skip};
 use std::time::{Duration, Instant};
@@ -55,9 +55,9 @@ async fn measure(containers: usize, sample: usize) -> Result<()> {
     let (mut written, mut asked) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let list = lists[round % 2];
-        let wanted = Wanted {
+        let wanted = CgroupSettings {
             cpus: list.parse()?,
-            ..Wanted::default()
+            ..CgroupSettings::default()
         };
         let begun = Instant::now();
         for id in &ids {

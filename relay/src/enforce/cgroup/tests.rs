@@ -6,10 +6,10 @@ fn cpus(list: &str) -> CpuSet {
     list.parse().unwrap()
 }
 
-fn pinned(list: &str) -> Wanted {
-    Wanted {
+fn pinned(list: &str) -> CgroupSettings {
+    CgroupSettings {
         cpus: cpus(list),
-        ..Wanted::default()
+        ..CgroupSettings::default()
     }
 }
 
@@ -23,7 +23,7 @@ fn a_write_changes_only_what_is_wanted() {
         (is.cpus, is.cpu_shares, is.cpu_quota),
         (cpus("1-2"), Some(1024), Some(20_000))
     );
-    let wanted = Wanted {
+    let wanted = CgroupSettings {
         cpu_quota: Some(-1),
         cpu_shares: Some(512),
         ..pinned("1-2")
@@ -45,7 +45,7 @@ fn version_two_writes_weight_and_max_and_reads_the_effective_set() {
     );
     let directory = tree.cgroups.locate(&place).unwrap().cpuset;
     fs::write(directory.join("cpuset.cpus.effective"), "1-2\n").unwrap();
-    let wanted = Wanted {
+    let wanted = CgroupSettings {
         cpu_shares: Some(1024),
         cpu_quota: Some(-1),
         ..pinned("1-2")
@@ -105,7 +105,10 @@ fn the_kernel_takes_nested_moves_and_restores() {
         assert_eq!(read(&inner), cpus(list));
         assert_eq!(read(&innermost), cpus(list));
     }
-    kernel.cgroups.restore(&place, &Wanted::default()).unwrap();
+    kernel
+        .cgroups
+        .restore(&place, &CgroupSettings::default())
+        .unwrap();
     assert_eq!(read(&directory), kernel.all);
     assert_eq!(read(&innermost), kernel.all);
 }

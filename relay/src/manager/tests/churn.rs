@@ -151,12 +151,15 @@ impl World {
                 }
             }
             Event::Reconfigure(index) => {
-                let before = Arc::clone(&self.relay().handle.snapshot().state);
+                let before = Arc::clone(&self.relay().handle.snapshot().containers.state());
                 match self.relay().handle.reconfigure(policy(index)).await {
                     Ok(_) => self.policy = index,
                     Err(refused) => {
-                        assert!(matches!(refused, NotTaken::NoPlace { .. }), "{refused}");
-                        assert_eq!(self.relay().handle.snapshot().state, before);
+                        assert!(
+                            matches!(refused, ReconfigureError::NoPlace { .. }),
+                            "{refused}"
+                        );
+                        assert_eq!(self.relay().handle.snapshot().containers.state(), &before);
                     }
                 }
             }
@@ -219,16 +222,20 @@ impl World {
         let listed: BTreeSet<_> = self.listed().into_iter().collect();
         self.relay()
             .eventually(when, |now| {
-                let known = now.entries.iter();
+                let known = now.containers.iter();
                 known
-                    .map(|(id, _entry)| Arc::clone(&id.0))
+                    .map(|container| Arc::clone(&container.id.0))
                     .collect::<BTreeSet<_>>()
                     == listed
             })
             .await;
         let now = self.relay().handle.snapshot();
         let rules = policy(self.policy).rules(&topology());
-        assert_eq!(check(&topology(), &now.state, &rules), [], "{when}");
+        assert_eq!(
+            check(&topology(), now.containers.state(), &rules),
+            [],
+            "{when}"
+        );
         assert_eq!(now.counts.policy_illegal, 0, "{when}");
         for id in listed {
             let deadline = Instant::now() + Duration::from_secs(20);
@@ -243,21 +250,24 @@ impl World {
     /// still have been on its way.
     fn misses(&self, id: &str) -> Option<CpuSet> {
         let now = self.relay().handle.snapshot();
-        let entry = now.find(id)?;
-        let wanted = *entry.placement.as_ref()?.cpus;
-        let kernel = cpus(&self.node.kernel(&entry.cgroup_parent, id));
-        let is_there = entry.stage == Stage::Reserved || wanted.is_empty() || kernel == wanted;
+        let container = now.find(id).ok()?;
+        let wanted = *container.placement?.cpus;
+        let kernel = cpus(&self.node.kernel(&container.record.cgroup_parent, id));
+        let is_there =
+            container.stage() == Stage::Reserved || wanted.is_empty() || kernel == wanted;
         (!is_there).then_some(wanted)
     }
 
     /// What runs has what it would have without us.
     async fn given_back(&self) {
-        let entries = Arc::clone(&self.relay().handle.snapshot().entries);
+        let containers = self.relay().handle.snapshot().containers.clone();
         let report = self.relay().handle.restore().await.unwrap();
         assert_eq!(report.failed, []);
-        for (id, entry) in entries.iter() {
-            if entry.stage != Stage::Reserved {
-                let kernel = self.node.kernel(&entry.cgroup_parent, &id.0);
+        for container in containers.iter() {
+            let id = container.id;
+            if container.stage() != Stage::Reserved {
+                let parent = &container.record.cgroup_parent;
+                let kernel = self.node.kernel(parent, &id.0);
                 assert_eq!(cpus(&kernel), cpus("0-7"), "{id}");
             }
         }
@@ -285,12 +295,12 @@ proptest! {
                 world.step(event).await;
                 world.settles(&format!("event {index}: {event:?}")).await;
             }
-            let before = Arc::clone(&world.relay().handle.snapshot().state);
+            let before = Arc::clone(&world.relay().handle.snapshot().containers.state());
             world.relay().handle.durable.flushed().await.unwrap();
             world.restart().await;
             world.settles("restarted").await;
             let now = world.relay().handle.snapshot();
-            for (id, container) in &now.state.containers {
+            for (id, container) in &now.containers.state().containers {
                 let was = before.containers.get(id).map(|one| *one.placement.exclusive);
                 assert_eq!(Some(*container.placement.exclusive), was, "{id} stayed");
             }

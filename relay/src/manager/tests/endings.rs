@@ -28,7 +28,8 @@ async fn an_ending_the_runtime_tells_frees_the_cpus_and_a_broken_stream_is_opene
         relay.create(&node, "init", POD, 6000).await;
         relay
             .eventually("init runs", |now| {
-                now.find("init").is_some_and(|e| e.stage != Stage::Reserved)
+                now.find("init")
+                    .is_ok_and(|it| it.stage() != Stage::Reserved)
             })
             .await;
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -41,7 +42,7 @@ async fn an_ending_the_runtime_tells_frees_the_cpus_and_a_broken_stream_is_opene
         told.send("some sandbox".into()).await.unwrap();
         told.send("init".into()).await.unwrap();
         relay
-            .eventually("its CPUs are free", |now| now.entries.is_empty())
+            .eventually("its CPUs are free", |now| now.containers.is_empty())
             .await;
         *node.runtime.told.lock().unwrap() = None;
     }
@@ -54,6 +55,6 @@ async fn what_ended_while_the_stream_was_broken_is_found_when_it_is_opened_again
     node.runtime.containers.lock().unwrap().clear();
     *node.runtime.told.lock().unwrap() = None;
     relay
-        .eventually("its CPUs are free", |now| now.entries.is_empty())
+        .eventually("its CPUs are free", |now| now.containers.is_empty())
         .await;
 }

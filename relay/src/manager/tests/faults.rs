@@ -8,7 +8,7 @@ use std::task::Poll;
 async fn a_list_made_before_a_container_ended_does_not_bring_it_back() {
     let node = Node::new();
     let relay = node.start().await;
-    let asked_at = Instant::now();
+    let requested_at = Instant::now();
     relay.create(&node, "db", POD, 2000).await;
     let old = node.runtime.list().await.unwrap();
     let unknown = node.runtime.learn(&old.containers[0]).await.unwrap();
@@ -20,11 +20,17 @@ async fn a_list_made_before_a_container_ended_does_not_bring_it_back() {
         panic!("refused");
     };
     after.unwrap().after(Outcome::Reply(Bytes::new())).await;
-    let listing = Listing { asked_at, ..old };
+    let listing = Listing {
+        requested_at,
+        ..old
+    };
     let unknown = vec![unknown];
-    relay.handle.tell(Event::Listed { listing, unknown }).await;
+    relay
+        .handle
+        .notify(Event::Listed { listing, unknown })
+        .await;
     let report = relay.handle.restore().await.unwrap(); // all before it has been handled
-    assert_eq!(report, Report::default());
+    assert_eq!(report, RestoreReport::default());
 }
 
 #[tokio::test]
@@ -69,7 +75,7 @@ async fn a_caller_that_goes_away_before_the_request_went_out_leaves_nothing_behi
     assert!(unanswered > 0);
     relay
         .eventually("taken back", |now| {
-            now.entries.is_empty() && now.state.exclusive().is_empty()
+            now.containers.is_empty() && now.containers.state().exclusive().is_empty()
         })
         .await;
     assert_eq!(relay.create(&node, "db", POD, 2000).await, "0-1");
@@ -131,13 +137,13 @@ async fn killed_at_any_moment_of_a_churn_kernel_and_state_agree_again() {
         relay = node.start().await;
         relay
             .eventually("all that runs is known", |now| {
-                node.runtime.containers.lock().unwrap().len() == now.entries.len()
+                node.runtime.containers.lock().unwrap().len() == now.containers.len()
             })
             .await;
         let now = relay.handle.snapshot();
         let mut taken = CpuSet::EMPTY;
-        for (id, entry) in now.entries.iter() {
-            let placement = entry.placement.as_ref().unwrap();
+        for container in now.containers.iter() {
+            let (id, placement) = (container.id, container.placement.unwrap());
             assert!(
                 placement.exclusive.is_disjoint(&taken),
                 "round {round}: {now:?}"
@@ -155,7 +161,8 @@ async fn killed_at_any_moment_of_a_churn_kernel_and_state_agree_again() {
                 .into_iter()
                 .find(|path| {
                     path.ends_with(
-                        Path::new(entry.cgroup_parent.trim_start_matches('/')).join(&*id.0),
+                        Path::new(container.record.cgroup_parent.trim_start_matches('/'))
+                            .join(&*id.0),
                     )
                 })
                 .unwrap();

@@ -1,10 +1,7 @@
 //! Measurements in, moves out: written to the kernel, counted, explained, remembered, undone.
 
 use super::*;
-use crate::{
-    ledger::Book,
-    metrics::{placement::PlacementMetrics, registry::Metrics},
-};
+use crate::metrics::{placement::PlacementMetrics, registry::Metrics};
 use resmgr_policy::{
     Confidence, Measured, Observed, Outcome, RebalanceMode, Reserved, Settings, VERIFY_NS, by_name,
 };
@@ -13,7 +10,7 @@ use resmgr_topology::Nanos;
 const SECOND_NS: u64 = 1_000_000_000;
 
 fn now_ns() -> u64 {
-    decide::now().0
+    clock::monotonic().0
 }
 
 /// A daemon with `static-plus` and feedback, on two packages of four CPUs.
@@ -39,7 +36,8 @@ async fn start(node: &Node, mode: RebalanceMode) -> Running {
         mailbox: 64,
         reset_policy: false,
     };
-    let (manager, handle, hooks) = Manager::new(config, CancellationToken::new());
+    let (manager, handle) = Manager::new(config, CancellationToken::new());
+    let hooks = Arc::new(Hooks::new(handle.clone()));
     let machine = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -70,14 +68,14 @@ fn wandering(at_ns: u64, per_s: u64) -> Arc<Measured> {
 }
 
 fn last(snapshot: &Snapshot) -> Option<Outcome> {
-    let history = &snapshot.state.rebalance.history;
+    let history = &snapshot.containers.state().rebalance.history;
     history.back().map(|moved| moved.outcome)
 }
 
 fn summaries(running: &Running) -> Vec<String> {
     let snapshot = running.handle.snapshot();
-    let entry = &snapshot.entries[&ContainerId("chatty".into())];
-    let history = entry.history.iter();
+    let chatty = snapshot.find("chatty").unwrap();
+    let history = chatty.record.history.iter();
     history.map(|note| note.why.summary.clone()).collect()
 }
 
@@ -93,10 +91,12 @@ fn page(running: &Running) -> String {
 /// Takes what the ledger says of moves back in time, as if the daemon had been down so long.
 fn age(node: &Node, by_ns: u64) {
     let ledger = Ledger::open(node.state.path()).unwrap();
-    let mut book: Book = ledger.load().book.unwrap();
-    for moved in &mut book.rebalance.history {
+    let mut book: Book = ledger.load().value.unwrap();
+    let mut memory = book.containers.state().rebalance.clone();
+    for moved in &mut memory.history {
         moved.at = Nanos(moved.at.0.saturating_sub(by_ns));
     }
+    book.containers.set_memory(memory);
     ledger.store(&book).unwrap();
 }
 
@@ -204,14 +204,14 @@ async fn measurements_that_end_move_nothing_and_are_said_once() {
     running.create(&node, "later", POD, 100).await;
     let later = ContainerId("later".into());
     running
-        .eventually("later", |now| now.entries.contains_key(&later))
+        .eventually("later", |now| now.containers.contains(&later))
         .await;
     let snapshot = running.handle.snapshot();
     assert_eq!(last(&snapshot), None);
     assert_eq!(snapshot.moves.fallbacks, 1);
     assert_eq!(node.kernel(POD, "chatty"), "1-7");
-    let later = &snapshot.entries[&later];
-    let reasons = later.history.last().unwrap().why.reasons.join("\n");
+    let later = snapshot.containers.get(&later).unwrap();
+    let reasons = later.record.history.last().unwrap().why.reasons.join("\n");
     assert!(
         reasons.contains("not used: decided as without telemetry"),
         "{reasons}"

@@ -7,7 +7,10 @@ fn seen(node: &Node, relay: &Running) -> (Vec<String>, Arc<State>) {
     let kernel = [(SHARED, "web"), (POD, "db"), (POD, "big")]
         .map(|(parent, id)| node.kernel(parent, id))
         .to_vec();
-    (kernel, Arc::clone(&relay.handle.snapshot().state))
+    (
+        kernel,
+        Arc::clone(&relay.handle.snapshot().containers.state()),
+    )
 }
 
 async fn three() -> (Node, Running) {
@@ -18,7 +21,11 @@ async fn three() -> (Node, Running) {
     relay.create(&node, "big", POD, 3000).await;
     relay
         .eventually("all committed", |now| {
-            now.entries.len() == 3 && now.entries.values().all(|e| e.stage != Stage::Reserved)
+            now.containers.len() == 3
+                && now
+                    .containers
+                    .iter()
+                    .all(|it| it.stage() != Stage::Reserved)
         })
         .await;
     (node, relay)
@@ -32,7 +39,7 @@ async fn a_policy_without_a_place_for_one_container_is_refused_whole() {
     // Another policy, and another configuration of the same.
     for name in ["other", "toy"] {
         let refused = relay.handle.reconfigure(Toy::up_to(name, 2)).await;
-        let Err(NotTaken::NoPlace { policy, containers }) = refused else {
+        let Err(ReconfigureError::NoPlace { policy, containers }) = refused else {
             panic!("{refused:?}");
         };
         assert_eq!(policy, name);
@@ -63,7 +70,17 @@ async fn a_policy_with_a_place_for_everybody_places_the_largest_guarantee_first(
         .map(|name| now.find(name).unwrap().arrival)
         .to_vec();
     assert_eq!(arrivals, [0, 1, 2], "they did not come now");
-    assert_eq!(relay.handle.explain("db").unwrap().len(), 2);
+    assert_eq!(
+        relay
+            .handle
+            .snapshot()
+            .find("db")
+            .unwrap()
+            .record
+            .history
+            .len(),
+        2
+    );
 }
 
 #[tokio::test]
@@ -90,7 +107,7 @@ async fn who_runs_unplaced_already_does_not_stand_in_the_way_and_is_tried_again(
     relay
         .eventually("big runs unplaced", |now| {
             now.find("big")
-                .is_some_and(|e| e.unplaced.is_some() && e.stage != Stage::Reserved)
+                .is_ok_and(|it| it.unplaced.is_some() && it.stage() != Stage::Reserved)
         })
         .await;
     relay
@@ -130,7 +147,10 @@ async fn a_cgroup_that_cannot_be_written_takes_the_whole_switch_back() {
     std::fs::remove_file(&stubborn).unwrap();
     std::fs::create_dir(&stubborn).unwrap();
     let refused = relay.handle.reconfigure(Toy::new("other")).await;
-    assert!(matches!(refused, Err(NotTaken::Kernel(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(ReconfigureError::Kernel(_))),
+        "{refused:?}"
+    );
     std::fs::remove_dir(&stubborn).unwrap();
     std::fs::write(&stubborn, "1-3").unwrap();
     assert_eq!(seen(&node, &relay), before);
@@ -175,7 +195,7 @@ async fn when_cpus_go_the_largest_guarantee_is_served_first_and_the_rest_runs_un
     assert!(problem.contains("default//big"), "{problem}");
     let now = relay.handle.snapshot();
     assert!(now.find("big").unwrap().unplaced.is_some());
-    assert_eq!(now.state.exclusive(), cpus("0"));
+    assert_eq!(now.containers.state().exclusive(), cpus("0"));
     assert_eq!(node.kernel(POD, "big"), "4-5", "kept off the exclusive CPU");
     assert_eq!(node.kernel(SHARED, "web"), "4-5");
     // They come back: so does its guarantee.

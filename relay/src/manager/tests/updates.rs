@@ -48,7 +48,7 @@ impl Running {
         let reply = Outcome::Reply(reply.encode_to_vec().into());
         after.unwrap().after(reply).await;
         self.eventually("it is known by the runtime's id", |now| {
-            now.entries.contains_key(&ContainerId(id.into()))
+            now.containers.contains(&ContainerId(id.into()))
         })
         .await;
     }
@@ -79,14 +79,31 @@ impl Running {
     /// Waits until the manager has handled all it was told.
     async fn handled(&self) {
         let id = ContainerId("no-such-container".into());
-        let nothing = self.handle.ask(|reply| Event::Starting { id, reply }).await;
+        let nothing = self
+            .handle
+            .call(|reply| Event::Starting { id, reply })
+            .await;
         assert_eq!(nothing, Ok(None));
     }
 
-    fn entry(&self, id: &str) -> Arc<crate::ledger::Entry> {
-        let id = ContainerId(id.into());
-        Arc::clone(self.handle.snapshot().entries.get(&id).unwrap())
+    fn entry(&self, id: &str) -> Known {
+        let snapshot = self.handle.snapshot();
+        let container = snapshot.containers.get(&ContainerId(id.into())).unwrap();
+        Known {
+            placement: container.placement.cloned(),
+            request: Request::clone(container.request),
+            basis: container.record.basis.clone(),
+            requested: container.record.requested.clone(),
+        }
     }
+}
+
+/// What the manager knows of a container.
+struct Known {
+    placement: Option<Placement>,
+    request: Request,
+    basis: resmgr_policy::Basis,
+    requested: CgroupSettings,
 }
 
 fn done() -> Outcome {
@@ -174,7 +191,8 @@ async fn a_resize_that_the_runtime_refuses_changes_nothing() {
     relay.create(&node, "web", SHARED, 500).await;
     relay
         .eventually("web committed", |now| {
-            now.find("web").is_some_and(|e| e.stage != Stage::Reserved)
+            now.find("web")
+                .is_ok_and(|it| it.stage() != Stage::Reserved)
         })
         .await;
     let before = relay.entry("db");
@@ -191,7 +209,10 @@ async fn a_resize_that_the_runtime_refuses_changes_nothing() {
         (&now.placement, &now.request),
         (&before.placement, &before.request)
     );
-    assert_eq!((&now.asked, &now.basis), (&before.asked, &before.basis));
+    assert_eq!(
+        (&now.requested, &now.basis),
+        (&before.requested, &before.basis)
+    );
     assert_eq!(node.kernel(POD, "db"), "0-1");
 
     // The same while something else has changed meanwhile.
@@ -224,7 +245,7 @@ async fn another_cpu_manager_is_noticed_and_its_end_too() {
         assert_eq!(now.counts.overridden_cpusets, count);
     }
     // What it would have without us is what was asked for last.
-    assert_eq!(relay.entry("db").asked.cpus, cpus("6-7"));
+    assert_eq!(relay.entry("db").requested.cpus, cpus("6-7"));
     relay.create(&node, "web", SHARED, 500).await;
     assert!(!relay.handle.snapshot().other_cpu_manager);
 }
@@ -242,7 +263,7 @@ async fn containers_that_show_their_whole_pod_hold_none_of_it() {
         .creates(&node, "b", &request("b", whole(2), pod.clone()))
         .await;
     let now = relay.handle.snapshot();
-    assert_eq!(now.state.exclusive(), CpuSet::EMPTY);
+    assert_eq!(now.containers.state().exclusive(), CpuSet::EMPTY);
     for id in ["a", "b"] {
         let requirements = &relay.entry(id).request.requirements;
         assert_eq!(requirements.cpu_request.0, 0, "{id}");
@@ -287,7 +308,7 @@ async fn an_init_container_that_has_ended_does_not_count_against_the_next() {
         .creates(&node, "main", &request("main", whole(2), pod))
         .await;
     assert_eq!(relay.entry("main").request.requirements.cpu_request.0, 2000);
-    assert!(relay.handle.snapshot().find("init").is_none());
+    assert!(relay.handle.snapshot().find("init").is_err());
 }
 
 #[tokio::test]
@@ -362,7 +383,8 @@ async fn what_a_refused_creation_told_containers_is_taken_back() {
     };
     relay
         .eventually("web committed", |now| {
-            now.find("web").is_some_and(|e| e.stage != Stage::Reserved)
+            now.find("web")
+                .is_ok_and(|it| it.stage() != Stage::Reserved)
         })
         .await;
     assert_eq!(exported(&node, "web"), shared("0-7"));
@@ -383,7 +405,7 @@ async fn what_a_refused_creation_told_containers_is_taken_back() {
     );
     after.unwrap().after(refused()).await;
     relay
-        .eventually("db taken back", |now| now.entries.len() == 1)
+        .eventually("db taken back", |now| now.containers.len() == 1)
         .await;
     assert_eq!(exported(&node, "web"), shared("0-7"));
     let base = node.state.path().join("containers");

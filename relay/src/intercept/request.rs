@@ -1,12 +1,13 @@
 //! Between CRI's messages and the manager's values: what is read from a request, and what is laid over it.
 
-use super::Ask;
+use super::annotations::original_resources;
 use crate::{
     cri::{
         message as v1,
         overlay::{BindMount, CreateOverlay, Resources, UpdateOverlay},
     },
-    enforce::Wanted,
+    enforce::CgroupSettings,
+    manager::ContainerSpec,
 };
 use bytes::Bytes;
 use prost::Message;
@@ -15,13 +16,15 @@ use resmgr_policy::{
     Request, concerns_placement, entry_of_annotation, judge_pod, qos_from_cgroup_parent,
 };
 use resmgr_topology::{CpuSet, NodeId};
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// A `CreateContainerRequest`, of which only what concerns placement is read. The rest goes on as it came,
 /// whatever it is: since Kubernetes 1.36 the values of the environment need not be UTF-8, for instance.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct CreateContainerRequest {
+pub(crate) struct CreateContainerRequest {
     #[prost(string, tag = "1")]
     pub(super) pod_sandbox_id: String,
     #[prost(message, optional, tag = "2")]
@@ -61,12 +64,12 @@ struct LinuxContainerConfig {
     resources: Option<v1::LinuxContainerResources>,
 }
 
-/// Reads a container's request out of a CreateContainerRequest.
-pub(super) fn ask(
+/// Reads what is to be placed out of a CreateContainerRequest.
+pub(crate) fn container_spec(
     create: &CreateContainerRequest,
     provisional: ContainerId,
     memory_total_bytes: u64,
-) -> Ask {
+) -> ContainerSpec {
     let config = create.config.clone().unwrap_or_default();
     let sandbox = create.sandbox_config.clone().unwrap_or_default();
     let resources = config
@@ -76,7 +79,7 @@ pub(super) fn ask(
     let metadata = config.metadata.unwrap_or_default();
     let linux = sandbox.linux.unwrap_or_default();
     let pod = sandbox.metadata.unwrap_or_default();
-    let about = About {
+    let meta = ContainerMeta {
         id: provisional,
         pod: PodRef {
             sandbox: create.pod_sandbox_id.as_str().into(),
@@ -97,12 +100,12 @@ pub(super) fn ask(
         args: config.args,
         attempt: metadata.attempt,
     };
-    about.ask(&resources, memory_total_bytes)
+    meta.spec(&resources, memory_total_bytes)
 }
 
 /// What is known of a container, from whatever source.
 #[derive(Debug)]
-pub(super) struct About<'a> {
+pub(super) struct ContainerMeta<'a> {
     pub(super) id: ContainerId,
     pub(super) pod: PodRef,
     pub(super) name: &'a str,
@@ -116,12 +119,12 @@ pub(super) struct About<'a> {
     pub(super) attempt: u32,
 }
 
-impl About<'_> {
-    pub(super) fn ask(
+impl ContainerMeta<'_> {
+    pub(super) fn spec(
         self,
         resources: &v1::LinuxContainerResources,
         memory_total_bytes: u64,
-    ) -> Ask {
+    ) -> ContainerSpec {
         let qos = qos_from_cgroup_parent(&self.cgroup_parent).unwrap_or_default();
         let annotation = match self.annotations.get(RESOURCES_ANNOTATION) {
             Some(json) => entry_of_annotation(json, self.name).unwrap_or_else(|error| {
@@ -160,25 +163,25 @@ impl About<'_> {
             command: self.command,
             args: self.args,
         };
-        Ask {
+        ContainerSpec {
             request,
             basis,
-            asked: asked(resources),
+            requested: requested(resources),
             cgroup_parent: self.cgroup_parent,
             attempt: self.attempt,
-            marked: false,
+            created_by_us: false,
         }
     }
 }
 
 /// What the runtime would write without us.
-pub(super) fn asked(resources: &v1::LinuxContainerResources) -> Wanted {
+pub(super) fn requested(resources: &v1::LinuxContainerResources) -> CgroupSettings {
     let mems: CpuSet = resources.cpuset_mems.parse().unwrap_or_default();
     let mems: BTreeSet<_> = mems.iter().map(|node| NodeId(node.0)).collect();
-    Wanted {
+    CgroupSettings {
         // A list the kernel would refuse is the runtime's to refuse.
         cpus: resources.cpuset_cpus.parse().unwrap_or_default(),
-        mems: (!mems.is_empty()).then_some(mems),
+        mems: (!mems.is_empty()).then(|| Arc::new(mems)),
         cpu_shares: u64::try_from(resources.cpu_shares)
             .ok()
             .filter(|shares| *shares > 0),
@@ -200,107 +203,37 @@ pub(super) fn numbers(resources: &v1::LinuxContainerResources) -> CriResources {
 /// What the runtime is told of a placement: the cpuset alone. Shares, quota and period stay in its records
 /// as the kubelet asked for them, for the kubelet reads them back (`ContainerStatus.resources`) and waits
 /// until they are what its pod's spec says. Where a policy wants others they are written into the cgroup.
-fn overlaid(wanted: &Wanted) -> Resources {
+fn overlaid(desired: &CgroupSettings) -> Resources {
     let list = |nodes: &BTreeSet<NodeId>| {
         let words: Vec<_> = nodes.iter().map(ToString::to_string).collect();
         words.join(",")
     };
     Resources {
-        cpuset_cpus: (!wanted.cpus.is_empty()).then(|| wanted.cpus.to_string()),
-        cpuset_mems: wanted
+        cpuset_cpus: (!desired.cpus.is_empty()).then(|| desired.cpus.to_string()),
+        cpuset_mems: desired
             .mems
-            .as_ref()
+            .as_deref()
             .filter(|mems| !mems.is_empty())
             .map(list),
         ..Resources::default()
     }
 }
 
-/// Annotation of a container: the resources of its request that were replaced, as they were. The runtime
-/// keeps it, so that what was asked for is known even without our own state.
-const REPLACED: &str = "cri-resource-manager.intel.com/replaced-resources";
-
-/// Resources of a request that an overlay replaced; what it left alone is `None`. Shares and quota are
-/// those of earlier versions, which replaced them too.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Replaced {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cpuset_cpus: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cpuset_mems: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cpu_shares: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cpu_quota: Option<i64>,
-}
-
-fn replaced(create: &CreateContainerRequest, by: &Resources) -> Option<(String, String)> {
-    if *by == Resources::default() {
-        return None;
-    }
-    let linux = create
-        .config
-        .as_ref()
-        .and_then(|config| config.linux.as_ref());
-    let was = linux
-        .and_then(|linux| linux.resources.clone())
-        .unwrap_or_default();
-    let replaced = Replaced {
-        cpuset_cpus: by.cpuset_cpus.as_ref().map(|_| was.cpuset_cpus),
-        cpuset_mems: by.cpuset_mems.as_ref().map(|_| was.cpuset_mems),
-        ..Replaced::default()
-    };
-    let text = serde_json::to_string(&replaced).ok()?;
-    Some((REPLACED.to_owned(), text))
-}
-
-/// Undoes in what the runtime has what an overlay replaced when the container was created. A later change
-/// of the same fields by the kubelet is not in there: only our own state knows it. Whether anything was
-/// replaced.
-pub(super) fn put_back(
-    annotations: &HashMap<String, String>,
-    has: &mut v1::LinuxContainerResources,
-) -> bool {
-    let Some(text) = annotations.get(REPLACED) else {
-        return false;
-    };
-    let replaced: Replaced = match serde_json::from_str(text) {
-        Ok(replaced) => replaced,
-        Err(error) => {
-            tracing::warn!(%error, text, "{REPLACED} is not ours; taken for what was asked: what is");
-            return false;
-        }
-    };
-    if let Some(cpus) = replaced.cpuset_cpus {
-        has.cpuset_cpus = cpus;
-    }
-    if let Some(mems) = replaced.cpuset_mems {
-        has.cpuset_mems = mems;
-    }
-    if let Some(shares) = replaced.cpu_shares {
-        has.cpu_shares = shares;
-    }
-    if let Some(quota) = replaced.cpu_quota {
-        has.cpu_quota = quota;
-    }
-    true
-}
-
 /// What to lay over a CreateContainerRequest.
 pub(super) fn create_overlay(
     create: &CreateContainerRequest,
-    wanted: &Wanted,
+    desired: &CgroupSettings,
     placement: Option<&Placement>,
     mounts: Vec<BindMount>,
-    mark: Option<(String, String)>,
+    isolate: Option<(String, String)>,
 ) -> CreateOverlay {
-    let resources = overlaid(wanted);
+    let resources = overlaid(desired);
+    let config = create.config.as_ref();
+    let linux = config.and_then(|config| config.linux.as_ref());
+    let was = linux.and_then(|linux| linux.resources.clone());
+    let original = original_resources(was.unwrap_or_default(), &resources);
     CreateOverlay {
-        annotations: replaced(create, &resources)
-            .into_iter()
-            .chain(mark)
-            .collect(),
+        annotations: original.into_iter().chain(isolate).collect(),
         resources,
         envs: placement
             .map(|placement| placement.env.clone())
@@ -311,15 +244,15 @@ pub(super) fn create_overlay(
 }
 
 /// What to lay over an UpdateContainerResourcesRequest.
-pub(super) fn update_overlay(wanted: &Wanted) -> UpdateOverlay {
+pub(super) fn update_overlay(desired: &CgroupSettings) -> UpdateOverlay {
     UpdateOverlay {
-        resources: overlaid(wanted),
+        resources: overlaid(desired),
     }
 }
 
-/// The message that has the runtime confine a container as `wanted`.
-pub(super) fn resources(wanted: &Wanted) -> v1::LinuxContainerResources {
-    let overlaid = overlaid(wanted);
+/// The message that has the runtime confine a container as desired.
+pub(super) fn resources(desired: &CgroupSettings) -> v1::LinuxContainerResources {
+    let overlaid = overlaid(desired);
     v1::LinuxContainerResources {
         cpuset_cpus: overlaid.cpuset_cpus.unwrap_or_default(),
         cpuset_mems: overlaid.cpuset_mems.unwrap_or_default(),
@@ -330,6 +263,7 @@ pub(super) fn resources(wanted: &Wanted) -> v1::LinuxContainerResources {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::intercept::annotations::undo_overlay;
 
     #[test]
     fn an_environment_that_is_no_text_does_not_stand_in_the_way() {
@@ -347,12 +281,14 @@ mod tests {
         let bytes = Bytes::from(create.encode_to_vec());
         assert!(v1::CreateContainerRequest::decode(bytes.clone()).is_err());
         let read = CreateContainerRequest::decode(bytes).unwrap();
-        let ask = ask(&read, ContainerId("c".into()), 0);
+        let spec = container_spec(&read, ContainerId("c".into()), 0);
         assert_eq!(
-            ask.request.env,
+            spec.request.env,
             [("STP_POOL".to_owned(), "infra".to_owned())]
         );
     }
+
+    const KEY: &str = "cri-resource-manager.intel.com/replaced-resources";
 
     #[test]
     fn what_an_overlay_replaces_is_known_from_the_container_itself() {
@@ -372,12 +308,12 @@ mod tests {
             }),
             ..CreateContainerRequest::default()
         };
-        let wanted = Wanted {
+        let desired = CgroupSettings {
             cpus: "2-7".parse().unwrap(),
             cpu_shares: Some(409),
-            ..Wanted::default()
+            ..CgroupSettings::default()
         };
-        let overlay = create_overlay(&create, &wanted, None, Vec::new(), None);
+        let overlay = create_overlay(&create, &desired, None, Vec::new(), None);
         let annotations = overlay.annotations.iter().cloned().collect();
         // The kubelet reads back its own shares and quota.
         let sent = overlay.resources;
@@ -391,7 +327,7 @@ mod tests {
             cpu_quota: 300_000,
             ..was.clone()
         };
-        put_back(&annotations, &mut has);
+        undo_overlay(&annotations, &mut has);
         let expected = v1::LinuxContainerResources {
             cpu_quota: 300_000,
             ..was.clone()
@@ -405,16 +341,16 @@ mod tests {
             cpu_quota: -1,
             ..was.clone()
         };
-        put_back(
-            &HashMap::from([(REPLACED.to_owned(), earlier)]),
+        undo_overlay(
+            &HashMap::from([(KEY.to_owned(), earlier)]),
             &mut earlier_has,
         );
         assert_eq!(earlier_has, was);
 
-        let none = create_overlay(&create, &Wanted::default(), None, Vec::new(), None);
+        let none = create_overlay(&create, &CgroupSettings::default(), None, Vec::new(), None);
         assert!(none.is_empty());
-        let foreign = HashMap::from([(REPLACED.to_owned(), "[".to_owned())]);
-        put_back(&foreign, &mut has);
+        let foreign = HashMap::from([(KEY.to_owned(), "[".to_owned())]);
+        undo_overlay(&foreign, &mut has);
         assert_eq!(has, expected);
     }
 }

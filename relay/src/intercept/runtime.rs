@@ -1,17 +1,17 @@
 //! The container runtime, asked through CRI: what runs, and all about what we did not see being created.
 
 use super::{
-    Ask, Listed, Listing, NoEndings, Runtime, RuntimeError,
+    annotations::{isolate_words, undo_overlay},
     hooks::listing,
-    mark,
-    wire::{About, put_back, resources},
+    request::{ContainerMeta, resources},
 };
 use crate::{
     cri::{
         client::{CallError, RuntimeClient},
         message as v1,
     },
-    enforce::Wanted,
+    enforce::CgroupSettings,
+    manager::{ContainerSpec, ExitEventsUnavailable, Listed, Listing, Runtime, RuntimeError},
 };
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -48,7 +48,7 @@ fn failed(operation: &'static str) -> impl Fn(CallError) -> RuntimeError {
 #[async_trait]
 impl Runtime for RuntimeView {
     async fn list(&self) -> Result<Listing, RuntimeError> {
-        let asked_at = Instant::now();
+        let requested_at = Instant::now();
         let containers = match self.client.list_containers().await {
             Ok(containers) => containers,
             // A runtime without v1 is asked once which version it speaks.
@@ -64,10 +64,13 @@ impl Runtime for RuntimeView {
             }
             Err(error) => return Err(failed("list containers")(error)),
         };
-        Ok(listing(v1::ListContainersResponse { containers }, asked_at))
+        Ok(listing(
+            v1::ListContainersResponse { containers },
+            requested_at,
+        ))
     }
 
-    async fn learn(&self, container: &Listed) -> Result<Ask, RuntimeError> {
+    async fn learn(&self, container: &Listed) -> Result<ContainerSpec, RuntimeError> {
         let status = self
             .client
             .container_status(&container.id)
@@ -109,11 +112,11 @@ impl Runtime for RuntimeView {
                     .map(|(key, value)| (key.to_owned(), value.to_owned()))
             })
             .collect();
-        let mut says = spec_resources(&spec);
-        let isolate = mark::find(&annotations);
-        let marked = put_back(&annotations, &mut says) || isolate.is_some();
+        let mut has = spec_resources(&spec);
+        let isolate = isolate_words(&annotations);
+        let created_by_us = undo_overlay(&annotations, &mut has) || isolate.is_some();
         let command = isolate.unwrap_or_else(|| words(&spec, "/process/args"));
-        let about = About {
+        let meta = ContainerMeta {
             id: ContainerId(Arc::clone(&container.id)),
             pod: PodRef {
                 sandbox: Arc::clone(&container.sandbox),
@@ -130,29 +133,30 @@ impl Runtime for RuntimeView {
             args: Vec::new(),
             attempt: container.attempt,
         };
-        Ok(Ask {
-            marked,
-            ..about.ask(&says, self.memory_total_bytes)
+        Ok(ContainerSpec {
+            created_by_us,
+            ..meta.spec(&has, self.memory_total_bytes)
         })
     }
 
-    async fn update(&self, id: &str, wanted: &Wanted) -> Result<(), RuntimeError> {
+    async fn update(&self, id: &str, settings: &CgroupSettings) -> Result<(), RuntimeError> {
         self.client
-            .update_container_resources(id, resources(wanted))
+            .update_container_resources(id, resources(settings))
             .await
             .map_err(failed("update a container's resources"))
     }
 
-    async fn endings(&self, tell: mpsc::Sender<Arc<str>>) -> NoEndings {
-        let broken = |error| NoEndings::Broken(failed("listen to containers that end")(error));
+    async fn exit_events(&self, exits: mpsc::Sender<Arc<str>>) -> ExitEventsUnavailable {
+        let broken =
+            |error| ExitEventsUnavailable::Broken(failed("listen to containers that end")(error));
         match self.client.tells_everybody().await {
             Ok(true) => {}
-            Ok(false) => return NoEndings::NotOffered,
+            Ok(false) => return ExitEventsUnavailable::NotOffered,
             Err(error) => return broken(error),
         }
         let mut events = match self.client.container_events().await {
             Ok(events) => std::pin::pin!(events),
-            Err(error) if error.status.code == 12 => return NoEndings::NotOffered,
+            Err(error) if error.status.code == 12 => return ExitEventsUnavailable::NotOffered,
             Err(error) => return broken(error),
         };
         while let Some(event) = events.next().await {
@@ -163,14 +167,14 @@ impl Runtime for RuntimeView {
                         v1::ContainerEventType::ContainerStoppedEvent
                             | v1::ContainerEventType::ContainerDeletedEvent
                     );
-                    if ended && tell.send(event.container_id.into()).await.is_err() {
-                        break; // nobody listens any more
+                    if ended && exits.send(event.container_id.into()).await.is_err() {
+                        break; // the manager has ended
                     }
                 }
                 Err(error) => return broken(error),
             }
         }
-        NoEndings::Broken(RuntimeError {
+        ExitEventsUnavailable::Broken(RuntimeError {
             operation: "listen to containers that end",
             problem: "the runtime ended the stream".to_owned(),
         })

@@ -1,26 +1,30 @@
-//! The calls a policy cares about, as hooks of the relay.
+//! Reserves, commits and releases as the calls of the kubelet go by.
 //!
 //! Both CRI versions are read with the types of v1: the fields used here have the same numbers in both.
 
 use super::{
-    Denied, ManagerHandle, Ticket,
-    event::{Event, Update, UpdateEnd, Updated},
-    export::Exports,
-    mark,
-    runtime::{Listed, Listing, Stage},
-    wire,
+    annotations::isolate_annotation,
+    request::{
+        CreateContainerRequest, container_spec, create_overlay, numbers, requested, update_overlay,
+    },
+    status::unreadable,
 };
-use crate::cri::{
-    intercept::{After, Before, Call, Interceptor, Outcome, Status},
-    message as v1,
-    newer::UpdatePodSandboxResourcesRequest,
+use crate::{
+    cri::{
+        intercept::{After, Before, Call, Interceptor, Outcome},
+        message as v1,
+        newer::UpdatePodSandboxResourcesRequest,
+        overlay::BindMount,
+    },
+    manager::{Listed, Listing, ManagerHandle, Resize, ResourceUpdate, Stage, Ticket},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use prost::Message;
-use resmgr_policy::ContainerId;
+use resmgr_policy::{ContainerId, CriResources};
 use std::{
     collections::{HashMap, HashSet},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -41,21 +45,21 @@ const METHODS: [&str; 9] = [
     "UpdatePodSandboxResources",
 ];
 
-/// Reserves, commits and releases as the kubelet's calls go by.
+/// What the relay calls before and after each call that a policy cares about.
 #[derive(Debug)]
 pub struct Hooks {
     manager: ManagerHandle,
-    export: Option<Arc<Exports>>,
     /// Creations of one pod happen one after the other.
     pods: Mutex<HashMap<String, Weak<PodLock<()>>>>,
     provisional: AtomicU64,
 }
 
 impl Hooks {
-    pub(super) fn new(manager: ManagerHandle, export: Option<Arc<Exports>>) -> Self {
+    /// Hooks that tell this manager.
+    #[must_use]
+    pub fn new(manager: ManagerHandle) -> Self {
         Self {
             manager,
-            export,
             pods: Mutex::default(),
             provisional: AtomicU64::new(0),
         }
@@ -78,41 +82,36 @@ impl Hooks {
     }
 
     async fn create(&self, body: &Bytes) -> Before {
-        let Ok(create) = wire::CreateContainerRequest::decode(body.clone()) else {
-            return unreadable("CreateContainer");
+        let Ok(create) = CreateContainerRequest::decode(body.clone()) else {
+            return Before::Refuse(unreadable("CreateContainer"));
         };
         let turn = self.pod(&create.pod_sandbox_id).lock_owned().await;
         let number = self.provisional.fetch_add(1, Ordering::Relaxed);
         let id = ContainerId(format!("creating/{}/{number}", std::process::id()).into());
-        let ask = wire::ask(&create, id, self.memory_bytes());
-        let (request, attempt) = (ask.request.remembered(), ask.attempt);
-        let mut ticket = match self.manager.reserve(ask).await {
+        let spec = container_spec(&create, id, self.memory_bytes());
+        let command = spec.request.remembered().command;
+        let mut ticket = match self.manager.reserve(spec).await {
             Ok(ticket) => ticket,
             Err(denied) => return Before::Refuse(denied.into()),
         };
         let reserved = ticket.reserved();
-        // Only what is placed learns where it runs; a policy that places nothing changes nothing.
-        let export = self.export.as_ref();
-        let export = export.filter(|_export| !reserved.wanted.cpus.is_empty());
-        let mount = export.and_then(|export| export.mount(&request, attempt));
         let placement = reserved.placement.as_ref();
         let replaced = placement.is_some_and(|placement| placement.command.is_some());
-        let mark = replaced
-            .then(|| mark::annotation(&request.command))
-            .flatten();
-        let overlay = wire::create_overlay(
+        let isolate = replaced.then(|| isolate_annotation(&command)).flatten();
+        let mount = reserved.resources.as_ref().map(resources_mount);
+        let overlay = create_overlay(
             &create,
-            &reserved.wanted,
+            &reserved.desired,
             placement,
             mount.into_iter().collect(),
-            mark,
+            isolate,
         );
         let request = match overlay.apply(body) {
             Ok(_same) if overlay.is_empty() => None,
             Ok(request) => Some(request),
             Err(_malformed) => {
                 ticket.abort();
-                return unreadable("CreateContainer");
+                return Before::Refuse(unreadable("CreateContainer"));
             }
         };
         ticket.send();
@@ -125,65 +124,37 @@ impl Hooks {
 
     async fn update(&self, body: &Bytes) -> Before {
         let Ok(update) = v1::UpdateContainerResourcesRequest::decode(body.clone()) else {
-            return unreadable("UpdateContainerResources");
+            return Before::Refuse(unreadable("UpdateContainerResources"));
         };
         let resources = update.linux.unwrap_or_default();
         let id = ContainerId(update.container_id.into());
-        let named = wire::asked(&resources);
-        let answer = self
-            .manager
-            .ask(|reply| Event::Update {
-                id: id.clone(),
-                update: Box::new(Update {
-                    cpus: named.cpus,
-                    mems: named.mems,
-                    numbers: wire::numbers(&resources),
-                }),
-                reply,
-            })
-            .await;
-        match answer {
-            Err(_ended) => Before::Refuse(Denied::ended().into()),
-            Ok(Err(denied)) => Before::Refuse(denied.into()),
-            Ok(Ok(None)) => pass(),
-            Ok(Ok(Some(Updated { wanted, generation }))) => {
-                let mut after = Updating {
-                    manager: self.manager.clone(),
-                    id,
-                    end: Some(UpdateEnd::Unknown),
-                };
-                if let Err(problem) = self.manager.durable.wait(generation).await {
-                    after.end = Some(UpdateEnd::Refused);
-                    return Before::Refuse(Denied::unsaved(&problem).into());
-                }
-                let request =
-                    (!wanted.is_nothing()).then(|| wire::update_overlay(&wanted).apply(body));
-                forward(request, after)
+        let named = requested(&resources);
+        let update = ResourceUpdate {
+            cpus: named.cpus,
+            mems: named.mems,
+            numbers: numbers(&resources),
+        };
+        match self.manager.update(id, update).await {
+            Err(denied) => Before::Refuse(denied.into()),
+            Ok(None) => pass(),
+            Ok(Some(resize)) => {
+                let desired = resize.desired();
+                let overlay = (!desired.is_nothing()).then(|| update_overlay(desired));
+                let request = overlay.map(|overlay| overlay.apply(body));
+                forward(request, Updating { resize })
             }
         }
     }
 
     /// A container whose placement changed between creation and start has no cgroup to be written yet:
-    /// the runtime is told, so that it starts where it belongs.
+    /// the runtime is sent its cpuset, so that it starts where it belongs.
     async fn start(&self, body: &Bytes) -> Before {
         let Ok(start) = v1::StartContainerRequest::decode(body.clone()) else {
-            return unreadable("StartContainer");
+            return Before::Refuse(unreadable("StartContainer"));
         };
-        let id = ContainerId(start.container_id.as_str().into());
-        let news = self
-            .manager
-            .ask(|reply| Event::Starting {
-                id: id.clone(),
-                reply,
-            })
-            .await;
-        if let Ok(Some(wanted)) = news
-            && let Err(error) = self.manager.runtime.update(&id.0, &wanted).await
-        {
-            return Before::Refuse(Status {
-                code: 14, // UNAVAILABLE
-                message: format!("cri-resmgr cannot move the container before it starts: {error}"),
-            });
+        let id = ContainerId(start.container_id.into());
+        if let Err(denied) = self.manager.starting(id.clone()).await {
+            return Before::Refuse(denied.into());
         }
         let after = Starting {
             manager: self.manager.clone(),
@@ -192,29 +163,27 @@ impl Hooks {
         forward(None, after)
     }
 
-    /// What the runtime is told of a whole pod bounds what its containers may hold.
+    /// What the runtime is sent for a whole pod bounds what its containers may hold.
     fn update_pod(&self, body: &Bytes) -> Before {
         let Ok(update) = UpdatePodSandboxResourcesRequest::decode(body.clone()) else {
-            return unreadable("UpdatePodSandboxResources");
+            return Before::Refuse(unreadable("UpdatePodSandboxResources"));
         };
         let Some(resources) = update.resources else {
             return pass();
         };
         let after = PodUpdating {
             manager: self.manager.clone(),
-            event: Event::PodResources {
-                sandbox: update.pod_sandbox_id.into(),
-                resources: wire::numbers(&resources),
-            },
+            sandbox: update.pod_sandbox_id.into(),
+            resources: numbers(&resources),
         };
         forward(None, after)
     }
 
     /// Tells the manager when the runtime has said yes.
-    fn then(&self, event: Event) -> Before {
-        let after = Then {
+    fn ending(&self, ended: Ended) -> Before {
+        let after = Ending {
             manager: self.manager.clone(),
-            event,
+            ended,
         };
         forward(None, after)
     }
@@ -227,7 +196,7 @@ impl Hooks {
         }
         let after = ListEnd {
             manager: self.manager.clone(),
-            asked_at: Instant::now(),
+            requested_at: Instant::now(),
         };
         forward(None, after)
     }
@@ -253,17 +222,15 @@ impl Interceptor for Hooks {
             // Both carry the id in field 1; a StopContainerRequest's timeout is of no interest here.
             "StopContainer" | "RemoveContainer" => {
                 match v1::RemoveContainerRequest::decode(request.clone()) {
-                    Ok(gone) => self.then(Event::Gone {
-                        id: ContainerId(gone.container_id.into()),
-                    }),
+                    Ok(gone) => {
+                        self.ending(Ended::Container(ContainerId(gone.container_id.into())))
+                    }
                     Err(_bad) => pass(),
                 }
             }
             "StopPodSandbox" | "RemovePodSandbox" => {
                 match v1::RemovePodSandboxRequest::decode(request.clone()) {
-                    Ok(gone) => self.then(Event::PodGone {
-                        sandbox: gone.pod_sandbox_id.into(),
-                    }),
+                    Ok(gone) => self.ending(Ended::Pod(gone.pod_sandbox_id.into())),
                     Err(_bad) => pass(),
                 }
             }
@@ -286,11 +253,12 @@ fn forward(request: Option<Bytes>, after: impl After + 'static) -> Before {
     }
 }
 
-fn unreadable(method: &str) -> Before {
-    Before::Refuse(Status {
-        code: 3, // INVALID_ARGUMENT
-        message: format!("cri-resmgr cannot read this {method} request; nothing was started"),
-    })
+/// The mount that shows a container the directory with its `resources.sh`.
+fn resources_mount(directory: &PathBuf) -> BindMount {
+    BindMount {
+        container_path: "/.cri-resmgr".to_owned(),
+        host_path: directory.to_string_lossy().into_owned(),
+    }
 }
 
 struct Creating {
@@ -315,44 +283,17 @@ impl After for Creating {
 }
 
 struct Updating {
-    manager: ManagerHandle,
-    id: ContainerId,
-    /// What the manager is told when this is dropped.
-    end: Option<UpdateEnd>,
+    resize: Resize,
 }
 
 #[async_trait]
 impl After for Updating {
-    async fn after(mut self: Box<Self>, outcome: Outcome) {
-        self.end = None;
-        let end = match outcome {
-            Outcome::Reply(_) => UpdateEnd::Done,
-            Outcome::Failed(_) => UpdateEnd::Refused,
-            Outcome::Unknown(_) => UpdateEnd::Unknown,
-        };
-        let id = self.id.clone();
-        let settle = |reply| Event::UpdateEnded {
-            id,
-            end,
-            reply: Some(reply),
-        };
-        // The client hears of it when the kernel has what the policy wants. A manager that has ended learns
-        // the rest from the runtime when it starts again.
-        let _ended = self.manager.ask(settle).await;
-    }
-}
-
-impl Drop for Updating {
-    fn drop(&mut self) {
-        if let Some(end) = self.end {
-            let id = self.id.clone();
-            // A full mailbox: the next list and the reconciliation set it right.
-            let reply = None;
-            drop(
-                self.manager
-                    .events
-                    .try_send(Event::UpdateEnded { id, end, reply }),
-            );
+    async fn after(self: Box<Self>, outcome: Outcome) {
+        // The client hears of it when the kernel has what the policy wants.
+        match outcome {
+            Outcome::Reply(_) => self.resize.done().await,
+            Outcome::Failed(_) => self.resize.refused().await,
+            Outcome::Unknown(_) => self.resize.unknown().await,
         }
     }
 }
@@ -366,19 +307,18 @@ struct Starting {
 impl After for Starting {
     async fn after(self: Box<Self>, outcome: Outcome) {
         let started = matches!(outcome, Outcome::Reply(_));
-        let id = self.id;
-        let settle = |reply| Event::StartEnded { id, started, reply };
         // As for updates.
-        let _ended = self.manager.ask(settle).await;
+        self.manager.start_ended(self.id, started).await;
         if let Outcome::Unknown(_) = outcome {
-            self.manager.poll.notify_one();
+            self.manager.poll_soon();
         }
     }
 }
 
 struct PodUpdating {
     manager: ManagerHandle,
-    event: Event,
+    sandbox: Arc<str>,
+    resources: CriResources,
 }
 
 #[async_trait]
@@ -395,30 +335,42 @@ impl After for PodUpdating {
             Outcome::Unknown(_) => false,
         };
         if goes_on {
-            self.manager.tell(self.event).await;
+            let Self {
+                manager,
+                sandbox,
+                resources,
+            } = *self;
+            manager.pod_resources(sandbox, resources).await;
         }
     }
 }
 
-struct Then {
+/// What a stop or a removal ends.
+enum Ended {
+    Container(ContainerId),
+    Pod(Arc<str>),
+}
+
+struct Ending {
     manager: ManagerHandle,
-    event: Event,
+    ended: Ended,
 }
 
 #[async_trait]
-impl After for Then {
+impl After for Ending {
     async fn after(self: Box<Self>, outcome: Outcome) {
-        match outcome {
-            Outcome::Reply(_) => self.manager.tell(self.event).await,
-            Outcome::Failed(_) => {}
-            Outcome::Unknown(_) => self.manager.poll.notify_one(),
+        match (outcome, self.ended) {
+            (Outcome::Reply(_), Ended::Container(id)) => self.manager.gone(id).await,
+            (Outcome::Reply(_), Ended::Pod(sandbox)) => self.manager.pod_gone(sandbox).await,
+            (Outcome::Failed(_), _) => {}
+            (Outcome::Unknown(_), _) => self.manager.poll_soon(),
         }
     }
 }
 
 struct ListEnd {
     manager: ManagerHandle,
-    asked_at: Instant,
+    requested_at: Instant,
 }
 
 #[async_trait]
@@ -431,8 +383,8 @@ impl After for ListEnd {
         if !snapshot.synced {
             return;
         }
-        // The kubelet lists often: no more than ids and states are read of a list, and the owner is
-        // troubled only when somebody we know has ended.
+        // The kubelet lists often: no more than ids and states are read of a list, and the manager hears of
+        // it only when a container that it knows has ended.
         let Ok(brief) = Brief::decode(body.clone()) else {
             return;
         };
@@ -441,13 +393,12 @@ impl After for ListEnd {
             .filter(|listed| listed.state != exited)
             .map(|listed| &*listed.id)
             .collect();
-        let mut known = snapshot.entries.iter();
-        let gone = known
-            .any(|(id, entry)| entry.stage != Stage::Reserved && !live.contains(id.0.as_bytes()));
+        let gone = snapshot
+            .containers
+            .iter()
+            .any(|known| known.stage() != Stage::Reserved && !live.contains(known.id.0.as_bytes()));
         if gone && let Ok(list) = v1::ListContainersResponse::decode(body) {
-            let listing = listing(list, self.asked_at);
-            let unknown = Vec::new();
-            self.manager.tell(Event::Listed { listing, unknown }).await;
+            self.manager.listed(listing(list, self.requested_at)).await;
         }
     }
 }
@@ -469,7 +420,7 @@ struct BriefContainer {
 }
 
 /// The live ones of a runtime's list.
-pub(super) fn listing(list: v1::ListContainersResponse, asked_at: Instant) -> Listing {
+pub(super) fn listing(list: v1::ListContainersResponse, requested_at: Instant) -> Listing {
     let containers = list
         .containers
         .into_iter()
@@ -493,6 +444,6 @@ pub(super) fn listing(list: v1::ListContainersResponse, asked_at: Instant) -> Li
         .collect();
     Listing {
         containers,
-        asked_at,
+        requested_at,
     }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask bench relay`: what the relay costs, measured in front of a real containerd.
 
 use crate::{
-    bench_feedback, bench_repin,
+    bench_create, bench_feedback, bench_repin,
     setup::{self, Stage},
     shell::{cargo, root, run, step},
 };
@@ -13,6 +13,8 @@ use std::{os::unix::process::CommandExt as _, process::Command};
 pub(crate) enum Bench {
     /// Latency, calls a second and memory: direct, through a byte copier, through the relay.
     Relay(Arguments),
+    /// What a policy adds to the creation of a container.
+    Create(bench_create::Arguments),
     /// Migrations between sockets, waiting and moves under each policy, with feedback off, shadowed and on.
     Feedback(bench_feedback::Arguments),
     /// Pinning 500 containers anew: by their cgroups as the relay does, and by asking the runtime for each.
@@ -42,6 +44,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run_task(bench: &Bench) -> Result<()> {
     let arguments = match bench {
         Bench::Relay(arguments) => arguments,
+        Bench::Create(arguments) => return bench_create::run_task(arguments),
         Bench::Feedback(arguments) => return bench_feedback::run_task(arguments),
         Bench::Repin(arguments) => return bench_repin::run_task(arguments),
         Bench::Telemetry(arguments) => return crate::bench_telemetry::run_task(arguments),

@@ -8,6 +8,7 @@
     reason = "a command line tool talks on its standard streams"
 )]
 
+mod bench_create;
 mod bench_feedback;
 mod bench_relay;
 mod bench_repin;
@@ -51,7 +52,11 @@ enum Task {
     /// Run every test and check there is; list all that failed at the end.
     Test(test::Arguments),
     /// Check the rules of docs/architecture.md that the compiler cannot.
-    Tidy,
+    Tidy {
+        /// Writes the table of modules into docs/architecture.md first.
+        #[arg(long)]
+        write: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -63,7 +68,7 @@ fn main() -> ExitCode {
         Task::Setup(arguments) => setup::run_task(&arguments),
         Task::Simulate(arguments) => simulate::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
-        Task::Tidy => tidy::run(),
+        Task::Tidy { write } => tidy::run(write),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

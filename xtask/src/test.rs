@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
     if wanted("tidy") {
         step("tidy");
-        match tidy::run() {
+        match tidy::run(false) {
             Ok(()) => tally.passed += 1,
             Err(error) => tally.failures.push(format!("tidy: {error:#}")),
         }

@@ -2,6 +2,9 @@
 //!
 //! Who may import what, lints in every package, no generated or machine-bound text, module style.
 
+mod imports;
+mod modules;
+
 use crate::shell::{output, root};
 use anyhow::{Result, bail};
 use std::{path::Path, process::Command};
@@ -89,7 +92,10 @@ const RULES: &[Rule] = &[
 ///
 /// # Errors
 /// When something is wrong.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(write: bool) -> Result<()> {
+    if write {
+        modules::write(&root())?;
+    }
     let found = findings(&root())?;
     if found.is_empty() {
         println!("tidy: nothing to complain about");
@@ -107,8 +113,12 @@ fn findings(root: &Path) -> Result<Vec<String>> {
             .args(["ls-files", "--cached", "--others", "--exclude-standard"])
             .current_dir(root),
     )?;
-    let mut found = Vec::new();
-    for path in listed.lines() {
+    let exist: Vec<_> = listed
+        .lines()
+        .filter(|path| root.join(path).is_file())
+        .collect();
+    let mut found = modules::findings(root, &exist)?;
+    for path in exist {
         let Ok(text) = std::fs::read_to_string(root.join(path)) else {
             continue; // binary, or deleted and not committed yet
         };

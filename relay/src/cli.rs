@@ -1,18 +1,27 @@
 //! Words as typed: options, option files, subcommands. Nothing is decided here.
 //!
-//! One table ([`options::OPTIONS`]) defines every option: the command line, option files, `--help`,
-//! `--print-config` and `docs/configuration.md` are all made from it.
+//! The options are defined in [`crate::config::options`]; here are the commands and the options that print
+//! something and end. [`command()`] is all of it in clap's terms: the command line, option files, `--help` and
+//! `docs/configuration.md` are made from it.
 
 pub mod help;
 pub mod option_file;
-pub mod options;
-pub mod policies;
 
 mod compat;
+mod word;
 
-use crate::config::raw::{Origin, Raw};
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use options::{Kind, OPTIONS};
+use crate::{
+    config::{
+        options::{self, GENERAL, Options},
+        policy_name,
+        raw::{Origin, Raw, RawValue},
+    },
+    suggest,
+};
+use clap::{
+    ArgAction, CommandFactory as _, FromArgMatches as _,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use std::{ffi::OsString, fmt, path::PathBuf};
 
 /// What the user asked for.
@@ -25,38 +34,85 @@ pub struct Invocation {
 }
 
 /// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
     /// Serve as a relay: no subcommand was given.
+    #[command(skip)]
     Run,
     /// Print this text to standard output and exit 0 (`--help`, `--version`, the lists).
-    Say(String),
+    #[command(skip)]
+    Print(String),
     /// Print the effective configuration and exit.
+    #[command(skip)]
     PrintConfig,
-    /// Give every container back the CPUs the runtime was last asked for.
+    /// Give every container back the CPUs it would have without us.
     Restore,
-    /// Print the current placement.
+    /// Show which container runs where.
     State {
         /// As JSON in place of a table.
+        #[arg(long)]
         json: bool,
     },
     /// Say why a container sits where it sits.
     Explain {
-        /// Id, unique prefix of an id, or `namespace/pod/container`.
+        /// Container id, a unique beginning of it, or namespace/pod/container.
         container: String,
     },
-    /// Watch the scheduler's treatment of every container.
+    /// Watch how the scheduler treats every container.
     Top {
         /// Print one table and end.
+        #[arg(long)]
         once: bool,
-        /// As JSON, an object a line.
+        /// As JSON, one object a line.
+        #[arg(long)]
         json: bool,
     },
-    /// Check a run-time configuration without applying it.
+    /// Check a run-time configuration on this machine without applying it.
     CheckConfig {
-        /// A ConfigMap manifest, or its data.
+        /// A ConfigMap manifest, or a YAML document with its keys.
         file: PathBuf,
     },
+}
+
+/// All that may stand on the command line.
+#[derive(clap::Parser)]
+#[command(
+    name = "cri-resmgr",
+    about = "Sits between the kubelet and the container runtime, relays every CRI call, and places \
+             containers on CPUs.",
+    override_usage = "cri-resmgr [OPTIONS] [COMMAND]",
+    after_help = help::EXAMPLES,
+    subcommand_help_heading = "Commands (without one, the relay runs)",
+    disable_help_subcommand = true,
+    disable_version_flag = true,
+    disable_help_flag = true,
+    term_width = 100
+)]
+struct CommandLine {
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    actions: Actions,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Options that print something and end.
+#[derive(clap::Args)]
+#[command(next_help_heading = GENERAL)]
+struct Actions {
+    /// Print the effective configuration as YAML and exit.
+    #[arg(long, default_value = "false", hide_default_value = true)]
+    print_config: RawValue<bool>,
+    /// List the placement policies and exit.
+    #[arg(long, default_value = "false", hide_default_value = true)]
+    list_policies: RawValue<bool>,
+    /// List the logging back-ends and sources and exit.
+    #[arg(long, default_value = "false", hide_default_value = true)]
+    list_loggers: RawValue<bool>,
+    /// Print the version and exit.
+    #[arg(long, default_value = "false", hide_default_value = true)]
+    version: RawValue<bool>,
 }
 
 /// A mistake on the command line or in an option file: one line, exit code 2.
@@ -74,8 +130,8 @@ impl std::error::Error for UsageError {}
 /// Reads the command line (its first word is the program's name) and the option files it names.
 ///
 /// # Errors
-/// Unknown options, left-over words, missing values, unreadable option files. Values themselves are
-/// judged later, by [`crate::config::resolve`].
+/// Unknown options, left-over words, missing values, unreadable option files. Mistakes in values are
+/// reported later, by [`crate::config::resolve`].
 pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
     parse_with(argv, &|path| std::fs::read_to_string(path))
 }
@@ -83,106 +139,82 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
 /// As [`parse`], with option files from `read`.
 pub(crate) fn parse_with(
     argv: impl IntoIterator<Item = OsString>,
-    read: compat::Read<'_>,
+    read: word::Read<'_>,
 ) -> Result<Invocation, UsageError> {
-    let words = compat::canonical(argv.into_iter().skip(1), read)?;
+    let print = |text: String| Invocation {
+        command: Command::Print(text),
+        raw: Raw::default(),
+    };
+    let mut definitions = command();
+    let words = compat::canonical(&definitions, argv.into_iter().skip(1), read)?;
     let Some(words) = words else {
-        return Ok(Invocation {
-            command: Command::Say(help::text()),
-            raw: Raw::default(),
-        });
+        return Ok(print(definitions.render_help().to_string()));
     };
     let mut texts = vec!["cri-resmgr".to_owned()];
-    texts.extend(words.options.iter().map(compat::Word::text));
-    texts.extend(words.command.iter().cloned());
-    let matches = match options::command().try_get_matches_from(&texts) {
+    texts.extend(words.options.iter().map(|word| word.text.clone()));
+    texts.extend(words.command);
+    let matches = match definitions.try_get_matches_from_mut(&texts) {
         Ok(matches) => matches,
         Err(error) if error.kind() == ErrorKind::DisplayHelp => {
-            return Ok(Invocation {
-                command: Command::Say(error.render().to_string()),
-                raw: Raw::default(),
-            });
+            return Ok(print(error.render().to_string()));
         }
         Err(error) => return Err(one_line(&error)),
     };
-    let raw = collect(&matches, &words.options);
-    let command = command_of(&matches, &raw)?;
-    Ok(Invocation { command, raw })
+    let line = CommandLine::from_arg_matches(&matches).map_err(|error| one_line(&error))?;
+    let origins: Vec<Origin> = words.options.into_iter().map(|word| word.origin).collect();
+    Ok(Invocation {
+        raw: Raw::new(line.options, &matches, &origins),
+        command: command_of(&line.actions, line.command)?,
+    })
 }
 
-/// Every value with its origin. Clap counts two indices for each `--name=value`, starting at 1.
-fn collect(matches: &clap::ArgMatches, words: &[compat::Word]) -> Raw {
-    let mut raw = Raw::default();
-    for option in OPTIONS {
-        let explicit =
-            matches.value_source(option.name) == Some(clap::parser::ValueSource::CommandLine);
-        if !explicit {
-            continue;
-        }
-        let values = matches
-            .get_many::<String>(option.name)
-            .into_iter()
-            .flatten();
-        let indices = matches.indices_of(option.name).into_iter().flatten();
-        for (value, index) in values.zip(indices) {
-            let origin = (index / 2)
-                .checked_sub(1)
-                .and_then(|word| words.get(word))
-                .map_or(Origin::CommandLine, |word| word.origin.clone());
-            raw.push(option.name, value.clone(), origin);
-        }
-    }
-    raw
-}
-
-fn command_of(matches: &clap::ArgMatches, raw: &Raw) -> Result<Command, UsageError> {
-    let asked = |name: &str| {
-        let value = raw.last(name);
-        crate::config::values::boolean(&value.text)
-            .map_err(|expected| UsageError(format!("--{name}: {:?}: {expected}", value.text)))
+/// All definitions: options, actions, commands.
+#[must_use]
+pub fn command() -> clap::Command {
+    let help = |heading: Option<&'static str>| {
+        clap::Arg::new("help")
+            .long("help")
+            .short('h')
+            .action(ArgAction::Help)
+            .help("Print this help and exit")
+            .help_heading(heading)
     };
-    if asked("version")? {
-        return Ok(Command::Say(help::version()));
+    options::finish(CommandLine::command())
+        .arg(help(Some(GENERAL)))
+        .mut_subcommands(|command| command.arg(help(None)))
+}
+
+fn command_of(actions: &Actions, command: Option<Command>) -> Result<Command, UsageError> {
+    let asked = |action: &RawValue<bool>| {
+        let RawValue {
+            option,
+            text,
+            parsed,
+        } = action;
+        parsed
+            .clone()
+            .map_err(|expected| UsageError(format!("--{option}: {text:?}: {expected}")))
+    };
+    if asked(&actions.version)? {
+        return Ok(Command::Print(help::version()));
     }
-    if asked("list-policies")? {
-        return Ok(Command::Say(policies::list()));
+    if asked(&actions.list_policies)? {
+        return Ok(Command::Print(policy_name::list()));
     }
-    if asked("list-loggers")? {
-        return Ok(Command::Say(help::loggers()));
+    if asked(&actions.list_loggers)? {
+        return Ok(Command::Print(help::loggers()));
     }
-    if asked("print-config")? {
+    if asked(&actions.print_config)? {
         return Ok(Command::PrintConfig);
     }
-    Ok(match matches.subcommand() {
-        Some(("restore", _)) => Command::Restore,
-        Some(("state", words)) => Command::State {
-            json: words.get_flag("json"),
-        },
-        Some(("explain", words)) => Command::Explain {
-            container: words
-                .get_one::<String>("container")
-                .cloned()
-                .unwrap_or_default(),
-        },
-        Some(("top", words)) => Command::Top {
-            once: words.get_flag("once"),
-            json: words.get_flag("json"),
-        },
-        Some(("check-config", words)) => Command::CheckConfig {
-            file: words
-                .get_one::<PathBuf>("file")
-                .cloned()
-                .unwrap_or_default(),
-        },
-        _ => Command::Run,
-    })
+    Ok(command.unwrap_or(Command::Run))
 }
 
 /// Clap's report, which spans several lines, as one.
 fn one_line(error: &clap::Error) -> UsageError {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => Some(texts.join(" ")),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
         _ => None,
     };
     let what = context(ContextKind::InvalidArg).unwrap_or_default();
@@ -192,14 +224,13 @@ fn one_line(error: &clap::Error) -> UsageError {
         }
         ErrorKind::InvalidSubcommand => {
             let word = context(ContextKind::InvalidSubcommand).unwrap_or_default();
-            let names: Vec<String> = options::command()
+            let names: Vec<String> = command()
                 .get_subcommands()
                 .map(|command| command.get_name().to_owned())
                 .collect();
-            let nearest = crate::config::problem::nearest(&word, names.iter().map(String::as_str))
-                .map_or(String::new(), |name| format!("; did you mean {name:?}?"));
+            let hint = suggest::hint(&word, names.iter().map(String::as_str), "");
             format!(
-                "unknown command {word:?}{nearest} (commands: {})",
+                "unknown command {word:?}{hint} (commands: {})",
                 names.join(", ")
             )
         }
@@ -216,7 +247,7 @@ fn one_line(error: &clap::Error) -> UsageError {
 
 /// Says which command lacks what, and what that is.
 fn missing(what: &str) -> String {
-    let commands = options::command();
+    let commands = command();
     let found = commands.get_subcommands().find_map(|command| {
         let argument = command
             .get_positionals()
@@ -225,11 +256,6 @@ fn missing(what: &str) -> String {
         Some(format!("{} needs {what}: {help}", command.get_name()))
     });
     found.unwrap_or_else(|| format!("{what} is missing"))
-}
-
-/// Whether an option takes no value when it stands alone.
-fn is_switch(name: &str) -> bool {
-    options::find(name).is_some_and(|option| option.kind == Kind::Switch)
 }
 
 #[cfg(test)]

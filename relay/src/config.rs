@@ -1,31 +1,31 @@
 //! From words as typed to a configuration that is legal on this machine.
 //!
-//! [`raw`] holds words and where they came from; [`resolve()`] judges them all against the machine and
-//! returns either a [`Config`] without a question left open or every problem at once; [`document`]
-//! reads what the node agent pushes and lays it over. All pure, but for [`pools::load`]: files are read by
-//! whoever calls.
+//! [`options`] defines every option once; [`raw`] holds their values and where they came from; [`resolve()`]
+//! checks them all against the machine and returns either a [`Config`] without a question left open or every
+//! problem at once; [`document`] reads what the node agent pushes and lays it over. All pure, but for
+//! [`pools::load`]: callers read all other files.
 
 pub mod document;
 pub mod fail_policy;
+pub mod options;
+pub mod policy_name;
 pub mod pools;
 pub mod print;
 pub mod problem;
-pub mod quantity;
 pub mod raw;
 pub mod resolve;
 pub mod resources;
-pub mod values;
 
-pub use crate::cli::policies::PolicyName;
 pub use document::{Document, overlay};
 pub use fail_policy::{FailPolicies, OnFailure};
-pub use pools::{Pool, Pools};
+pub use policy_name::PolicyName;
 pub use problem::{Problem, Problems};
 pub use raw::{Origin, Raw};
 pub use resolve::{Machine, resolve};
-pub use resources::{CpuAmount, Cpus};
+pub use resources::CpuAmount;
 
 use crate::{dump::rule::Rules, log};
+use resmgr_policy::{PoolsConfig, RebalanceMode, StaticConfig};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Everything the daemon needs to know, legal on this machine. `None` always means "off", never
@@ -65,22 +65,10 @@ pub struct RelayConfig {
     pub reset_config: bool,
     /// How long to wait for the runtime at start; zero: for ever.
     pub runtime_wait: Duration,
-    /// Deadline of our own calls to the runtime.
+    /// Deadline of the relay's own calls to the runtime.
     pub runtime_timeout: Duration,
     /// How long calls in flight may take to end at shutdown.
     pub drain_timeout: Duration,
-}
-
-/// When measurements may move running containers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RebalanceMode {
-    /// Never.
-    #[default]
-    Off,
-    /// Decided and reported, not done.
-    Shadow,
-    /// Done.
-    On,
 }
 
 /// What to decide, and what happens when that fails.
@@ -88,18 +76,10 @@ pub enum RebalanceMode {
 pub struct PolicyConfig {
     /// The active policy.
     pub name: PolicyName,
-    /// CPUs it may use.
-    pub available: Cpus,
-    /// CPUs set aside for system tasks.
-    pub reserved: Option<Cpus>,
-    /// Isolated CPUs also for requests above one CPU (static policies).
-    pub relaxed_isolation: bool,
-    /// Exclusive CPUs also for burstable containers (static-plus).
-    pub burstable_exclusive: bool,
-    /// `cpuset.mems` follows the CPUs.
-    pub pin_memory: bool,
-    /// Pools of static-pools.
-    pub pools: PoolsConfig,
+    /// Of static and static-plus.
+    pub slices: StaticConfig,
+    /// Of static-pools.
+    pub pools: PoolsSource,
     /// What happens to a container that cannot be placed.
     pub fail: FailPolicies,
     /// A decision later than this counts as a failure.
@@ -112,9 +92,9 @@ pub struct PolicyConfig {
 
 /// Where the pools of static-pools come from, and what the agent is asked to do about them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolsConfig {
+pub struct PoolsSource {
     /// From a pushed document; beats the files.
-    pub pushed: Option<Pools>,
+    pub pushed: Option<PoolsConfig>,
     /// YAML file.
     pub file: Option<PathBuf>,
     /// Directory in CMK's layout.
@@ -145,7 +125,7 @@ pub struct EnforceConfig {
     pub state_dir: PathBuf,
     /// Where cgroups are mounted, host root included.
     pub cgroup_mount: PathBuf,
-    /// The host's root directory, `/` when we run on the host itself.
+    /// The host's root directory, `/` when the relay runs on the host itself.
     pub host_root: PathBuf,
     /// How often wanted and actual cpusets are compared; zero: only on notice.
     pub reconcile_interval: Duration,

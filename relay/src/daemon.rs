@@ -66,7 +66,7 @@ impl From<anyhow::Error> for Failed {
 pub fn execute(invocation: Invocation) -> Result<(), Failed> {
     let Invocation { command, raw } = invocation;
     match command {
-        Command::Say(text) => commands::say(&text),
+        Command::Print(text) => commands::print(&text),
         Command::PrintConfig => commands::print_config(&raw),
         Command::State { json } => commands::state(&raw, json),
         Command::Explain { container } => commands::explain(&raw, &container),

@@ -4,9 +4,10 @@
 
 use crate::{
     cli,
-    config::{Config, Document, Machine, Raw, pools, quantity, resolve, resources, values},
+    config::{Config, Document, Machine, Raw, pools, resolve, resources},
     cri::fuzz as cri,
     dump::rule::Rules,
+    values,
 };
 use resmgr_topology::Topology;
 use std::{io, path::Path};
@@ -165,11 +166,7 @@ fn config_document(octets: &[u8]) {
 
 fn pools_file(octets: &[u8]) {
     let Some(file) = text(octets) else { return };
-    drop(pools::from_yaml(
-        file,
-        Path::new("file"),
-        machine(&topology()),
-    ));
+    drop(pools::from_yaml(file, Path::new("file"), &topology()));
 }
 
 fn any_value(octets: &[u8]) {
@@ -179,6 +176,6 @@ fn any_value(octets: &[u8]) {
     drop(values::address(value));
     drop(values::socket(value));
     drop(resources::cpu(value));
-    drop(quantity::bytes(value));
+    drop(value.parse::<resmgr_policy::Quantity>());
     drop(value.parse::<resmgr_topology::CpuSet>());
 }

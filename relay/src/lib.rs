@@ -21,4 +21,6 @@ pub mod log;
 pub mod manager;
 pub mod metrics;
 pub mod record;
+pub mod suggest;
 pub mod telemetry;
+pub mod values;

@@ -26,7 +26,7 @@ pub enum Level {
 }
 
 impl FromStr for Level {
-    type Err = &'static str;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.to_ascii_lowercase().as_str() {
@@ -34,7 +34,7 @@ impl FromStr for Level {
             "info" => Ok(Self::Info),
             "warn" | "warning" => Ok(Self::Warn),
             "error" => Ok(Self::Error),
-            _ => Err("expected debug, info, warn or error"),
+            _ => Err("expected debug, info, warn or error".to_owned()),
         }
     }
 }

@@ -102,12 +102,12 @@ async fn a_bad_map_changes_nothing_and_the_reason_is_seen_on_the_node() {
         (
             "policy.stp",
             &overlapping,
-            &["CPUs 1 are in another list of pool"],
+            &["CPUs 1 are also in list", "of pool"],
         ),
         (
             "policy.stp",
             &elsewhere,
-            &["CPU 200 not online on this machine"],
+            &["CPUs 200 are not on this machine"],
         ),
         ("policy.stp", &renamed, &["pool \"exclusive\""]),
         (

@@ -1,6 +1,7 @@
-//! Texts: help, version, the list of loggers, and the page `docs/configuration.md`.
+//! Texts: version, the list of loggers, and the page `docs/configuration.md`.
 
-use super::options::{self, Group, Kind, OPTIONS};
+use crate::config::options;
+use clap::{Arg, ArgAction};
 
 pub(super) const EXAMPLES: &str = "\
 Switches take an optional value: --pin-memory, --pin-memory=false. One dash or two, a space or `=`
@@ -16,12 +17,6 @@ Examples:
     cri-resmgr explain default/my-pod/my-container
 
 Exit codes: 0 ended as asked, 1 failed while starting or running, 2 wrong usage or configuration.";
-
-/// What `--help` prints.
-#[must_use]
-pub fn text() -> String {
-    options::command().render_help().to_string()
-}
 
 /// What `--version` prints.
 #[must_use]
@@ -42,39 +37,55 @@ pub fn loggers() -> String {
     text
 }
 
-/// The page `docs/configuration.md`, made from the table of options.
+/// The page `docs/configuration.md`.
 #[must_use]
 pub fn page() -> String {
-    let mut page = INTRODUCTION.to_owned();
-    for group in Group::ALL {
-        page += &format!(
-            "\n### {}\n\n| option | default | meaning |\n|---|---|---|\n",
-            group.heading()
-        );
-        for option in OPTIONS.iter().filter(|option| option.group == group) {
-            let value = match option.kind {
-                Kind::Switch => "[=BOOL]".to_owned(),
-                Kind::Ask => String::new(),
-                Kind::One | Kind::Many => format!(" {}", option.value),
-            };
-            let default = match (option.kind, option.default) {
-                (Kind::Ask, _) | (_, "") => String::new(),
-                (_, default) => format!("`{default}`"),
-            };
-            let repeat = if option.kind == Kind::Many {
-                " May be repeated."
-            } else {
-                ""
-            };
+    let mut page = include_str!("configuration_head.md").to_owned();
+    let mut heading = None;
+    for option in super::command().get_arguments() {
+        if matches!(option.get_action(), ArgAction::Help) {
+            continue;
+        }
+        if option.get_help_heading() != heading {
+            heading = option.get_help_heading();
             page += &format!(
-                "| `--{}{}` | {default} | {}.{repeat} |\n",
-                option.name,
-                value.replace('|', "\\|"),
-                option.help.replace('|', "\\|"),
+                "\n### {}\n\n| option | default | meaning |\n|---|---|---|\n",
+                heading.unwrap_or_default()
             );
         }
+        page += &row(option);
     }
     page + include_str!("configuration_tail.md")
 }
 
-const INTRODUCTION: &str = include_str!("configuration_head.md");
+fn row(option: &Arg) -> String {
+    let name = options::name(option);
+    let default: String = match option.is_hide_default_value_set() {
+        true => String::new(),
+        false => {
+            let defaults = option.get_default_values().iter();
+            defaults
+                .map(|text| format!("`{}`", text.display()))
+                .collect()
+        }
+    };
+    let value = match options::is_switch(option) {
+        false => {
+            let names = option.get_value_names().unwrap_or_default();
+            format!(" {}", names.join(" "))
+        }
+        // An action: there is nothing to switch off.
+        true if default.is_empty() => String::new(),
+        true => "[=BOOL]".to_owned(),
+    };
+    let repeat = match option.get_action() {
+        ArgAction::Append => " May be repeated.",
+        _ => "",
+    };
+    let help = option.get_help().map(ToString::to_string);
+    format!(
+        "| `--{name}{}` | {default} | {}.{repeat} |\n",
+        value.replace('|', "\\|"),
+        help.unwrap_or_default().replace('|', "\\|"),
+    )
+}

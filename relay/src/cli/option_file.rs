@@ -11,25 +11,36 @@
 
 use super::{
     UsageError,
-    compat::{Read, Word, unknown},
-    options::{self, Kind, OPTIONS},
+    word::{Read, Word, unknown},
 };
-use crate::config::raw::Origin;
+use crate::config::{
+    options::{self, CONFIG},
+    raw::Origin,
+};
+use clap::Command;
 use std::{path::Path, sync::Arc};
 
 /// Reads an option file.
-pub(super) fn read(path: &Path, read: Read<'_>) -> Result<Vec<Word>, UsageError> {
+pub(super) fn read(
+    definitions: &Command,
+    path: &Path,
+    read: Read<'_>,
+) -> Result<Vec<Word>, UsageError> {
     let text = read(path).map_err(|error| {
         UsageError(format!(
             "cannot read option file {}: {error}",
             path.display()
         ))
     })?;
-    parse(&text, path)
+    parse(definitions, &text, path)
 }
 
 /// Parses the text of an option file; `path` only names it in errors and origins.
-pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<Word>, UsageError> {
+pub(super) fn parse(
+    definitions: &Command,
+    text: &str,
+    path: &Path,
+) -> Result<Vec<Word>, UsageError> {
     let path: Arc<Path> = path.into();
     let mut words = Vec::new();
     let mut heading: Option<&str> = None;
@@ -63,24 +74,24 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<Word>, UsageError> {
                 "{typed:?}: options are written without dashes here"
             )));
         }
-        if name == "config" {
+        if name == CONFIG {
             return Err(at("option files cannot be nested (\"config\")".to_owned()));
         }
-        let option = match options::find(&name) {
+        let heads = heads && is_heading(definitions, &name);
+        let option = match options::find(definitions, &name) {
             Some(option) => option,
-            None if value.is_none() && heads && is_heading(&name) => continue,
-            None => return Err(at(unknown(&name, "option").0)),
+            None if value.is_none() && heads => continue,
+            None => return Err(at(unknown(definitions, &name).0)),
         };
-        let value = match (value, option.kind) {
-            (Some(value), _) => value,
-            (None, Kind::Switch | Kind::Ask) => "true",
+        let value = match value {
+            Some(value) => value,
+            None if options::is_switch(option) => "true",
             // A valued option alone on its line: only the heading of what follows.
-            (None, _) if !indented && heads && is_heading(&name) => continue,
-            (None, _) => return Err(at(format!("option {name:?} needs a value"))),
+            None if !indented && heads => continue,
+            None => return Err(at(format!("option {name:?} needs a value"))),
         };
         words.push(Word {
-            name: option.name,
-            value: value.to_owned(),
+            text: format!("--{}={value}", options::name(option)),
             origin: Origin::File {
                 path: Arc::clone(&path),
                 line: number,
@@ -95,11 +106,9 @@ fn is_indented(line: &str) -> bool {
 }
 
 /// Whether options exist whose names begin with this word and a dash.
-fn is_heading(word: &str) -> bool {
-    OPTIONS.iter().any(|option| {
-        option
-            .name
-            .strip_prefix(word)
+fn is_heading(definitions: &Command, word: &str) -> bool {
+    options::names(definitions).any(|name| {
+        name.strip_prefix(word)
             .is_some_and(|rest| rest.starts_with('-'))
     })
 }

@@ -1,23 +1,24 @@
 //! Run-time configuration: what the node agent pushes, or `check-config` reads.
 //!
 //! A document is a map from keys to YAML texts, the data of a ConfigMap. It is laid over the
-//! configuration given at start; what it does not say is as at start. Judged as a whole: the result is a
+//! configuration given at start; what it does not say is as at start. Reportd as a whole: the result is a
 //! [`Config`] legal on this machine, or every problem.
 
 pub(super) mod section;
 
 use super::{
-    Config, Cpus, FailPolicies, Machine, PolicyName, Problem, Problems,
-    problem::nearest,
-    raw::Origin,
-    resolve::{REBALANCE, fits, on_machine, one_of},
-    resources, values,
+    Config, FailPolicies, Machine, PolicyName, Problem, Problems,
+    raw::{FromText as _, Origin},
+    resolve::{available_cpus, fits, on_machine},
+    resources,
 };
 use crate::{
     dump::rule::Rules,
     log::{self, source::Switches},
+    suggest, values,
 };
-use section::{Judge, Section};
+use resmgr_policy::{RebalanceMode, Reserved};
+use section::{Report, Section};
 use serde_yaml::Value;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -48,7 +49,7 @@ impl Document {
     /// # Errors
     /// When it is neither.
     pub fn from_file(text: &str, name: &str) -> Result<Self, Problems> {
-        let mut judge = Judge::new(Origin::Document {
+        let mut report = Report::new(Origin::Document {
             source: name.into(),
             key: "".into(),
         });
@@ -56,12 +57,12 @@ impl Document {
             source: name.to_owned(),
             entries: BTreeMap::new(),
         };
-        if let Some(mut section) = judge.parse("", text) {
-            let kind = section.text(&mut judge, "kind");
+        if let Some(mut section) = report.parse("", text) {
+            let kind = section.text(&mut report, "kind");
             let data = match kind.as_deref() {
                 Some("ConfigMap") => Some(section.take("data").unwrap_or_default()),
                 Some(other) => {
-                    judge.problem("kind", other, "expected ConfigMap");
+                    report.problem("kind", other, "expected ConfigMap");
                     None
                 }
                 None => serde_yaml::from_str(text).ok(),
@@ -69,19 +70,19 @@ impl Document {
             match data {
                 Some(Value::Mapping(map)) => {
                     for (key, value) in map {
-                        document.insert(&mut judge, &key, value);
+                        document.insert(&mut report, &key, value);
                     }
                 }
                 Some(Value::Null) | None => {}
-                Some(_) => judge.problem("data", "", "expected keys with YAML texts"),
+                Some(_) => report.problem("data", "", "expected keys with YAML texts"),
             }
         }
-        judge.result(document)
+        report.result(document)
     }
 
-    fn insert(&mut self, judge: &mut Judge, key: &Value, value: Value) {
+    fn insert(&mut self, report: &mut Report, key: &Value, value: Value) {
         let Some(key) = key.as_str() else {
-            judge.problem(&format!("{key:?}"), "", "expected a text as key");
+            report.problem(&format!("{key:?}"), "", "expected a text as key");
             return;
         };
         let text = match value {
@@ -107,24 +108,24 @@ pub fn overlay(
     let mut config = start.clone();
     let chosen = choose(document, node, &source, &mut problems);
     for (module, (key, text)) in &chosen {
-        let mut judge = Judge::new(Origin::Document {
+        let mut report = Report::new(Origin::Document {
             source: Arc::clone(&source),
             key: (*key).into(),
         });
         if *module == "rebalance" {
-            config.policy.rebalance = rebalance(&mut judge, text).unwrap_or_default();
-        } else if let Some(section) = judge.parse(module, text) {
-            apply(module, section, &mut judge, &mut config, machine);
+            config.policy.rebalance = rebalance(&mut report, text).unwrap_or_default();
+        } else if let Some(section) = report.parse(module, text) {
+            apply(module, section, &mut report, &mut config, machine);
         }
-        problems.extend(judge.problems);
+        problems.extend(report.problems);
     }
     if problems.is_empty() {
-        let mut judge = Judge::new(Origin::Document {
+        let mut report = Report::new(Origin::Document {
             source,
             key: "policy".into(),
         });
-        consistent(&mut judge, &config);
-        problems.extend(judge.problems);
+        consistent(&mut report, &config, machine);
+        problems.extend(report.problems);
     }
     if problems.is_empty() {
         Ok(config)
@@ -134,27 +135,27 @@ pub fn overlay(
 }
 
 /// What must hold between settings.
-fn consistent(judge: &mut Judge, config: &Config) {
+fn consistent(report: &mut Report, config: &Config, machine: Machine<'_>) {
+    const KEY: &str = "policy.ReservedResources.CPU";
     let policy = &config.policy;
-    match &policy.reserved {
+    let available = policy.slices.available.unwrap_or(machine.topology.online);
+    match &policy.slices.reserved {
         Some(reserved) => {
-            if let Err(message) = fits(reserved, &policy.available) {
-                judge.problem(
-                    "policy.ReservedResources.CPU",
-                    &reserved.to_string(),
-                    &message,
-                );
+            if let Err(message) = fits(reserved, &available) {
+                let typed = match reserved {
+                    Reserved::Set(cpus) => cpus.to_string(),
+                    Reserved::Quantity(milli) => format!("{milli}m"),
+                };
+                report.problem(KEY, &typed, &message);
             }
         }
-        None if matches!(policy.name, PolicyName::Static | PolicyName::StaticPlus) => judge
-            .problem(
-                "policy.ReservedResources.CPU",
-                "",
-                &format!(
-                    "policy {} needs CPUs set aside for system tasks, e.g. {{CPU: 1000m}}",
-                    policy.name
-                ),
-            ),
+        None if policy.name.needs_reserved_cpus() => {
+            let message = format!(
+                "policy {} needs CPUs set aside for system tasks, e.g. {{CPU: 1000m}}",
+                policy.name
+            );
+            report.problem(KEY, "", &message);
+        }
         None => {}
     }
 }
@@ -181,10 +182,8 @@ fn choose<'a>(
     for (key, text) in &document.entries {
         let typed = key.trim();
         let Some((module, suffix)) = module_of(typed) else {
-            let hint = nearest(typed, KEYS.iter().copied()).map_or_else(
-                || format!(" (keys: {})", KEYS.join(", ")),
-                |near| format!("; did you mean {near:?}?"),
-            );
+            let keys = format!(" (keys: {})", KEYS.join(", "));
+            let hint = suggest::hint(typed, KEYS.iter().copied(), &keys);
             problem(key, format!("unknown key{hint}"));
             continue;
         };
@@ -233,100 +232,98 @@ fn module_of(key: &str) -> Option<(&'static str, Option<&str>)> {
         })
 }
 
-fn rebalance(judge: &mut Judge, text: &str) -> Option<super::RebalanceMode> {
+fn rebalance(report: &mut Report, text: &str) -> Option<RebalanceMode> {
     let typed = match serde_yaml::from_str::<Value>(text) {
         Ok(Value::String(text)) => text,
         // YAML 1.1 habits: `off` and `on` may arrive as switches.
         Ok(Value::Bool(on)) => if on { "on" } else { "off" }.to_owned(),
         _ => text.trim().to_owned(),
     };
-    let found = REBALANCE.iter().find(|(word, _)| *word == typed);
-    if found.is_none() {
-        let words = REBALANCE.map(|(word, _)| word);
-        judge.problem("rebalance", &typed, &one_of(&typed, &words));
-    }
-    found.map(|(_, mode)| *mode)
+    RebalanceMode::from_text(&typed)
+        .map_err(|expected| report.problem("rebalance", &typed, &expected))
+        .ok()
 }
 
 fn apply(
     module: &str,
     mut section: Section,
-    judge: &mut Judge,
+    report: &mut Report,
     config: &mut Config,
     machine: Machine<'_>,
 ) {
     match module {
-        "policy" => policy(section, judge, config, machine),
+        "policy" => policy(section, report, config, machine),
         "policy.static" => {
-            if let Some(on) = section.boolean(judge, "RelaxedIsolation") {
-                config.policy.relaxed_isolation = on;
+            if let Some(on) = section.boolean(report, "RelaxedIsolation") {
+                config.policy.slices.relaxed_isolation = on;
             }
-            if let Some(rdt) = section.text(judge, "Rdt")
+            if let Some(rdt) = section.text(report, "Rdt")
                 && values::boolean(&rdt) == Ok(true)
             {
-                judge.problem(
+                report.problem(
                     &section.at("Rdt"),
                     &rdt,
                     "RDT is not supported; use off or auto",
                 );
             }
-            section.finish(judge, &["RelaxedIsolation", "Rdt"]);
+            section.finish(report, &["RelaxedIsolation", "Rdt"]);
         }
         "policy.static-plus" => {
-            if let Some(on) = section.boolean(judge, "BurstableExclusive") {
-                config.policy.burstable_exclusive = on;
+            if let Some(on) = section.boolean(report, "BurstableExclusive") {
+                config.policy.slices.burstable_exclusive = on;
             }
-            section.finish(judge, &["BurstableExclusive"]);
+            section.finish(report, &["BurstableExclusive"]);
         }
         "policy.static-pools" => {
             if let Some(pools) = section.take("pools") {
                 let path = section.at("pools");
-                config.policy.pools.pushed = Some(super::pools::read(judge, &path, pools, machine));
+                let pools = super::pools::read(report, &path, pools, machine.topology);
+                config.policy.pools.pushed = Some(pools);
             }
-            if let Some(on) = section.boolean(judge, "LabelNode") {
+            if let Some(on) = section.boolean(report, "LabelNode") {
                 config.policy.pools.label_node = on;
             }
-            if let Some(on) = section.boolean(judge, "TaintNode") {
+            if let Some(on) = section.boolean(report, "TaintNode") {
                 config.policy.pools.taint_node = on;
             }
-            section.finish(judge, &["pools", "LabelNode", "TaintNode"]);
+            section.finish(report, &["pools", "LabelNode", "TaintNode"]);
         }
-        "dump" => dump(section, judge, config),
-        _ => logger(section, judge, config),
+        "dump" => dump(section, report, config),
+        _ => logger(section, report, config),
     }
 }
 
-fn policy(mut section: Section, judge: &mut Judge, config: &mut Config, machine: Machine<'_>) {
+fn policy(mut section: Section, report: &mut Report, config: &mut Config, machine: Machine<'_>) {
     let policy = &mut config.policy;
-    if let Some(name) = section.parsed(judge, "Active", str::parse::<PolicyName>) {
+    if let Some(name) = section.parsed(report, "Active", str::parse::<PolicyName>) {
         policy.name = name;
     }
-    if let Some(cpus) = cpus(&mut section, judge, "AvailableResources", machine) {
-        policy.available = cpus;
+    if let Some(cpus) = cpus(&mut section, report, "AvailableResources", machine) {
+        match available_cpus(cpus, policy.name, machine) {
+            Ok(available) => policy.slices.available = available,
+            Err(message) => report.problem("policy.AvailableResources.CPU", "", message),
+        }
     }
-    if let Some(cpus) = cpus(&mut section, judge, "ReservedResources", machine) {
-        policy.reserved = Some(cpus);
+    if let Some(cpus) = cpus(&mut section, report, "ReservedResources", machine) {
+        policy.slices.reserved = Some(cpus);
     }
-    if let Some(on) = section.boolean(judge, "PinMemory") {
-        policy.pin_memory = on;
+    if let Some(on) = section.boolean(report, "PinMemory") {
+        policy.slices.pin_memory = on;
     }
-    if let Some(lists) = section.texts(judge, "FailPolicy") {
+    if let Some(lists) = section.texts(report, "FailPolicy") {
         let mut fail = FailPolicies::default();
         for list in lists {
             if let Err(error) = fail.add(&list) {
-                judge.problem(&section.at("FailPolicy"), &list, &error);
+                report.problem(&section.at("FailPolicy"), &list, &error);
             }
         }
         policy.fail = fail;
     }
-    if let Some(timeout) = section.parsed(judge, "Timeout", |text| match values::duration(text) {
-        Ok(std::time::Duration::ZERO) => Err("must be more than 0".to_owned()),
-        other => other,
-    }) {
+    if let Some(timeout) = section.parsed(report, "Timeout", values::positive_duration) {
         policy.timeout = timeout;
     }
     section.finish(
-        judge,
+        report,
         &[
             "Active",
             "AvailableResources",
@@ -338,50 +335,55 @@ fn policy(mut section: Section, judge: &mut Judge, config: &mut Config, machine:
     );
 }
 
-fn cpus(section: &mut Section, judge: &mut Judge, key: &str, machine: Machine<'_>) -> Option<Cpus> {
+fn cpus(
+    section: &mut Section,
+    report: &mut Report,
+    key: &str,
+    machine: Machine<'_>,
+) -> Option<Reserved> {
     let value = section.take(key)?;
     let path = section.at(key);
-    let mut fields = Section::new(judge, &path, value)?;
-    let cpus = fields.parsed(judge, "CPU", |text| {
+    let mut fields = Section::new(report, &path, value)?;
+    let cpus = fields.parsed(report, "CPU", |text| {
         on_machine(resources::cpu(text)?, machine)
     });
-    fields.finish(judge, &["CPU"]);
+    fields.finish(report, &["CPU"]);
     cpus
 }
 
-fn dump(mut section: Section, judge: &mut Judge, config: &mut Config) {
-    if let Some(specs) = section.texts(judge, "Config") {
+fn dump(mut section: Section, report: &mut Report, config: &mut Config) {
+    if let Some(specs) = section.texts(report, "Config") {
         let mut rules = Rules::default();
         for spec in specs {
             if let Err(error) = rules.add(&spec) {
-                judge.problem(&section.at("Config"), &spec, &error.to_string());
+                report.problem(&section.at("Config"), &spec, &error.to_string());
             }
         }
         config.dump.rules = rules;
     }
-    if section.boolean(judge, "Disabled") == Some(true) {
+    if section.boolean(report, "Disabled") == Some(true) {
         config.dump.rules = Rules::empty();
     }
     // The cluster must not name files that root empties, nor open the node's secrets.
     for (key, option) in [("File", "--dump-file"), ("Secrets", "--dump-secrets")] {
-        if let Some(typed) = section.text(judge, key) {
+        if let Some(typed) = section.text(report, key) {
             let message = format!("can only be given at start, with {option}");
-            judge.problem(&section.at(key), &typed, &message);
+            report.problem(&section.at(key), &typed, &message);
         }
     }
-    section.finish(judge, &["Config", "Disabled"]);
+    section.finish(report, &["Config", "Disabled"]);
 }
 
-fn logger(mut section: Section, judge: &mut Judge, config: &mut Config) {
-    if let Some(level) = section.parsed(judge, "Level", str::parse::<log::Level>) {
+fn logger(mut section: Section, report: &mut Report, config: &mut Config) {
+    if let Some(level) = section.parsed(report, "Level", str::parse::<log::Level>) {
         config.log.level = level;
     }
     let mut switches = |section: &mut Section, key: &str, start: Switches| {
-        let lists = section.texts(judge, key)?;
+        let lists = section.texts(report, key)?;
         let mut switches = start;
         for list in lists {
             if let Err(error) = switches.add(&list) {
-                judge.problem(&section.at(key), &list, &error);
+                report.problem(&section.at(key), &list, &error);
             }
         }
         Some(switches)
@@ -392,7 +394,7 @@ fn logger(mut section: Section, judge: &mut Judge, config: &mut Config) {
     if let Some(debug) = switches(&mut section, "Debug", Switches::none()) {
         config.log.debug = debug;
     }
-    section.finish(judge, &["Level", "LogSource", "Debug"]);
+    section.finish(report, &["Level", "LogSource", "Debug"]);
 }
 
 #[cfg(test)]

@@ -1,7 +1,15 @@
-//! Options as typed, each value with its origin.
+//! Options as typed: each text beside what it means or what is wrong with it, and its origin.
+//!
+//! clap would stop at the first value it cannot use. [`ValueRecorder`] keeps the mistake beside the text
+//! instead, so that [`super::resolve()`] reports all of them at once.
 
-use crate::cli::options::{self, Kind, OPTIONS, Opt};
-use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
+use super::options::{self, Options};
+use clap::{
+    Arg, ArgMatches, Command,
+    builder::{PossibleValue, TypedValueParser, ValueParserFactory},
+    parser::ValueSource,
+};
+use std::{collections::BTreeMap, ffi::OsStr, fmt, path::Path, sync::Arc};
 
 /// Where a value was typed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,62 +46,133 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value as typed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Valued {
+/// A value as typed, and what it means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawValue<T> {
+    /// The option's name.
+    pub option: String,
     /// The text.
     pub text: String,
-    /// Where it was typed.
-    pub origin: Origin,
+    /// What the text means, or what would be right.
+    pub parsed: Result<T, String>,
 }
 
-/// All options as typed, by name, in the order met.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A type that values of options have.
+pub trait FromText: Clone + Send + Sync + 'static {
+    /// The value that a text stands for.
+    ///
+    /// # Errors
+    /// What would be right.
+    fn from_text(text: &str) -> Result<Self, String> {
+        crate::values::choice(text, &Self::words())
+    }
+
+    /// The words that a shell can complete, and what they stand for.
+    #[must_use]
+    fn words() -> Vec<(&'static str, Self)> {
+        Vec::new()
+    }
+}
+
+/// clap's parser of a value; it never fails.
+#[derive(Clone, Debug)]
+pub struct ValueRecorder<T> {
+    parse: fn(&str) -> Result<T, String>,
+    words: Vec<&'static str>,
+}
+
+/// Reads a value by `parse`.
+pub fn parsed_by<T>(parse: fn(&str) -> Result<T, String>) -> ValueRecorder<T> {
+    let words = Vec::new();
+    ValueRecorder { parse, words }
+}
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for ValueRecorder<T> {
+    type Value = RawValue<T>;
+
+    fn parse_ref(
+        &self,
+        _command: &Command,
+        argument: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<Self::Value, clap::Error> {
+        let text = value.to_string_lossy().into_owned();
+        let name = argument.and_then(Arg::get_long).unwrap_or_default();
+        Ok(RawValue {
+            option: name.to_owned(),
+            parsed: (self.parse)(&text),
+            text,
+        })
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let words = self.words.iter().map(PossibleValue::new);
+        (!self.words.is_empty()).then(|| Box::new(words) as _)
+    }
+}
+
+impl<T: FromText> ValueParserFactory for RawValue<T> {
+    type Parser = ValueRecorder<T>;
+
+    fn value_parser() -> Self::Parser {
+        ValueRecorder {
+            parse: T::from_text,
+            words: T::words().into_iter().map(|(word, _)| word).collect(),
+        }
+    }
+}
+
+/// The options of a command line and of the option files it names.
+#[derive(Clone, Debug)]
 pub struct Raw {
-    values: BTreeMap<&'static str, Vec<Valued>>,
+    /// The value of each option: the last one typed, or the default; of those that add up, all.
+    pub options: Options,
+    given: BTreeMap<String, Vec<(String, Origin)>>,
 }
 
 impl Raw {
-    /// Adds a value. Options that hold one value forget the earlier one.
-    pub fn push(&mut self, name: &'static str, text: String, origin: Origin) {
-        let values = self.values.entry(name).or_default();
-        if options::find(name).is_none_or(|option| option.kind != Kind::Many) {
-            values.clear();
+    /// The options that `matches` hold; `origins` has an entry for each option given, in the order
+    /// clap met them as `--name=value`.
+    #[must_use]
+    pub fn new(options: Options, matches: &ArgMatches, origins: &[Origin]) -> Self {
+        let mut given = BTreeMap::new();
+        for argument in options::command().get_arguments() {
+            let id = argument.get_id().as_str();
+            if matches.value_source(id) != Some(ValueSource::CommandLine) {
+                continue;
+            }
+            let texts = matches.get_raw(id).into_iter().flatten();
+            let indices = matches.indices_of(id).into_iter().flatten();
+            let values = texts.zip(indices).map(|(text, index)| {
+                // clap counts two for each `--name=value`, the value behind the name, from 1.
+                let word = (index / 2).checked_sub(1);
+                let origin = word.and_then(|word| origins.get(word));
+                let text = text.to_string_lossy().into_owned();
+                (text, origin.cloned().unwrap_or(Origin::CommandLine))
+            });
+            given.insert(options::name(argument).to_owned(), values.collect());
         }
-        values.push(Valued { text, origin });
+        Self { options, given }
     }
 
-    /// The value that counts: the last one typed, else the default.
+    /// Texts of this option with their origins, in the order typed; none when it was not given.
     #[must_use]
-    pub fn last(&self, name: &str) -> Valued {
-        self.values
-            .get(name)
-            .and_then(|values| values.last())
-            .cloned()
-            .unwrap_or_else(|| Valued {
-                text: options::find(name)
-                    .map_or("", |option| option.default)
-                    .to_owned(),
-                origin: Origin::Default,
-            })
+    pub fn given(&self, option: &str) -> &[(String, Origin)] {
+        self.given.get(option).map_or(&[], Vec::as_slice)
     }
 
-    /// All values typed, in order; none when it was never given.
+    /// Where the value that counts was typed.
     #[must_use]
-    pub fn all(&self, name: &str) -> &[Valued] {
-        self.values.get(name).map_or(&[], Vec::as_slice)
+    pub fn origin(&self, option: &str) -> Origin {
+        let last = self.given(option).last();
+        last.map_or(Origin::Default, |(_, origin)| origin.clone())
     }
+}
 
-    /// Whether the option was given.
-    #[must_use]
-    pub fn given(&self, name: &str) -> bool {
-        self.values.contains_key(name)
-    }
-
-    /// Options that are part of the configuration, in the order of the help.
-    pub fn options() -> impl Iterator<Item = &'static Opt> {
-        OPTIONS
-            .iter()
-            .filter(|option| option.kind != Kind::Ask && option.name != "config")
+impl Default for Raw {
+    /// Nothing typed.
+    fn default() -> Self {
+        let (options, matches) = options::defaults();
+        Self::new(options, &matches, &[])
     }
 }

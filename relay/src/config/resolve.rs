@@ -1,23 +1,21 @@
-//! Words to configuration: judged all at once, against the machine.
+//! Options to configuration: checked all at once, against the machine.
 
 use super::{
-    Config, CpuAmount, Cpus, DumpConfig, DumpFormat, EnforceConfig, FailPolicies, PolicyConfig,
-    PoolsConfig, Problem, Problems, Raw, RebalanceMode, RelayConfig, ResourcesFile,
-    TelemetryConfig, problem::nearest, raw::Valued, resources::Resources, values,
+    Config, CpuAmount, DumpConfig, EnforceConfig, FailPolicies, PolicyConfig, PolicyName,
+    PoolsSource, Problem, Problems, Raw, RelayConfig, TelemetryConfig,
+    options::{EnforceOptions, LogOptions, PolicyOptions, RelayOptions},
+    raw::{Origin, RawValue},
+    resources::Resources,
 };
 use crate::{
-    cli::policies::PolicyName,
     dump::rule::Rules,
     log::{self, source::Switches},
 };
+use resmgr_policy::{Reserved, StaticConfig};
 use resmgr_topology::{CpuSet, MilliCpu, Topology};
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt, path::Path};
 
-/// What a configuration is judged against.
+/// What a configuration is checked against.
 #[derive(Clone, Copy)]
 pub struct Machine<'a> {
     /// Its CPUs.
@@ -34,141 +32,95 @@ impl fmt::Debug for Machine<'_> {
     }
 }
 
-/// Judges every option.
+/// Checks every option.
 ///
 /// # Errors
 /// All that is wrong, not only the first.
 pub fn resolve(raw: &Raw, machine: Machine<'_>) -> Result<Config, Problems> {
-    let mut judge = Judge {
+    let mut validator = Validator {
         raw,
         problems: Vec::new(),
         notes: Vec::new(),
     };
-    let config = judge.config(machine);
-    if judge.problems.is_empty() {
+    let config = validator.config(machine);
+    if validator.problems.is_empty() {
         Ok(config)
     } else {
-        Err(Problems(judge.problems))
+        Err(Problems(validator.problems))
     }
 }
 
-struct Judge<'a> {
+struct Validator<'a> {
     raw: &'a Raw,
     problems: Vec<Problem>,
     notes: Vec<String>,
 }
 
-impl Judge<'_> {
-    fn problem(&mut self, key: &str, value: &Valued, message: impl fmt::Display) {
+impl Validator<'_> {
+    fn problem<T>(&mut self, value: &RawValue<T>, message: impl fmt::Display) {
+        let origin = self.raw.origin(&value.option);
+        self.report(&value.option, &value.text, origin, message);
+    }
+
+    fn report(&mut self, key: &str, value: &str, origin: Origin, message: impl fmt::Display) {
         self.problems.push(Problem {
             key: key.to_owned(),
-            value: value.text.clone(),
-            origin: value.origin.clone(),
+            value: value.to_owned(),
+            origin,
             message: message.to_string(),
         });
     }
 
-    /// The option's value, or a stand-in and a problem.
-    fn get<T: Default, E: fmt::Display>(
-        &mut self,
-        name: &str,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> T {
-        let value = self.raw.last(name);
-        parse(&value.text).unwrap_or_else(|error| {
-            self.problem(name, &value, error);
+    /// What the value means, or a stand-in and a problem.
+    fn get<T: Clone + Default>(&mut self, value: &RawValue<T>) -> T {
+        value.parsed.clone().unwrap_or_else(|expected| {
+            self.problem(value, expected);
             T::default()
         })
     }
 
-    /// Adds up every value typed.
-    fn sum<T, E: fmt::Display>(
+    /// Adds up every text given for an option.
+    fn accumulate<T, E: fmt::Display>(
         &mut self,
-        name: &str,
+        values: &[RawValue<String>],
         mut total: T,
         add: impl Fn(&mut T, &str) -> Result<(), E>,
     ) -> T {
-        for value in self.raw.all(name) {
+        for (index, value) in values.iter().enumerate() {
             if let Err(error) = add(&mut total, &value.text) {
-                self.problem(name, value, error);
+                let given = self.raw.given(&value.option).get(index);
+                let origin = given.map_or(Origin::Default, |(_, origin)| origin.clone());
+                self.report(&value.option, &value.text, origin, error);
             }
         }
         total
     }
 
-    fn on(&mut self, name: &str) -> bool {
-        self.get(name, values::boolean)
-    }
-
-    fn duration(&mut self, name: &str) -> Duration {
-        self.get(name, values::duration)
-    }
-
-    /// A duration that must not be zero.
-    fn deadline(&mut self, name: &str) -> Duration {
-        self.get(name, |text| match values::duration(text) {
-            Ok(Duration::ZERO) => Err("must be more than 0".to_owned()),
-            other => other,
-        })
-    }
-
-    fn choice<T: Copy + Default>(&mut self, name: &str, choices: &[(&str, T)]) -> T {
-        self.get(name, |text| {
-            choices
-                .iter()
-                .find(|(word, _)| *word == text)
-                .map(|(_, choice)| *choice)
-                .ok_or_else(|| {
-                    let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-                    one_of(text, &words)
-                })
-        })
-    }
-
-    fn file(&mut self, name: &str) -> Option<PathBuf> {
-        self.get(name, |text| -> Result<_, std::convert::Infallible> {
-            Ok(Some(text)
-                .filter(|text| !text.is_empty())
-                .map(PathBuf::from))
-        })
-    }
-
     fn config(&mut self, machine: Machine<'_>) -> Config {
-        let relay = self.relay();
-        let policy = self.policy(machine);
-        let enforce = self.enforce();
+        let options = &self.raw.options;
+        let relay = self.relay(&options.relay);
+        let policy = self.policy(&options.policy, machine);
+        let enforce = self.enforce(&options.enforce);
         let telemetry = TelemetryConfig {
-            ebpf: self.on("ebpf-telemetry"),
-            max_containers: self.get("max-containers", |text| match text.parse::<u32>() {
-                Ok(number @ 1..=65_536) => Ok(number),
-                _ => Err("expected a number from 1 to 65536"),
-            }),
-            half_life: self.get("telemetry-half-life", |text| {
-                let least = Duration::from_secs(1);
-                match values::duration(text) {
-                    Ok(short) if short < least => Err("must be at least 1s".to_owned()),
-                    Ok(long) if long > least * 3600 => Err("must be at most 1h".to_owned()),
-                    other => other,
-                }
-            }),
-            record: self.file("record"),
-            metrics: self.get("metrics-address", values::address),
+            ebpf: self.get(&options.telemetry.ebpf_telemetry),
+            max_containers: self.get(&options.telemetry.max_containers),
+            half_life: self.get(&options.telemetry.telemetry_half_life),
+            record: self.get(&options.telemetry.record),
+            metrics: self.get(&options.telemetry.metrics_address),
         };
         let dump = DumpConfig {
-            rules: self.sum("dump", Rules::default(), Rules::add),
-            file: self.file("dump-file"),
-            format: self.choice(
-                "dump-format",
-                &[("text", DumpFormat::Text), ("json", DumpFormat::Json)],
-            ),
-            secrets: self.on("dump-secrets"),
-            count_period: self.deadline("count-period"),
+            rules: self.accumulate(&options.dump.dump, Rules::default(), Rules::add),
+            file: self.get(&options.dump.dump_file),
+            format: self.get(&options.dump.dump_format),
+            secrets: self.get(&options.dump.dump_secrets),
+            count_period: self.get(&options.dump.count_period),
         };
-        let log = self.log();
-        if self.raw.given("no-rdt") && !self.on("no-rdt") {
+        let log = self.log(&options.log);
+        if options.general.no_rdt.parsed == Ok(false) {
             self.notes
                 .push("no-rdt=false has no effect: RDT is never touched".to_owned());
         }
+        self.get(&options.general.no_rdt);
         Config {
             relay,
             policy,
@@ -180,29 +132,25 @@ impl Judge<'_> {
         }
     }
 
-    fn relay(&mut self) -> RelayConfig {
+    fn relay(&mut self, options: &RelayOptions) -> RelayConfig {
         let before = self.problems.len();
-        let runtime_socket = self.get("runtime-socket", values::socket);
-        let image_socket = if self.raw.last("image-socket").text.is_empty() {
+        let runtime_socket = self.get(&options.runtime_socket);
+        let image_socket = if options.image_socket.text.is_empty() {
             runtime_socket.clone()
         } else {
-            self.get("image-socket", values::socket)
+            self.get(&options.image_socket)
         };
         let legal = self.problems.len() == before;
-        let relay_socket = self.get("relay-socket", values::absolute_path);
+        let relay_socket = self.get(&options.relay_socket);
         if [&runtime_socket, &image_socket].contains(&&Some(relay_socket.clone())) {
-            let value = self.raw.last("relay-socket");
             self.problem(
-                "relay-socket",
-                &value,
+                &options.relay_socket,
                 "is the runtime's own socket; the relay needs another path",
             );
         }
         if legal && runtime_socket.is_none() && image_socket.is_none() {
-            let value = self.raw.last("runtime-socket");
             self.problem(
-                "runtime-socket",
-                &value,
+                &options.runtime_socket,
                 "runtime and image service are both off: nothing to relay",
             );
         }
@@ -210,155 +158,122 @@ impl Judge<'_> {
             relay_socket,
             runtime_socket,
             image_socket,
-            agent_socket: self.get("agent-socket", values::socket),
-            config_socket: self.get("config-socket", values::socket),
-            reset_config: self.on("reset-config"),
-            runtime_wait: self.duration("runtime-wait"),
-            runtime_timeout: self.deadline("runtime-timeout"),
-            drain_timeout: self.duration("drain-timeout"),
+            agent_socket: self.get(&options.agent_socket),
+            config_socket: self.get(&options.config_socket),
+            reset_config: self.get(&self.raw.options.enforce.reset_config),
+            runtime_wait: self.get(&options.runtime_wait),
+            runtime_timeout: self.get(&options.runtime_timeout),
+            drain_timeout: self.get(&options.drain_timeout),
         }
     }
 
-    fn policy(&mut self, machine: Machine<'_>) -> PolicyConfig {
-        let name = self.get("policy", |text| {
-            text.parse::<PolicyName>().map_err(|expected| {
-                nearest(text, PolicyName::ALL.map(PolicyName::as_str)).map_or_else(
-                    || expected.clone(),
-                    |near| format!("no such policy; did you mean {near:?}? {expected}"),
-                )
-            })
-        });
-        let available = self
-            .cpus("available-resources", machine)
-            .unwrap_or(Cpus::Set(machine.topology.online));
-        let reserved = self.cpus("reserved-resources", machine);
-        if let Some(reserved) = &reserved
-            && let Err(message) = fits(reserved, &available)
-        {
-            let value = self.raw.last("reserved-resources");
-            self.problem("reserved-resources", &value, message);
-        }
-        if matches!(name, PolicyName::Static | PolicyName::StaticPlus)
-            && reserved.is_none()
-            && !self.raw.given("reserved-resources")
-        {
-            let value = self.raw.last("reserved-resources");
-            self.problem(
-                "reserved-resources",
-                &value,
-                format!(
-                    "policy {name} needs CPUs set aside for system tasks, e.g. --reserved-resources cpu=1000m"
-                ),
+    fn policy(&mut self, options: &PolicyOptions, machine: Machine<'_>) -> PolicyConfig {
+        let name = self.get(&options.policy);
+        let available = self.cpus(&options.available_resources, machine);
+        let reserved = self.cpus(&options.reserved_resources, machine);
+        let available = match (available, options.available_resources.last()) {
+            (Some(cpus), Some(last)) => {
+                available_cpus(cpus, name, machine).unwrap_or_else(|message| {
+                    self.problem(last, message);
+                    None
+                })
+            }
+            _ => None,
+        };
+        if let Some(last) = options.reserved_resources.last() {
+            if let Some(reserved) = &reserved
+                && let Err(message) = fits(reserved, &available.unwrap_or(machine.topology.online))
+            {
+                self.problem(last, message);
+            }
+        } else if name.needs_reserved_cpus() {
+            let message = format!(
+                "policy {name} needs CPUs set aside for system tasks, e.g. --reserved-resources cpu=1000m"
             );
+            self.report("reserved-resources", "", Origin::Default, message);
         }
+        let pools = &self.raw.options.pools;
         PolicyConfig {
             name,
-            available,
-            reserved,
-            relaxed_isolation: self.on("static-policy-relaxed-isolation"),
-            burstable_exclusive: self.on("static-plus-burstable-exclusive"),
-            pin_memory: self.on("pin-memory"),
-            pools: PoolsConfig {
-                pushed: None,
-                file: self.file("static-pools-conf-file"),
-                dir: PathBuf::from(self.raw.last("static-pools-conf-dir").text),
-                label_node: self.on("static-pools-create-cmk-node-label"),
-                taint_node: self.on("static-pools-create-cmk-node-taint"),
+            slices: StaticConfig {
+                available,
+                reserved,
+                relaxed_isolation: self.get(&options.static_policy_relaxed_isolation),
+                burstable_exclusive: self.get(&options.static_plus_burstable_exclusive),
+                pin_memory: self.get(&options.pin_memory),
+                ..StaticConfig::default()
             },
-            fail: self.sum("fail-policy", FailPolicies::default(), FailPolicies::add),
-            timeout: self.deadline("policy-timeout"),
-            rebalance: self.choice("rebalance", &REBALANCE),
-            reset: self.on("reset-policy"),
+            pools: PoolsSource {
+                pushed: None,
+                file: self.get(&pools.static_pools_conf_file),
+                dir: self.get(&pools.static_pools_conf_dir),
+                label_node: self.get(&pools.static_pools_create_cmk_node_label),
+                taint_node: self.get(&pools.static_pools_create_cmk_node_taint),
+            },
+            fail: self.accumulate(
+                &options.fail_policy,
+                FailPolicies::default(),
+                FailPolicies::add,
+            ),
+            timeout: self.get(&options.policy_timeout),
+            rebalance: self.get(&options.rebalance),
+            reset: self.get(&self.raw.options.enforce.reset_policy),
         }
     }
 
-    fn cpus(&mut self, name: &str, machine: Machine<'_>) -> Option<Cpus> {
-        let resources = self.sum(name, Resources::default(), Resources::add);
+    fn cpus(&mut self, values: &[RawValue<String>], machine: Machine<'_>) -> Option<Reserved> {
+        let resources = self.accumulate(values, Resources::default(), Resources::add);
+        let last = values.last()?;
         for domain in &resources.without_effect {
-            self.notes
-                .push(format!("--{name}: {domain} has no effect; only cpu has"));
+            self.notes.push(format!(
+                "--{}: {domain} has no effect; only cpu has",
+                last.option
+            ));
         }
-        match on_machine(resources.cpu?, machine) {
-            Ok(cpus) => Some(cpus),
-            Err(message) => {
-                let value = self.raw.last(name);
-                self.problem(name, &value, message);
-                None
-            }
-        }
+        on_machine(resources.cpu?, machine)
+            .map_err(|message| self.problem(last, message))
+            .ok()
     }
 
-    fn enforce(&mut self) -> EnforceConfig {
-        let host_root = match self.raw.last("host-root").text.as_str() {
-            "" | "/" => PathBuf::from("/"),
-            _ => self.get("host-root", values::absolute_path),
-        };
-        let mount = self.get("cgroup-mount", values::absolute_path);
+    fn enforce(&mut self, options: &EnforceOptions) -> EnforceConfig {
+        let host_root = self.get(&options.host_root);
+        let mount = self.get(&options.cgroup_mount);
         let below = mount.strip_prefix("/").unwrap_or(&mount);
         EnforceConfig {
-            state_dir: self.get("relay-dir", values::absolute_path),
+            state_dir: self.get(&options.relay_dir),
             cgroup_mount: host_root.join(below),
             host_root,
-            reconcile_interval: self.duration("reconcile-interval"),
-            restore_on_stop: self.on("restore-on-stop"),
-            resources_file: self.choice(
-                "container-resources-file",
-                &[
-                    ("never", ResourcesFile::Never),
-                    ("asked", ResourcesFile::Asked),
-                    ("always", ResourcesFile::Always),
-                ],
-            ),
+            reconcile_interval: self.get(&options.reconcile_interval),
+            restore_on_stop: self.get(&options.restore_on_stop),
+            resources_file: self.get(&options.container_resources_file),
         }
     }
 
-    fn log(&mut self) -> log::Settings {
-        let backend = self.choice(
-            "logger",
-            &[("fmt", log::Format::Text), ("json", log::Format::Json)],
-        );
-        let format = self.choice(
-            "log-format",
-            &[("text", log::Format::Text), ("json", log::Format::Json)],
-        );
+    fn log(&mut self, options: &LogOptions) -> log::Settings {
+        let back_end = self.get(&options.logger);
+        let format = self.get(&options.log_format);
         log::Settings {
-            level: self.get("logger-level", str::parse::<log::Level>),
-            info: self.sum("logger-source", Switches::all(), Switches::add),
-            debug: self.sum("logger-debug", Switches::none(), Switches::add),
-            prefix: self.on("logger-prefix"),
-            format: if backend == log::Format::Json {
-                backend
-            } else {
-                format
+            level: self.get(&options.logger_level),
+            info: self.accumulate(&options.logger_source, Switches::all(), Switches::add),
+            debug: self.accumulate(&options.logger_debug, Switches::none(), Switches::add),
+            prefix: self.get(&options.logger_prefix),
+            format: match back_end {
+                log::Format::Json => back_end,
+                log::Format::Text => format,
             },
         }
     }
-}
-
-/// The words of `--rebalance`.
-pub(super) const REBALANCE: [(&str, RebalanceMode); 3] = [
-    ("off", RebalanceMode::Off),
-    ("shadow", RebalanceMode::Shadow),
-    ("on", RebalanceMode::On),
-];
-
-/// "expected one of …", with the nearest word when there is one.
-pub(super) fn one_of(text: &str, words: &[&str]) -> String {
-    let expected = format!("expected one of {}", words.join(", "));
-    nearest(text, words.iter().copied()).map_or(expected.clone(), |near| {
-        format!("{expected}; did you mean {near:?}?")
-    })
 }
 
 /// An amount of CPU on this machine.
-pub(super) fn on_machine(amount: CpuAmount, machine: Machine<'_>) -> Result<Cpus, String> {
+pub(super) fn on_machine(amount: CpuAmount, machine: Machine<'_>) -> Result<Reserved, String> {
     let online = machine.topology.online;
     let check = |cpus: CpuSet, from: &str| {
         let missing = cpus.difference(&online);
         if cpus.is_empty() {
             Err(format!("{from} has no CPU"))
         } else if missing.is_empty() {
-            Ok(Cpus::Set(cpus))
+            Ok(Reserved::Set(cpus))
         } else {
             Err(format!(
                 "{} {missing} not online on this machine ({online})",
@@ -372,7 +287,7 @@ pub(super) fn on_machine(amount: CpuAmount, machine: Machine<'_>) -> Result<Cpus
             "{milli}m is more than the {} CPUs online on this machine",
             online.len()
         )),
-        CpuAmount::Quantity(milli) => Ok(Cpus::Quantity(milli)),
+        CpuAmount::Quantity(milli) => Ok(Reserved::Quantity(milli)),
         CpuAmount::Cgroup(path) => {
             let text = (machine.cgroup_cpus)(&path).map_err(|error| {
                 format!(
@@ -388,27 +303,33 @@ pub(super) fn on_machine(amount: CpuAmount, machine: Machine<'_>) -> Result<Cpus
     }
 }
 
+/// The CPUs that the policy of this name may use; `None`: every online one.
+pub(super) fn available_cpus(
+    cpus: Reserved,
+    policy: PolicyName,
+    machine: Machine<'_>,
+) -> Result<Option<CpuSet>, &'static str> {
+    match cpus {
+        Reserved::Set(cpus) => Ok(Some(cpus).filter(|cpus| *cpus != machine.topology.online)),
+        Reserved::Quantity(_) if policy == PolicyName::Null => Ok(None),
+        Reserved::Quantity(_) => {
+            Err("the policies need a CPU list, such as cpu=0-3, not an amount")
+        }
+    }
+}
+
 /// Whether the reserved CPUs lie within the available ones.
-pub(super) fn fits(reserved: &Cpus, available: &Cpus) -> Result<(), String> {
-    let enough = |room: u64, milli: MilliCpu| {
-        if u64::from(milli.0) <= room {
-            Ok(())
-        } else {
-            Err(format!(
-                "{milli}m is more than the available {room}m of CPU"
-            ))
-        }
-    };
-    match (reserved, available) {
-        (Cpus::Set(reserved), Cpus::Set(available)) if !reserved.is_subset(available) => {
-            Err(format!(
-                "CPUs {} are not among the available ones ({available})",
-                reserved.difference(available)
-            ))
-        }
-        (Cpus::Set(_), _) => Ok(()),
-        (Cpus::Quantity(milli), Cpus::Set(available)) => enough(thousand(available.len()), *milli),
-        (Cpus::Quantity(milli), Cpus::Quantity(room)) => enough(u64::from(room.0), *milli),
+pub(super) fn fits(reserved: &Reserved, available: &CpuSet) -> Result<(), String> {
+    let room = thousand(available.len());
+    match reserved {
+        Reserved::Set(reserved) if !reserved.is_subset(available) => Err(format!(
+            "CPUs {} are not among the available ones ({available})",
+            reserved.difference(available)
+        )),
+        Reserved::Quantity(MilliCpu(milli)) if u64::from(*milli) > room => Err(format!(
+            "{milli}m is more than the available {room}m of CPU"
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -12,12 +12,13 @@
 //!
 //! Only a comma with `DOMAIN=` behind it separates elements, so a CPU list may hold commas.
 
-use super::quantity;
+use crate::suggest;
+use resmgr_policy::Quantity;
 use resmgr_topology::{CpuSet, MilliCpu};
-use std::{fmt, path::PathBuf};
+use std::path::PathBuf;
 
 /// An amount of CPU as typed.
-#[expect(clippy::large_enum_variant, reason = "two of them exist")]
+#[expect(clippy::large_enum_variant, reason = "two values exist at a time")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CpuAmount {
     /// These.
@@ -26,26 +27,6 @@ pub enum CpuAmount {
     Quantity(MilliCpu),
     /// Those of a cgroup: a path under the cgroup mount (or absolute in it).
     Cgroup(PathBuf),
-}
-
-/// An amount of CPU, legal on this machine.
-#[expect(clippy::large_enum_variant, reason = "two of them exist")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cpus {
-    /// These; all online.
-    Set(CpuSet),
-    /// So many, not more than are online.
-    Quantity(MilliCpu),
-}
-
-impl fmt::Display for Cpus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Set(cpus) => write!(f, "cpuset:{cpus}"),
-            Self::Quantity(MilliCpu(milli)) if milli % 1000 == 0 => write!(f, "{}", milli / 1000),
-            Self::Quantity(milli) => write!(f, "{milli}m"),
-        }
-    }
 }
 
 /// Resource domains; only `cpu` has an effect.
@@ -76,8 +57,7 @@ impl Resources {
             };
             let typed = typed.trim().to_ascii_lowercase();
             let Some(domain) = DOMAINS.into_iter().find(|domain| *domain == typed) else {
-                let hint = super::problem::nearest(&typed, DOMAINS)
-                    .map_or(String::new(), |near| format!("; did you mean {near:?}?"));
+                let hint = suggest::hint(&typed, DOMAINS, "");
                 return Err(format!("{typed:?} is not a resource domain{hint}"));
             };
             if domain == "cpu" {
@@ -85,7 +65,7 @@ impl Resources {
                 continue;
             }
             if domain == "memory" {
-                quantity::bytes(value).map_err(|error| format!("memory: {error}"))?;
+                quantity(value).map_err(|error| format!("memory: {error}"))?;
             }
             if !self.without_effect.contains(&domain) {
                 self.without_effect.push(domain);
@@ -144,11 +124,12 @@ pub fn cpu(value: &str) -> Result<CpuAmount, String> {
         Ok(CpuAmount::Set(set))
     };
     let amount = |text: &str| {
-        let milli = quantity::milli_cpus(text).map_err(|error| format!("cpu: {error}"))?;
-        if milli == MilliCpu(0) {
-            return Err("cpu: must be more than 0".to_owned());
+        let amount = quantity(text).map_err(|error| format!("cpu: {error}"))?;
+        match u32::try_from(amount.millis()) {
+            Ok(0) => Err("cpu: must be more than 0".to_owned()),
+            Ok(milli) => Ok(CpuAmount::Quantity(MilliCpu(milli))),
+            Err(_too_large) => Err("cpu: more CPUs than any machine has".to_owned()),
         }
-        Ok(CpuAmount::Quantity(milli))
     };
     let cgroup = |dir: &str| {
         let path = PathBuf::from(dir);
@@ -190,6 +171,17 @@ pub fn cpu(value: &str) -> Result<CpuAmount, String> {
     amount(value)
 }
 
+/// A Kubernetes quantity that is not negative.
+fn quantity(text: &str) -> Result<Quantity, String> {
+    let quantity: Quantity = text.trim().parse().map_err(|_not_a_quantity| {
+        "expected a Kubernetes quantity such as 2, 1500m or 1.5".to_owned()
+    })?;
+    if quantity < Quantity::default() {
+        return Err("must not be negative".to_owned());
+    }
+    Ok(quantity)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,6 +217,10 @@ mod tests {
             Ok(Some(CpuAmount::Quantity(MilliCpu(3000))))
         );
         assert_eq!(
+            parsed("cpu=0.0001"),
+            Ok(Some(CpuAmount::Quantity(MilliCpu(1))))
+        );
+        assert_eq!(
             parsed("cpu=/sys-tem.slice,x"),
             Ok(Some(CpuAmount::Cgroup("/sys-tem.slice,x".into())))
         );
@@ -245,6 +241,8 @@ mod tests {
             ("cpu=3-1", "runs backwards"),
             ("cpu=cpuset:", "empty CPU list"),
             ("cpu=0", "more than 0"),
+            ("cpu=quantity:-1", "must not be negative"),
+            ("cpu=1E", "more CPUs than any machine has"),
             ("cpu=1,x", "not a CPU number"),
             ("cpu=1,", "not a CPU number"),
             ("cpu=/../x", "not the path of a cgroup"),

@@ -11,7 +11,7 @@ use super::{
     settle::settle,
 };
 use crate::{
-    config::{Config, Document, PolicyName, Problems, Raw, print},
+    config::{self, Config, Document, PolicyName, Problems, Raw},
     control::check::{CheckError, check},
     inspect::{
         client,
@@ -31,7 +31,7 @@ use std::{
 ///
 /// # Errors
 /// When standard output is gone.
-pub fn say(text: &str) -> Result<(), Failed> {
+pub fn print(text: &str) -> Result<(), Failed> {
     let mut out = std::io::stdout().lock();
     let newline = if text.ends_with('\n') { "" } else { "\n" };
     write!(out, "{text}{newline}")
@@ -46,7 +46,7 @@ pub fn say(text: &str) -> Result<(), Failed> {
 /// What is wrong with it.
 pub fn print_config(raw: &Raw) -> Result<(), Failed> {
     settle(raw)?;
-    say(&print::yaml(raw))
+    print(&config::print::yaml(raw))
 }
 
 /// The socket a daemon with this relay socket serves its views on.
@@ -60,8 +60,8 @@ pub fn views_socket(relay_socket: &Path) -> PathBuf {
 }
 
 fn fetch<T: serde::de::DeserializeOwned>(raw: &Raw, view: &str) -> Result<T, Failed> {
-    let typed = raw.last("relay-socket").text;
-    let socket = views_socket(&crate::cri::listen::socket_path(&typed));
+    let typed = &raw.options.relay.relay_socket.text;
+    let socket = views_socket(&crate::cri::listen::socket_path(typed));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -71,7 +71,7 @@ fn fetch<T: serde::de::DeserializeOwned>(raw: &Raw, view: &str) -> Result<T, Fai
 }
 
 fn json(value: &impl serde::Serialize) -> Result<(), Failed> {
-    say(&serde_json::to_string_pretty(value).context("cannot print JSON")?)
+    print(&serde_json::to_string_pretty(value).context("cannot print JSON")?)
 }
 
 /// Prints the placement.
@@ -83,7 +83,7 @@ pub fn state(raw: &Raw, as_json: bool) -> Result<(), Failed> {
     if as_json {
         json(&state)
     } else {
-        say(&state.to_string())
+        print(&state.to_string())
     }
 }
 
@@ -93,7 +93,7 @@ pub fn state(raw: &Raw, as_json: bool) -> Result<(), Failed> {
 /// When no daemon answers, or it knows no such container.
 pub fn explain(raw: &Raw, container: &str) -> Result<(), Failed> {
     let view: ExplainView = fetch(raw, &format!("/explain/{container}"))?;
-    say(&view.to_string())
+    print(&view.to_string())
 }
 
 /// Gives every container back the CPUs it would have without us: through the running daemon's ledger.
@@ -110,10 +110,10 @@ pub fn restore(raw: &Raw) -> Result<(), Failed> {
         ));
     }
     let (config, _topology) = settle(raw)?;
-    say(&placement::restore(&config)?)
+    print(&placement::restore(&config)?)
 }
 
-/// Says what a run-time configuration would do: asks the running daemon, else judges it for this machine
+/// Says what a run-time configuration would do: asks the running daemon, else checks it for this machine
 /// and for what is in the ledger.
 ///
 /// # Errors
@@ -124,7 +124,7 @@ pub fn check_config(raw: &Raw, file: &Path) -> Result<(), Failed> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failed::Usage(format!("cannot read {name}: {error}")))?;
     let document = Document::from_file(&text, &name).map_err(wrong)?;
-    // Judged for the node this command runs on, as the agent there would be told.
+    // Checked for the node this command runs on, as the agent there would be told.
     let node = std::env::var("NODE_NAME").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -141,7 +141,7 @@ pub fn check_config(raw: &Raw, file: &Path) -> Result<(), Failed> {
         }
         Box::pin(check_offline(config, topology, &document, &node)).await
     })?;
-    say(&format!(
+    print(&format!(
         "{name} is legal on this machine\n{}",
         lines.join("\n")
     ))

@@ -221,6 +221,12 @@ mod tests {
         let path = StateFile::<LastGood>::at(state.path()).path();
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-        assert!(adopt(config.clone(), &topology).config.policy.pin_memory);
+        assert!(
+            adopt(config.clone(), &topology)
+                .config
+                .policy
+                .slices
+                .pin_memory
+        );
     }
 }

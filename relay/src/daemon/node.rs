@@ -6,7 +6,7 @@
 
 use super::tasks::Tasks;
 use crate::{
-    config::{self, Config, Machine, PolicyName},
+    config::{self, Config, PolicyName},
     control::agent_client::{AgentClient, NodeCondition, NodeWishes, Wish},
     ledger::{Marks, StateFile},
     manager::{ManagerHandle, Snapshot},
@@ -231,14 +231,9 @@ fn remember(directory: &Path, marks: Marks) {
 
 /// How many CPU lists the exclusive pools have. Pools in force can be read: they were, when they came.
 fn exclusive_lists(config: &Config, topology: &Topology) -> usize {
-    let no_cgroup = |_path: &Path| Err(std::io::ErrorKind::Unsupported.into());
-    let machine = Machine {
-        topology,
-        cgroup_cpus: &no_cgroup,
-    };
-    let pools = config::pools::load(&config.policy.pools, machine).unwrap_or_default();
-    let exclusive = pools.0.iter().filter(|pool| pool.exclusive);
-    exclusive.map(|pool| pool.lists.len()).sum()
+    let pools = config::pools::load(&config.policy.pools, topology).unwrap_or_default();
+    let exclusive = pools.pools.values().filter(|pool| pool.exclusive);
+    exclusive.map(|pool| pool.cpu_lists.len()).sum()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::{Failed, tasks::Tasks};
 use crate::{
-    config::{self, Config, Machine, PolicyName},
+    config::{self, Config, PolicyName},
     cri::{client::RuntimeClient, intercept::Interceptor, observe::Observer},
     discover::hotplug::Hotplug,
     enforce::{Cgroups, Hierarchy},
@@ -11,12 +11,9 @@ use crate::{
     metrics::{placement::PlacementMetrics, registry::Metrics},
 };
 use anyhow::Context;
-use resmgr_policy::{
-    CpuListConfig, Policy, PoolConfig, PoolsConfig, RebalanceMode, Reserved, Settings,
-    StaticConfig, by_name,
-};
+use resmgr_policy::{Policy, PoolsConfig, Settings, by_name};
 use resmgr_topology::Topology;
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Events that may wait for the manager; more make the calls they belong to wait.
@@ -189,74 +186,23 @@ fn hotplug(
 /// # Errors
 /// Everything wrong with its configuration.
 pub fn policy(config: &Config, topology: &Topology) -> Result<Box<dyn Policy>, Failed> {
-    let typed = &config.policy;
-    let available = match typed.available {
-        config::Cpus::Set(cpus) if cpus == topology.online => None,
-        config::Cpus::Set(cpus) => Some(cpus),
-        config::Cpus::Quantity(_) => {
-            return Err(Failed::Usage(
-                "available-resources: the policies need a CPU list, such as cpu=0-3, not an amount"
-                    .to_owned(),
-            ));
-        }
-    };
-    let reserved = typed.reserved.map(|reserved| match reserved {
-        config::Cpus::Set(cpus) => Reserved::Set(cpus),
-        config::Cpus::Quantity(amount) => Reserved::Quantity(amount),
-    });
+    let options = &config.policy;
     let settings = Settings {
-        slices: StaticConfig {
-            available,
-            reserved,
-            relaxed_isolation: typed.relaxed_isolation,
-            pin_memory: typed.pin_memory,
-            burstable_exclusive: typed.burstable_exclusive,
-            ..StaticConfig::default()
-        },
-        pools: match typed.name {
-            PolicyName::StaticPools => pools(config, topology)?,
+        slices: options.slices.clone(),
+        pools: match options.name {
+            PolicyName::StaticPools => config::pools::load(&options.pools, topology)
+                .map_err(|problems| Failed::Usage(problems.to_string()))?,
             _ => PoolsConfig::default(),
         },
-        rebalance: match typed.rebalance {
-            config::RebalanceMode::Off => RebalanceMode::Off,
-            config::RebalanceMode::Shadow => RebalanceMode::Shadow,
-            config::RebalanceMode::On => RebalanceMode::On,
-        },
+        rebalance: options.rebalance,
     };
-    let policy = by_name(typed.name.as_str(), topology, &settings).map_err(|problems| {
+    let policy = by_name(options.name.as_str(), topology, &settings).map_err(|problems| {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         Failed::Usage(lines.join("\ncri-resmgr: "))
     })?;
     #[cfg(all(feature = "faults", debug_assertions))]
     let policy = super::faults::wrap(policy);
     Ok(policy)
-}
-
-fn pools(config: &Config, topology: &Topology) -> Result<PoolsConfig, Failed> {
-    let no_cgroup = |_path: &Path| Err(std::io::ErrorKind::Unsupported.into());
-    let machine = Machine {
-        topology,
-        cgroup_cpus: &no_cgroup,
-    };
-    let pools = config::pools::load(&config.policy.pools, machine)
-        .map_err(|problems| Failed::Usage(problems.to_string()))?;
-    let list = |list: config::pools::CpuList| CpuListConfig {
-        socket: list.socket,
-        cpuset: list.cpus.to_string(),
-    };
-    let pool = |pool: config::Pool| {
-        let cpu_lists = pool.lists.into_iter().map(list).collect();
-        (
-            pool.name,
-            PoolConfig {
-                exclusive: pool.exclusive,
-                cpu_lists,
-            },
-        )
-    };
-    Ok(PoolsConfig {
-        pools: pools.0.into_iter().map(pool).collect(),
-    })
 }
 
 /// Gives everything back from the ledger of a daemon that no longer runs; without one, from what the runtime

@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::Context;
 use resmgr_topology::Topology;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Failed;
 
@@ -15,20 +15,21 @@ use super::Failed;
 /// # Errors
 /// Everything wrong with the options at once, or why the machine's topology is not known.
 pub fn settle(raw: &Raw) -> Result<(Config, Topology), Failed> {
-    let host_root = PathBuf::from(match raw.last("host-root").text {
-        root if root.is_empty() => "/".to_owned(),
-        root => root,
-    });
-    let typed = raw.last("topology").text;
-    let topology = discover::load(&Source::parse(&typed), &host_root).with_context(|| {
+    let options = &raw.options;
+    let host_root = match options.enforce.host_root.text.as_str() {
+        "" => Path::new("/"),
+        root => Path::new(root),
+    };
+    let typed = &options.policy.topology.text;
+    let topology = discover::load(&Source::parse(typed), host_root).with_context(|| {
         if typed.is_empty() {
             "cannot learn this machine's CPU topology".to_owned()
         } else {
             format!("topology = {typed:?}")
         }
     })?;
-    let mount = PathBuf::from(raw.last("cgroup-mount").text);
-    let cgroup_cpus = |path: &Path| cgroup_cpus(&mount, path);
+    let mount = Path::new(&options.enforce.cgroup_mount.text);
+    let cgroup_cpus = |path: &Path| cgroup_cpus(mount, path);
     let machine = Machine {
         topology: &topology,
         cgroup_cpus: &cgroup_cpus,

@@ -1,6 +1,6 @@
 //! Names of log sources, and switching them on and off.
 
-use crate::config::problem::nearest;
+use crate::{suggest, values};
 use std::collections::BTreeMap;
 
 /// Module paths (or targets) and the source that stands for them; the longest match counts.
@@ -116,8 +116,7 @@ impl Switches {
                 }
                 Some((name, on)) => (
                     name.trim(),
-                    crate::config::values::boolean(on)
-                        .map_err(|expected| format!("{item:?}: {expected}"))?,
+                    values::boolean(on).map_err(|expected| format!("{item:?}: {expected}"))?,
                 ),
             };
             // The name users know the policy by is not the source's.
@@ -132,10 +131,8 @@ impl Switches {
                     self.named.insert(name.to_owned(), on);
                 }
                 _ => {
-                    let hint = nearest(name, SOURCES.iter().copied()).map_or_else(
-                        || " (see --list-loggers)".to_owned(),
-                        |near| format!("; did you mean {near:?}?"),
-                    );
+                    let otherwise = " (see --list-loggers)";
+                    let hint = suggest::hint(name, SOURCES.iter().copied(), otherwise);
                     return Err(format!("no log source is named {name:?}{hint}"));
                 }
             }

@@ -1,16 +1,19 @@
 //! Reads YAML mappings key by key and collects everything wrong on the way.
 
-use crate::config::{Problem, Problems, problem::nearest, raw::Origin, values};
+use crate::{
+    config::{Problem, Problems, raw::Origin},
+    suggest, values,
+};
 use serde_yaml::{Mapping, Value};
 
-/// Collects problems.
+/// Problems of a document, all from one origin.
 #[derive(Debug)]
-pub(in crate::config) struct Judge {
+pub(in crate::config) struct Report {
     pub(in crate::config) origin: Origin,
     pub(in crate::config) problems: Vec<Problem>,
 }
 
-impl Judge {
+impl Report {
     pub(in crate::config) fn new(origin: Origin) -> Self {
         Self {
             origin,
@@ -55,7 +58,7 @@ pub(in crate::config) struct Section {
 }
 
 impl Section {
-    pub(in crate::config) fn new(judge: &mut Judge, path: &str, value: Value) -> Option<Self> {
+    pub(in crate::config) fn new(report: &mut Report, path: &str, value: Value) -> Option<Self> {
         match value {
             Value::Mapping(map) => Some(Self {
                 path: path.to_owned(),
@@ -66,7 +69,7 @@ impl Section {
                 map: Mapping::new(),
             }),
             _ => {
-                judge.problem(path, "", "expected fields, NAME: VALUE");
+                report.problem(path, "", "expected fields, NAME: VALUE");
                 None
             }
         }
@@ -95,21 +98,25 @@ impl Section {
     }
 
     /// Takes out a field that is a text, a number or a switch, as text.
-    pub(in crate::config) fn text(&mut self, judge: &mut Judge, key: &str) -> Option<String> {
+    pub(in crate::config) fn text(&mut self, report: &mut Report, key: &str) -> Option<String> {
         match self.take(key)? {
             Value::String(text) => Some(text),
             Value::Number(number) => Some(number.to_string()),
             Value::Bool(on) => Some(on.to_string()),
             Value::Null => None,
             _ => {
-                judge.problem(&self.at(key), "", "expected a single value");
+                report.problem(&self.at(key), "", "expected a single value");
                 None
             }
         }
     }
 
     /// Takes out a field that is a text or a list of them.
-    pub(in crate::config) fn texts(&mut self, judge: &mut Judge, key: &str) -> Option<Vec<String>> {
+    pub(in crate::config) fn texts(
+        &mut self,
+        report: &mut Report,
+        key: &str,
+    ) -> Option<Vec<String>> {
         match self.take(key)? {
             Value::Null => None,
             Value::String(text) => Some(vec![text]),
@@ -119,47 +126,45 @@ impl Section {
                     .filter_map(|item| item.as_str().map(str::to_owned))
                     .collect();
                 if texts.len() < items.len() {
-                    judge.problem(&self.at(key), "", "expected a list of texts");
+                    report.problem(&self.at(key), "", "expected a list of texts");
                 }
                 Some(texts)
             }
             _ => {
-                judge.problem(&self.at(key), "", "expected a text or a list of texts");
+                report.problem(&self.at(key), "", "expected a text or a list of texts");
                 None
             }
         }
     }
 
     /// Takes out a switch.
-    pub(in crate::config) fn boolean(&mut self, judge: &mut Judge, key: &str) -> Option<bool> {
-        self.parsed(judge, key, values::boolean)
+    pub(in crate::config) fn boolean(&mut self, report: &mut Report, key: &str) -> Option<bool> {
+        self.parsed(report, key, values::boolean)
     }
 
     /// Takes out a single value and parses it.
     pub(in crate::config) fn parsed<T, E: std::fmt::Display>(
         &mut self,
-        judge: &mut Judge,
+        report: &mut Report,
         key: &str,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let text = self.text(judge, key)?;
+        let text = self.text(report, key)?;
         parse(&text)
-            .map_err(|error| judge.problem(&self.at(key), &text, &error.to_string()))
+            .map_err(|error| report.problem(&self.at(key), &text, &error.to_string()))
             .ok()
     }
 
     /// Refuses what is left.
-    pub(in crate::config) fn finish(self, judge: &mut Judge, known: &[&str]) {
+    pub(in crate::config) fn finish(self, report: &mut Report, known: &[&str]) {
         for name in self.map.keys() {
             let typed = match name {
                 Value::String(text) => text.clone(),
                 other => format!("{other:?}"),
             };
-            let hint = nearest(&typed, known.iter().copied()).map_or_else(
-                || format!(" (fields: {})", known.join(", ")),
-                |near| format!("; did you mean {near:?}?"),
-            );
-            judge.problem(&self.at(&typed), "", &format!("unknown field{hint}"));
+            let fields = format!(" (fields: {})", known.join(", "));
+            let hint = suggest::hint(&typed, known.iter().copied(), &fields);
+            report.problem(&self.at(&typed), "", &format!("unknown field{hint}"));
         }
     }
 }

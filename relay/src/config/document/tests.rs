@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{OnFailure, Raw, RebalanceMode, resolve, resolve::tests::machine};
+use crate::config::{OnFailure, Raw, resolve, resolve::tests::machine};
 use proptest::prelude::*;
 use resmgr_policy::QosClass;
 
@@ -44,14 +44,18 @@ fn every_key_takes_effect() {
     .unwrap();
     let policy = &config.policy;
     assert_eq!(policy.name, PolicyName::Static);
-    assert_eq!(policy.available, Cpus::Set("0-3,5".parse().unwrap()));
+    assert_eq!(policy.slices.available, Some("0-3,5".parse().unwrap()));
     assert_eq!(
         policy.fail.choose("x", QosClass::Burstable),
         OnFailure::Pass
     );
     assert_eq!(policy.timeout.as_secs(), 2);
-    assert!(policy.pin_memory && policy.relaxed_isolation && !policy.burstable_exclusive);
-    assert_eq!(policy.pools.pushed.as_ref().unwrap().0.len(), 1);
+    assert!(
+        policy.slices.pin_memory
+            && policy.slices.relaxed_isolation
+            && !policy.slices.burstable_exclusive
+    );
+    assert_eq!(policy.pools.pushed.as_ref().unwrap().pools.len(), 1);
     assert_eq!(policy.rebalance, RebalanceMode::Shadow);
     assert_eq!(
         config.dump.rules.target("Version"),
@@ -62,7 +66,8 @@ fn every_key_takes_effect() {
 
 #[test]
 fn the_nodes_own_key_beats_the_general_one_and_other_nodes_are_not_asked() {
-    let relaxed = |entries: &[(&str, &str)]| pushed(entries).unwrap().policy.relaxed_isolation;
+    let relaxed =
+        |entries: &[(&str, &str)]| pushed(entries).unwrap().policy.slices.relaxed_isolation;
     let (yes, no) = ("RelaxedIsolation: true", "RelaxedIsolation: false");
     let own = "policy.static.node1.example.com";
     assert!(relaxed(&[("policy.static", no), (own, yes)]));
@@ -140,7 +145,11 @@ fn files_are_manifests_or_their_data() {
     for text in [manifest, data] {
         let document = Document::from_file(text, "file").unwrap();
         assert!(
-            laid_over(&document).unwrap().policy.relaxed_isolation,
+            laid_over(&document)
+                .unwrap()
+                .policy
+                .slices
+                .relaxed_isolation,
             "{text}"
         );
     }

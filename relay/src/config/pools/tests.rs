@@ -2,16 +2,8 @@ use super::*;
 use crate::config::resolve::tests::machine;
 use std::path::PathBuf;
 
-fn with_machine<T>(act: impl FnOnce(Machine<'_>) -> T) -> T {
-    let topology = machine(8);
-    act(Machine {
-        topology: &topology,
-        cgroup_cpus: &|_| Err(io::ErrorKind::NotFound.into()),
-    })
-}
-
-fn yaml(text: &str) -> Result<Pools, Problems> {
-    with_machine(|machine| from_yaml(text, Path::new("pools.yaml"), machine))
+fn yaml(text: &str) -> Result<PoolsConfig, Problems> {
+    from_yaml(text, Path::new("pools.yaml"), &machine(8))
 }
 
 #[test]
@@ -20,10 +12,11 @@ fn pools_are_read_as_the_sample_writes_them() {
         "pools:\n  exclusive:\n    exclusive: true\n    cpuLists:\n    - Socket: 0\n      Cpuset: 2,3\n    - Socket: 0\n      Cpuset: '4-5'\n  shared:\n    cpuLists:\n    - Socket: 0\n      Cpuset: 6\n",
     )
     .unwrap();
-    assert_eq!(pools.0.len(), 2);
-    assert!(pools.0[0].exclusive && !pools.0[1].exclusive);
-    assert_eq!(pools.0[0].lists[1].cpus, "4-5".parse().unwrap());
-    assert_eq!(pools.0[1].lists[0].cpus, "6".parse().unwrap());
+    assert_eq!(pools.pools.len(), 2);
+    let (exclusive, shared) = (&pools.pools["exclusive"], &pools.pools["shared"]);
+    assert!(exclusive.exclusive && !shared.exclusive);
+    assert_eq!(exclusive.cpu_lists[1].cpuset, "4-5");
+    assert_eq!(shared.cpu_lists[0].cpuset, "6");
 }
 
 #[test]
@@ -38,11 +31,19 @@ fn mistakes_in_pools_are_named_by_key() {
         ),
         (
             "pools: {a: {cpuLists: [{Socket: 0, Cpuset: '7-9'}]}}",
-            "CPUs 8-9 not online",
+            "CPUs 8-9 are not on this machine (0-7) [pools.yaml:1]",
         ),
         (
             "pools: {a: {cpuLists: [{Cpuset: '1-2'}, {Cpuset: '2-3'}]}}",
-            "CPUs 2 are in another list",
+            "pools.a: CPUs 2 are also in list 1-2 of pool \"a\"",
+        ),
+        (
+            "pools: {a: {cpuLists: [{Socket: 1, Cpuset: '1-2'}]}}",
+            "CPUs 1-2 are not on socket 1",
+        ),
+        (
+            "pools: {a: {cpuLists: [{Cpuset: '1-x'}]}}",
+            "CPU list \"1-x\"",
         ),
         ("pools: {a: {cpuLists: 3}}", "expected a list"),
         ("pools: [", "not YAML"),
@@ -65,20 +66,21 @@ fn cmks_directory_is_read() {
     }
     std::fs::write(pool("exclusive").join("exclusive"), "1").unwrap();
     std::fs::write(pool("shared").join("exclusive"), "0\n").unwrap();
-    let config = PoolsConfig {
+    let source = PoolsSource {
         pushed: None,
         file: None,
         dir: dir.path().to_owned(),
         label_node: false,
         taint_node: false,
     };
-    let pools = with_machine(|machine| load(&config, machine)).unwrap();
-    assert_eq!(pools.0[0].lists.len(), 2);
-    assert!(pools.0[0].exclusive && !pools.0[1].exclusive);
-    let nowhere = PoolsConfig {
+    let pools = load(&source, &machine(8)).unwrap();
+    let (exclusive, shared) = (&pools.pools["exclusive"], &pools.pools["shared"]);
+    assert_eq!(exclusive.cpu_lists.len(), 2);
+    assert!(exclusive.exclusive && !shared.exclusive);
+    let nowhere = PoolsSource {
         dir: PathBuf::from("/nowhere"),
-        ..config
+        ..source
     };
-    let error = with_machine(|machine| load(&nowhere, machine)).unwrap_err();
+    let error = load(&nowhere, &machine(8)).unwrap_err();
     assert!(error.to_string().contains("static-pools-conf-dir"));
 }

@@ -1,24 +1,10 @@
 use super::*;
 use crate::{cli, config::Origin};
-use resmgr_topology::CpuId;
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 /// A machine with CPUs from 0 on.
 pub(crate) fn machine(cpus: u32) -> Topology {
-    let online = (0..cpus).map(CpuId).collect();
-    Topology {
-        cpus: Vec::new(),
-        online,
-        isolated: CpuSet::EMPTY,
-        cores: Vec::new(),
-        l2s: Vec::new(),
-        llcs: Vec::new(),
-        dies: Vec::new(),
-        packages: Vec::new(),
-        nodes: Vec::new(),
-        distances: Vec::new(),
-        origin: "test".to_owned(),
-    }
+    Topology::synthetic(&format!("pack:1 core:{cpus} pu:1")).unwrap()
 }
 
 fn resolved(line: &str) -> Result<Config, Problems> {
@@ -37,8 +23,8 @@ fn resolved(line: &str) -> Result<Config, Problems> {
     resolve(&raw, machine)
 }
 
-fn cpus(list: &str) -> Cpus {
-    Cpus::Set(list.parse().unwrap())
+fn cpus(list: &str) -> Option<CpuSet> {
+    Some(list.parse().unwrap())
 }
 
 #[test]
@@ -47,8 +33,11 @@ fn the_readme_commands_resolve() {
     assert_eq!(config.policy.name, PolicyName::Null);
     assert_eq!(config.dump.file, Some("/tmp/x".into()));
     let config = resolved("--policy static --reserved-resources cpu=1000m").unwrap();
-    assert_eq!(config.policy.reserved, Some(Cpus::Quantity(MilliCpu(1000))));
-    assert_eq!(config.policy.available, cpus("0-7"));
+    assert_eq!(
+        config.policy.slices.reserved,
+        Some(Reserved::Quantity(MilliCpu(1000)))
+    );
+    assert_eq!(config.policy.slices.available, None);
     let config = resolved("--policy stp").unwrap();
     assert_eq!(config.policy.name, PolicyName::StaticPools);
 }
@@ -64,7 +53,7 @@ fn the_image_service_is_the_runtimes_unless_said() {
 #[test]
 fn a_cgroups_cpuset_may_have_a_newline() {
     let config = resolved("-available-resources cpu=/pods").unwrap();
-    assert_eq!(config.policy.available, cpus("0-3"));
+    assert_eq!(config.policy.slices.available, cpus("0-3"));
 }
 
 #[test]
@@ -118,10 +107,13 @@ fn reserved_cpus_lie_within_available_ones() {
         "-available-resources cpu=0-3 -reserved-resources cpu=5",
         "-available-resources cpu=9",
         "-available-resources cpu=/nowhere",
+        "-policy none -available-resources cpu=4",
     ] {
         assert!(resolved(line).is_err(), "{line}");
     }
     resolved("-available-resources cpu=0-3 -reserved-resources cpu=3-3").unwrap();
+    let config = resolved("-available-resources cpu=4").unwrap();
+    assert_eq!(config.policy.slices.available, None, "null places nothing");
 }
 
 #[test]

@@ -55,7 +55,7 @@ async fn apply_all(mut pushes: mpsc::Receiver<Pushed>) -> u32 {
     let mut count = 0;
     while let Some(pushed) = pushes.recv().await {
         count += 1;
-        let outcome = if pushed.config.policy.pin_memory {
+        let outcome = if pushed.config.policy.slices.pin_memory {
             Err(Refused(vec![Problem {
                 key: "policy.PinMemory".to_owned(),
                 value: "true".to_owned(),

@@ -1,6 +1,6 @@
 //! `cri-resmgr top`: the terminal, its keys, and a look a second.
 
-use super::{Failed, fetch, json, say};
+use super::{Failed, fetch, json, print};
 use crate::{
     config::Raw,
     inspect::top::{Key, Screen, TopView},
@@ -34,7 +34,7 @@ pub fn top(raw: &Raw, once: bool, as_json: bool) -> Result<(), Failed> {
         return if as_json {
             json(&first)
         } else {
-            say(&first.to_string())
+            print(&first.to_string())
         };
     }
     if as_json || !std::io::stdout().is_terminal() {
@@ -53,9 +53,9 @@ fn follow(raw: &Raw, mut before: TopView, as_json: bool) -> Result<(), Failed> {
         let now = look(raw)?;
         let between = now.since(&before);
         if as_json {
-            say(&serde_json::to_string(&between).context("cannot print JSON")?)?;
+            print(&serde_json::to_string(&between).context("cannot print JSON")?)?;
         } else {
-            say(&format!("{between}\n"))?;
+            print(&format!("{between}\n"))?;
         }
         before = now;
     }

@@ -1,5 +1,6 @@
-//! Small values: switches, durations, addresses, paths.
+//! Single values as operators type them: switches, durations, addresses, paths, words of a list.
 
+use crate::suggest;
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -61,16 +62,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(total)
 }
 
-/// A duration as [`duration`] reads it back.
-#[must_use]
-pub fn show_duration(duration: Duration) -> String {
-    let nanos = duration.as_nanos();
-    for (unit, name) in [(1_000_000_000_u128, "s"), (1_000_000, "ms"), (1_000, "us")] {
-        if nanos.is_multiple_of(unit) {
-            return format!("{}{name}", nanos / unit);
-        }
+/// A duration that is more than 0.
+///
+/// # Errors
+/// What would be right.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be more than 0".to_owned()),
+        positive => Ok(positive),
     }
-    format!("{nanos}ns")
 }
 
 /// A path, which must be absolute; `unix://` in front is taken off.
@@ -127,6 +127,19 @@ pub fn address(text: &str) -> Result<Option<SocketAddr>, String> {
     text.parse().map(Some).map_err(|_not_an_address| bad())
 }
 
+/// One of these words.
+///
+/// # Errors
+/// The words, and the nearest when there is one.
+pub fn choice<T: Clone>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
+    let found = words.iter().find(|(word, _)| *word == text);
+    found.map(|(_, choice)| choice.clone()).ok_or_else(|| {
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let hint = suggest::hint(text, words.iter().copied(), "");
+        format!("expected one of {}{hint}", words.join(", "))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,7 +159,7 @@ mod tests {
         for text in ["", "60", "s", "-1s", "1d", "1..5s", "1e99h"] {
             assert!(duration(text).is_err(), "{text:?}");
         }
-        assert_eq!(show_duration(Duration::from_millis(1500)), "1500ms");
+        assert!(positive_duration("0s").is_err());
     }
 
     #[test]

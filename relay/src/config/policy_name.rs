@@ -1,5 +1,6 @@
 //! The placement policies, as `--list-policies` shows them.
 
+use crate::suggest::nearest;
 use std::{fmt, str::FromStr};
 
 /// A registered policy.
@@ -40,6 +41,12 @@ impl PolicyName {
         }
     }
 
+    /// Whether it starts only with CPUs set aside for system tasks.
+    #[must_use]
+    pub const fn needs_reserved_cpus(self) -> bool {
+        matches!(self, Self::Static | Self::StaticPlus)
+    }
+
     /// What it does, in one line.
     #[must_use]
     pub fn description(self) -> &'static str {
@@ -58,10 +65,16 @@ impl FromStr for PolicyName {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let named = resmgr_policy::find(text).map(|policy| policy.name);
-        Self::ALL
+        let found = Self::ALL
             .into_iter()
-            .find(|policy| named == Some(policy.as_str()))
-            .ok_or_else(|| format!("expected one of {}", Self::ALL.map(Self::as_str).join(", ")))
+            .find(|policy| named == Some(policy.as_str()));
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(Self::as_str);
+            let near = nearest(text, names).map_or(String::new(), |near| {
+                format!("no such policy; did you mean {near:?}? ")
+            });
+            format!("{near}expected one of {}", names.join(", "))
+        })
     }
 }
 

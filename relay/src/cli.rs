@@ -1,8 +1,8 @@
 //! Words as typed: options, option files, subcommands. Nothing is decided here.
 //!
 //! The options are defined in [`crate::config::options`]; here are the commands and the options that print
-//! something and end. [`command()`] is all of it in clap's terms: the command line, option files, `--help` and
-//! `docs/configuration.md` are made from it.
+//! something and end. [`command()`] is all of it in clap's terms: the command line, option files, `--help`,
+//! `docs/configuration.md`, shell completions and the manual page are made from it.
 
 pub mod help;
 pub mod option_file;
@@ -22,6 +22,7 @@ use clap::{
     ArgAction, CommandFactory as _, FromArgMatches as _,
     error::{ContextKind, ContextValue, ErrorKind},
 };
+use clap_complete::Shell;
 use std::{ffi::OsString, fmt, path::PathBuf};
 
 /// What the user asked for.
@@ -72,6 +73,13 @@ pub enum Command {
         /// A ConfigMap manifest, or a YAML document with its keys.
         file: PathBuf,
     },
+    /// Print the completions of a shell, to be sourced by it.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page, for man -l or a package.
+    Man,
 }
 
 /// All that may stand on the command line.
@@ -233,6 +241,11 @@ fn one_line(error: &clap::Error) -> UsageError {
                 "unknown command {word:?}{hint} (commands: {})",
                 names.join(", ")
             )
+        }
+        ErrorKind::InvalidValue => {
+            let value = context(ContextKind::InvalidValue).unwrap_or_default();
+            let words = context(ContextKind::ValidValue).unwrap_or_default();
+            format!("{what} {value:?}: expected one of {words}")
         }
         ErrorKind::MissingRequiredArgument => missing(&what),
         _ => error

@@ -21,7 +21,7 @@ pub mod start;
 pub mod tasks;
 pub mod views;
 
-use crate::cli::{Command, Invocation};
+use crate::cli::{self, Command, Invocation};
 use std::{fmt, process::ExitCode};
 
 /// Why the program ends without success.
@@ -71,6 +71,8 @@ pub fn execute(invocation: Invocation) -> Result<(), Failed> {
         Command::State { json } => commands::state(&raw, json),
         Command::Explain { container } => commands::explain(&raw, &container),
         Command::Run => start::run(&raw),
+        Command::Completion { shell } => commands::print(&cli::help::completion(shell)),
+        Command::Man => commands::print(&cli::help::manual().map_err(anyhow::Error::from)?),
         Command::Restore => commands::restore(&raw),
         Command::Top { once, json } => commands::top(&raw, once, json),
         Command::CheckConfig { file } => commands::check_config(&raw, &file),

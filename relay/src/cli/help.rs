@@ -1,7 +1,9 @@
-//! Texts: version, the list of loggers, and the page `docs/configuration.md`.
+//! Texts made from the definitions: version, the list of loggers, the page `docs/configuration.md`, shell
+//! completions and the manual page.
 
 use crate::config::options;
 use clap::{Arg, ArgAction};
+use clap_complete::Shell;
 
 pub(super) const EXAMPLES: &str = "\
 Switches take an optional value: --pin-memory, --pin-memory=false. One dash or two, a space or `=`
@@ -88,4 +90,34 @@ fn row(option: &Arg) -> String {
         value.replace('|', "\\|"),
         help.unwrap_or_default().replace('|', "\\|"),
     )
+}
+
+/// The completions of a shell, as a script for it.
+#[must_use]
+pub fn completion(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut super::command(), "cri-resmgr", &mut script);
+    // For a name with a dash, clap_complete 4.6 gives bash two spellings of each command's label.
+    String::from_utf8_lossy(&script).replace("cri__subcmd__resmgr", "cri__resmgr")
+}
+
+/// The manual page in roff, of section 8: commands for the administrator.
+///
+/// # Errors
+/// When it cannot be rendered.
+pub fn manual() -> std::io::Result<String> {
+    let mut command = super::command().version(env!("CARGO_PKG_VERSION"));
+    command.build();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone())
+        .section("8")
+        .render(&mut page)?;
+    let mut page = String::from_utf8_lossy(&page).into_owned();
+    // clap refers to a page for each command; this is one page for all.
+    for command in command.get_subcommands_mut() {
+        let reference = format!("cri-resmgr-{}(8)", command.get_name()).replace('-', "\\-");
+        let usage = command.render_usage().to_string().replace('-', "\\-");
+        page = page.replace(&reference, usage.trim_start_matches("Usage: "));
+    }
+    Ok(page)
 }

@@ -162,6 +162,11 @@ fn subcommands_take_their_own_words_and_options_of_the_relay() {
             },
         ),
         ("-print-config", Command::PrintConfig),
+        (
+            "completion bash",
+            Command::Completion { shell: Shell::Bash },
+        ),
+        ("man", Command::Man),
     ] {
         assert_eq!(parse(words(line)).unwrap().command, command, "{line}");
     }
@@ -183,6 +188,7 @@ fn mistakes_are_one_line_with_a_hint() {
         ("explain", "CONTAINER"),
         ("-policy", "needs a value"),
         ("state extra", "extra"),
+        ("completion tcsh", "bash"),
         (
             "--version=maybe",
             "--version: \"maybe\": expected true or false",
@@ -225,6 +231,35 @@ fn the_list_of_policies_is_as_recorded() {
 #[test]
 fn the_page_on_configuration_is_up_to_date() {
     assert_golden(&help::page(), "../docs/configuration.md");
+}
+
+#[test]
+fn completions_and_the_manual_page_know_every_option_and_its_words() {
+    let scripts = [Shell::Bash, Shell::Zsh, Shell::Fish].map(help::completion);
+    let manual = help::manual().unwrap().replace('\\', "");
+    for option in options::names(&command()) {
+        for script in &scripts {
+            assert!(script.contains(option), "{option}: {script}");
+        }
+        assert!(
+            manual.contains(&format!("--{option}")),
+            "{option}: {manual}"
+        );
+    }
+    for script in &scripts {
+        for word in ["static-pools", "shadow", "never", "check-config"] {
+            assert!(script.contains(word), "{word}: {script}");
+        }
+    }
+    for label in scripts[0].split("cmd=\"").skip(1) {
+        let label = format!("{})", label.split('"').next().unwrap());
+        assert!(scripts[0].contains(&label), "{label} in {}", scripts[0]);
+    }
+    assert!(manual.contains(".TH cri-resmgr 8"), "{manual}");
+    assert!(
+        manual.contains("cri-resmgr explain <CONTAINER>"),
+        "{manual}"
+    );
 }
 
 #[test]

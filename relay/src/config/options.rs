@@ -1,7 +1,7 @@
 //! Every option, defined once: a field's type says what its values mean, its comment is the help.
 //!
-//! The command line, option files, `--help`, `--print-config` and `docs/configuration.md` are all made from
-//! these structs, by way of clap's view of them, [`command()`].
+//! The command line, option files, `--help`, `--print-config`, `docs/configuration.md`, shell completions and
+//! the manual page are all made from these structs, by way of clap's view of them, [`command()`].
 
 use super::{
     DumpFormat, PolicyName, ResourcesFile,

@@ -44,7 +44,7 @@ pub struct Config {
     pub dump: DumpConfig,
     /// Logging.
     pub log: log::Settings,
-    /// Things worth a log line at start: options accepted but without effect.
+    /// What was accepted although it has no effect, a sentence each.
     pub notes: Vec<String>,
 }
 

@@ -7,6 +7,7 @@ mod layer;
 
 pub use bulk::Bulk;
 pub use layer::{Control, install};
+pub use source::placement;
 
 use source::Switches;
 use std::str::FromStr;

@@ -33,7 +33,7 @@ pub fn loggers() -> String {
         "Available loggers:\n  fmt: lines for people, on standard error\n  json: one JSON \
                     object a line, on standard error\nSources:\n"
             .to_owned();
-    for source in crate::log::source::SOURCES {
+    for source in crate::log::source::names() {
         text += &format!("  {source}\n");
     }
     text

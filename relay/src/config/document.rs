@@ -9,7 +9,7 @@ pub(super) mod section;
 use super::{
     Config, FailPolicies, Machine, PolicyName, Problem, Problems,
     raw::{FromText as _, Origin},
-    resolve::{available_cpus, fits, on_machine},
+    resolve::{available_cpus, fits, on_machine, retired_sources},
     resources,
 };
 use crate::{
@@ -106,6 +106,7 @@ pub fn overlay(
     let source: Arc<str> = document.source.as_str().into();
     let mut problems = Vec::new();
     let mut config = start.clone();
+    config.notes.clear(); // those of the options were logged at start
     let chosen = choose(document, node, &source, &mut problems);
     for (module, (key, text)) in &chosen {
         let mut report = Report::new(Origin::Document {
@@ -394,6 +395,8 @@ fn logger(mut section: Section, report: &mut Report, config: &mut Config) {
     if let Some(debug) = switches(&mut section, "Debug", Switches::none()) {
         config.log.debug = debug;
     }
+    let (info, debug) = (&config.log.info, &config.log.debug);
+    config.notes.extend(retired_sources(info, debug));
     section.finish(report, &["Level", "LogSource", "Debug"]);
 }
 

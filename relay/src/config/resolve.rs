@@ -252,10 +252,13 @@ impl Validator<'_> {
     fn log(&mut self, options: &LogOptions) -> log::Settings {
         let back_end = self.get(&options.logger);
         let format = self.get(&options.log_format);
+        let info = self.accumulate(&options.logger_source, Switches::all(), Switches::add);
+        let debug = self.accumulate(&options.logger_debug, Switches::none(), Switches::add);
+        self.notes.extend(retired_sources(&info, &debug));
         log::Settings {
             level: self.get(&options.logger_level),
-            info: self.accumulate(&options.logger_source, Switches::all(), Switches::add),
-            debug: self.accumulate(&options.logger_debug, Switches::none(), Switches::add),
+            info,
+            debug,
             prefix: self.get(&options.logger_prefix),
             format: match back_end {
                 log::Format::Json => back_end,
@@ -263,6 +266,13 @@ impl Validator<'_> {
             },
         }
     }
+}
+
+/// A note for each log source that was named in vain.
+pub(super) fn retired_sources(info: &Switches, debug: &Switches) -> Vec<String> {
+    let names = info.without_effect().chain(debug.without_effect());
+    let note = |name| format!("log source {name} has no effect: nothing is logged under it");
+    names.map(note).collect()
 }
 
 /// An amount of CPU on this machine.

@@ -263,6 +263,7 @@ impl RuntimeClient {
             "v1"
         };
         let path = format!("/runtime.{version}.RuntimeService/{method}");
+        tracing::debug!("calling {path}");
         let received = Instant::now();
         let call = Arc::new(Call {
             seq: next_seq(),

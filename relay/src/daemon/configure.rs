@@ -170,6 +170,7 @@ impl Changeable {
             let outlook = outlook.map_err(|why| refused(source, config, why.to_string()))?;
             notes.extend(lines(&outlook));
         }
+        notes.extend(config.notes.iter().cloned());
         Ok(notes)
     }
 
@@ -188,6 +189,7 @@ impl Changeable {
         }
         self.dumper.set_rules(config.dump.rules.clone());
         self.log.set(config.log.clone());
+        notes.extend(config.notes.iter().cloned());
         Ok(Applied { notes })
     }
 

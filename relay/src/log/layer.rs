@@ -157,8 +157,7 @@ pub(super) fn head(level: Level, source: &str, prefix: bool) -> String {
         Level::Warn => 'W',
         Level::Error => 'E',
     };
-    let widths = source::SOURCES.iter().map(|source| source.len());
-    let width = widths.max().unwrap_or_default();
+    let width = source::names().map(str::len).max().unwrap_or_default();
     if prefix {
         format!("{letter}: [{source:^width$}] ")
     } else {

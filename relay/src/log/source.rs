@@ -1,70 +1,80 @@
 //! Names of log sources, and switching them on and off.
 
 use crate::{suggest, values};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-/// Module paths (or targets) and the source that stands for them; the longest match counts.
-const TABLE: &[(&str, &str)] = &[
-    ("cri_resmgr::cli", "config"),
-    ("cri_resmgr::config", "config"),
-    ("cri_resmgr::control", "config-server"),
-    ("cri_resmgr::cri", "cri/relay"),
-    ("cri_resmgr::cri::server", "cri/server"),
-    ("cri_resmgr::cri::upstream", "cri/client"),
-    ("cri_resmgr::cri::own", "cri/client"),
-    ("cri_resmgr::daemon", "resource-manager"),
-    ("cri_resmgr::discover", "sysfs"),
-    ("cri_resmgr::dump", "message"),
-    ("cri_resmgr::enforce", "cgroup"),
-    ("cri_resmgr::inspect", "resource-manager"),
-    ("cri_resmgr::ledger", "cache"),
-    ("cri_resmgr::intercept", "policy"),
-    ("cri_resmgr::manager", "policy"),
-    ("cri_resmgr::metrics", "metrics"),
-    ("cri_resmgr::telemetry", "telemetry"),
-    ("cri_resmgr", "resource-manager"),
-    ("h2", "http2"),
-    ("hyper", "http2"),
-    ("tonic", "http2"),
+/// Every source, sorted, with the modules (of this crate or of others) whose messages are its own; the longest
+/// match counts. Those without modules are named by the message.
+const SOURCES: &[(&str, &[&str])] = &[
+    ("cache", &["cri_resmgr::ledger"]),
+    ("cgroup", &["cri_resmgr::enforce"]),
+    (
+        "config",
+        &[
+            "cri_resmgr::daemon::configure",
+            "cri_resmgr::daemon::last_good",
+        ],
+    ),
+    ("config-server", &["cri_resmgr::control"]),
+    ("cri/client", &["cri_resmgr::cri::client"]),
+    ("cri/relay", &["cri_resmgr::cri"]),
+    ("cri/server", &["cri_resmgr::cri::server"]),
+    ("http2", &["h2", "hyper", "tonic"]),
+    ("message", &["cri_resmgr::dump"]),
+    ("metrics", &[]),
+    ("policy", &["cri_resmgr::intercept", "cri_resmgr::manager"]),
+    ("resource-manager", &["cri_resmgr"]),
+    (STATIC, &[]),
+    (STATIC_PLUS, &[]),
+    (STATIC_POOLS, &[]),
+    ("sysfs", &["cri_resmgr::discover"]),
+    ("telemetry", &["cri_resmgr::telemetry"]),
 ];
 
-/// Every source, sorted.
-pub const SOURCES: &[&str] = &[
-    "cache",
-    "cgroup",
-    "config",
-    "config-server",
-    "cpuallocator",
-    "cri/client",
-    "cri/relay",
-    "cri/server",
-    "http2",
-    "message",
-    "metrics",
-    "policy",
-    "resource-manager",
-    "static",
-    "static-plus",
-    "static-pools",
-    "sysfs",
-    "telemetry",
-];
+const STATIC: &str = "static";
+const STATIC_PLUS: &str = "static-plus";
+const STATIC_POOLS: &str = "static-pools";
 
-/// The source of an event's target: the target itself when it is a source's name, else by the table.
+/// Sources of earlier versions and of the predecessor: still accepted, without effect.
+const RETIRED: &[&str] = &["cpuallocator"];
+
+/// The names of all sources, sorted.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SOURCES.iter().map(|(name, _)| *name)
+}
+
+fn is_source(name: &str) -> bool {
+    SOURCES
+        .binary_search_by_key(&name, |(name, _)| name)
+        .is_ok()
+}
+
+/// The source of an event's target: the target itself when it is a source's name, else by the modules.
 #[must_use]
 pub fn of_target(target: &str) -> &str {
-    if SOURCES.binary_search(&target).is_ok() {
+    if is_source(target) {
         return target;
     }
-    TABLE
+    let within = |module: &str| {
+        let rest = target.strip_prefix(module);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    SOURCES
         .iter()
-        .filter(|(path, _)| {
-            target
-                .strip_prefix(path)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
-        })
-        .max_by_key(|(path, _)| path.len())
+        .flat_map(|(source, modules)| modules.iter().map(move |module| (module, source)))
+        .filter(|(module, _)| within(module))
+        .max_by_key(|(module, _)| module.len())
         .map_or(target, |(_, source)| source)
+}
+
+/// Logs for debugging, under the policy's own source, why it placed a container as it did.
+pub fn placement(policy: &str, container: &dyn fmt::Display, why: &str) {
+    match policy {
+        STATIC => tracing::debug!(target: STATIC, "{container}: {why}"),
+        STATIC_PLUS => tracing::debug!(target: STATIC_PLUS, "{container}: {why}"),
+        STATIC_POOLS => tracing::debug!(target: STATIC_POOLS, "{container}: {why}"),
+        _ => tracing::debug!(target: "policy", "{container}: {why}"),
+    }
 }
 
 /// Which sources are on: `name`, `name:BOOL`, `on:name`, `off:name`, `*` or `all`, `none`; lists add up,
@@ -120,11 +130,11 @@ impl Switches {
                 ),
             };
             // The name users know the policy by is not the source's.
-            let name = if name == "stp" { "static-pools" } else { name };
+            let name = if name == "stp" { STATIC_POOLS } else { name };
             match name {
                 "*" | "all" => self.set_all(on),
                 "none" => self.set_all(!on),
-                _ if SOURCES.contains(&name) => {
+                _ if is_source(name) || RETIRED.contains(&name) => {
                     if self.untouched && on {
                         self.others = false;
                     }
@@ -132,7 +142,7 @@ impl Switches {
                 }
                 _ => {
                     let otherwise = " (see --list-loggers)";
-                    let hint = suggest::hint(name, SOURCES.iter().copied(), otherwise);
+                    let hint = suggest::hint(name, names(), otherwise);
                     return Err(format!("no log source is named {name:?}{hint}"));
                 }
             }
@@ -146,16 +156,19 @@ impl Switches {
         self.named.clear();
     }
 
+    /// Sources that a list named although nothing is logged under them any more.
+    pub fn without_effect(&self) -> impl Iterator<Item = &str> {
+        let named = self.named.keys().map(String::as_str);
+        named.filter(|name| RETIRED.contains(name))
+    }
+
     /// Whether this source is on. The sources of single policies follow `policy` unless named.
     #[must_use]
     pub fn on(&self, source: &str) -> bool {
         self.named.get(source).copied().unwrap_or_else(|| {
-            let parent = if source.starts_with("static") {
-                self.named.get("policy").copied()
-            } else {
-                None
-            };
-            parent.unwrap_or(self.others)
+            let of_policy = [STATIC, STATIC_PLUS, STATIC_POOLS].contains(&source);
+            let parent = of_policy.then(|| self.named.get("policy")).flatten();
+            parent.copied().unwrap_or(self.others)
         })
     }
 }
@@ -163,6 +176,7 @@ impl Switches {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{collections::BTreeSet, path::Path};
 
     fn switches(mut start: Switches, lists: &[&str]) -> Switches {
         for list in lists {
@@ -171,12 +185,60 @@ mod tests {
         start
     }
 
-    #[test]
-    fn sources_are_sorted_and_the_table_names_only_them() {
-        assert!(SOURCES.is_sorted());
-        for (_, source) in TABLE {
-            assert!(SOURCES.contains(source), "{source}");
+    /// Every source file of this crate without its tests: its module's path and its text.
+    fn modules(dir: &Path, path: &str, found: &mut Vec<(String, String)>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let file = entry.unwrap().path();
+            let name = file.file_stem().unwrap().to_str().unwrap();
+            let path = match name {
+                "lib" => path.to_owned(),
+                _ => format!("{path}::{name}"),
+            };
+            if file.is_dir() {
+                modules(&file, &path, found);
+            } else if file.extension().is_some_and(|end| end == "rs") && name != "tests" {
+                let text = std::fs::read_to_string(&file).unwrap();
+                let product = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+                found.push((path, product.to_owned()));
+            }
         }
+    }
+
+    #[test]
+    fn something_is_logged_to_every_source_that_is_listed_and_to_no_other() {
+        assert!(names().is_sorted());
+        let mut found = Vec::new();
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        modules(&src, "cri_resmgr", &mut found);
+        let event = regex::Regex::new(
+            r#"tracing::(debug|info|warn|error)!\(\s*(target: ("[^"]+"|[A-Z_]+))?"#,
+        );
+        let event = event.unwrap();
+        let constants = [STATIC, STATIC_PLUS, STATIC_POOLS]
+            .map(|name| (name.to_uppercase().replace('-', "_"), name));
+        let mut used = BTreeSet::new();
+        for (module, text) in &found {
+            for event in event.captures_iter(text) {
+                let target = event.get(3).map_or(module.as_str(), |named| named.as_str());
+                let constant = constants.iter().find(|(name, _)| name == target);
+                let target = constant.map_or(target.trim_matches('"'), |(_, name)| name);
+                used.insert(of_target(target).to_owned());
+            }
+        }
+        // Of other crates only that they are used is known.
+        used.insert("http2".to_owned());
+        assert_eq!(used, names().map(str::to_owned).collect());
+        for module in SOURCES.iter().flat_map(|(_, modules)| *modules) {
+            let known = found.iter().any(|(path, _)| path == module);
+            assert!(known || !module.starts_with("cri_resmgr"), "{module}");
+        }
+    }
+
+    #[test]
+    fn retired_sources_are_accepted_and_named() {
+        let debug = switches(Switches::none(), &["policy,cpuallocator"]);
+        assert!(debug.on("policy"));
+        assert_eq!(debug.without_effect().collect::<Vec<_>>(), ["cpuallocator"]);
     }
 
     #[test]

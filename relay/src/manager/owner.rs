@@ -457,6 +457,11 @@ impl Owner {
 
     fn apply_from(&mut self, before: &Containers, decided: &Decided) -> Plan {
         let Decided { decision, after } = decided;
+        for change in &decision.changes {
+            if let Some(why) = &change.explanation {
+                crate::log::placement(self.decider.policy.name(), &change.id, &why.summary);
+            }
+        }
         self.containers.apply(decision, Arc::clone(after), unix_s());
         self.containers.plan_for(decision, before, &self.online())
     }

@@ -130,6 +130,15 @@ fn every_mistake_is_named_with_its_key_and_what_would_be_right() {
 }
 
 #[test]
+fn what_has_no_effect_is_noted() {
+    let config = pushed(&[("logger", "Debug: policy,cpuallocator")]).unwrap();
+    assert_eq!(
+        config.notes,
+        ["log source cpuallocator has no effect: nothing is logged under it"]
+    );
+}
+
+#[test]
 fn all_problems_come_at_once() {
     let problems = pushed(&[
         ("policy", "Active: x\nPinMemory: 3"),

@@ -167,7 +167,7 @@ async fn check_offline(
     // As it would start, without what it would forget.
     let before = match config.relay.reset_config {
         true => config,
-        false => last_good::adopt(config, &topology).config,
+        false => last_good::restore(config, &topology).config,
     };
     if is_null(&before) || !Ledger::at(&before.enforce.state_dir).path().exists() {
         return Ok(lines);

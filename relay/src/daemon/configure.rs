@@ -5,8 +5,8 @@
 //! follow, which cannot fail, and the document is kept for the next start.
 
 use super::{
-    last_good::{self, AtStart},
-    node::NodeMarks,
+    last_good::{self, StartConfig},
+    node::NodeUpdater,
     placement,
     settle::cgroup_cpus,
     tasks::Tasks,
@@ -28,9 +28,9 @@ use tokio::sync::mpsc;
 /// How long a push may take to be applied; the agent gives up after 5 s.
 const LIMIT: Duration = Duration::from_secs(4);
 
-/// What a pushed configuration can change.
+/// The parts that a pushed configuration changes.
 #[derive(Clone, Debug)]
-pub struct Changeable {
+pub struct ConfigTargets {
     /// The machine, as it was at start.
     pub topology: Arc<Topology>,
     /// Re-places; `None` under policy `null`.
@@ -39,32 +39,30 @@ pub struct Changeable {
     pub dumper: Arc<Dumper>,
     /// Takes new settings.
     pub log: log::Control,
-    /// Takes new wishes for the Node; `None` without an agent.
-    pub node: Option<NodeMarks>,
+    /// Takes what the Node shall be like; `None` without an agent.
+    pub node: Option<NodeUpdater>,
 }
 
 /// Serves the configuration socket, if there is one.
 ///
 /// # Errors
 /// When the socket cannot be served.
-pub fn start(start: AtStart, changeable: Changeable, tasks: &Tasks) -> anyhow::Result<()> {
+pub fn start(start: StartConfig, targets: ConfigTargets, tasks: &Tasks) -> anyhow::Result<()> {
     let Some(path) = start.options.relay.config_socket.clone() else {
         return Ok(());
     };
     let listener = control::bind(&path)?;
     let judge = {
-        let (options, changeable) = (start.options.clone(), changeable.clone());
-        move |document: &Document, node: &str| {
-            judge(&options, &changeable.machine(), document, node)
-        }
+        let (options, targets) = (start.options.clone(), targets.clone());
+        move |document: &Document, node: &str| judge(&options, &targets.machine(), document, node)
     };
     let (pushes, pushed) = mpsc::channel(1);
     let server = ConfigServer::new(Arc::new(judge), pushes, LIMIT);
     tasks.spawn("configuration server", {
         let stop = tasks.stop().clone();
-        let adopted = start.document.clone();
+        let in_force = start.document.clone();
         async move {
-            if let Some((document, node)) = adopted {
+            if let Some((document, node)) = in_force {
                 server.adopt(document, node).await;
             }
             server.serve(listener, stop).await?;
@@ -76,7 +74,7 @@ pub fn start(start: AtStart, changeable: Changeable, tasks: &Tasks) -> anyhow::R
     });
     tasks.spawn("configuration", {
         let stop = tasks.stop().clone();
-        let applied = apply_all(start, changeable, pushed);
+        let applied = apply_all(start, targets, pushed);
         async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -107,7 +105,7 @@ pub(super) fn judge(
     )
 }
 
-async fn apply_all(start: AtStart, changeable: Changeable, mut pushed: mpsc::Receiver<Pushed>) {
+async fn apply_all(start: StartConfig, targets: ConfigTargets, mut pushed: mpsc::Receiver<Pushed>) {
     let (options, mut in_force, mut kept) = (start.options, start.config, start.document);
     while let Some(Pushed {
         document,
@@ -119,14 +117,14 @@ async fn apply_all(start: AtStart, changeable: Changeable, mut pushed: mpsc::Rec
     {
         if dry {
             // Whoever asked may have gone.
-            let outlook = changeable.outlook(&document.source, &config).await;
+            let outlook = targets.outlook(&document.source, &config).await;
             answer.send(outlook.map(|notes| Applied { notes })).ok();
             continue;
         }
         if answer.is_closed() {
             continue; // too late: the agent has been told that nothing changes
         }
-        let mut outcome = changeable.apply(&document.source, &config).await;
+        let mut outcome = targets.apply(&document.source, &config).await;
         if let Ok(applied) = &mut outcome {
             let new = Some((document, node));
             if let Err(why) = last_good::keep(&options, new.clone()).await {
@@ -140,7 +138,7 @@ async fn apply_all(start: AtStart, changeable: Changeable, mut pushed: mpsc::Rec
             }
             // The agent was told meanwhile that nothing changes, so nothing may.
             tracing::warn!("applied too late; taking it back");
-            if let Err(refused) = changeable.apply("what was in force", &in_force).await {
+            if let Err(refused) = targets.apply("what was in force", &in_force).await {
                 tracing::error!("it cannot be taken back: {refused:?}");
             }
             if let Err(why) = last_good::keep(&options, kept.clone()).await {
@@ -153,7 +151,7 @@ async fn apply_all(start: AtStart, changeable: Changeable, mut pushed: mpsc::Rec
     }
 }
 
-impl Changeable {
+impl ConfigTargets {
     /// The machine as it is now: CPUs may have come or gone.
     fn machine(&self) -> Arc<Topology> {
         match &self.manager {

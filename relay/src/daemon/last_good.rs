@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What is in force at start.
 #[derive(Clone, Debug)]
-pub struct AtStart {
+pub struct StartConfig {
     /// The options' configuration, over which every pushed document is laid.
     pub options: Config,
     /// With what was pushed last laid over it, if that is in force.
@@ -22,10 +22,11 @@ pub struct AtStart {
     pub document: Option<(Document, String)>,
 }
 
-/// Looks for what was pushed last and judges it again. Says what is in force, and why something is not.
+/// Puts what was pushed last in force again, if it is still legal. Logs what is in force, and why something is
+/// not.
 #[must_use]
-pub fn adopt(options: Config, topology: &Topology) -> AtStart {
-    let mut start = AtStart {
+pub fn restore(options: Config, topology: &Topology) -> StartConfig {
+    let mut start = StartConfig {
         config: options.clone(),
         options,
         document: None,
@@ -160,10 +161,10 @@ mod tests {
     async fn what_was_pushed_last_is_in_force_again_until_it_is_forgotten() {
         let state = tempfile::tempdir().unwrap();
         let (config, topology) = options(state.path(), "--policy=none");
-        assert_eq!(adopt(config.clone(), &topology).document, None);
+        assert_eq!(restore(config.clone(), &topology).document, None);
 
         pushed(&config, "Active: static\nReservedResources: {CPU: 1}").await;
-        let start = adopt(config.clone(), &topology);
+        let start = restore(config.clone(), &topology);
         assert_eq!(start.config.policy.name, PolicyName::Static);
         assert_eq!(start.options.policy.name, PolicyName::None);
         let (document, node) = start.document.unwrap();
@@ -173,12 +174,15 @@ mod tests {
         );
 
         let (deaf, _) = options(state.path(), "--policy=none --config-socket=disabled");
-        assert_eq!(adopt(deaf, &topology).config.policy.name, PolicyName::None);
+        assert_eq!(
+            restore(deaf, &topology).config.policy.name,
+            PolicyName::None
+        );
 
         let (reset, _) = options(state.path(), "--policy=none --reset-config");
-        assert_eq!(adopt(reset, &topology).document, None);
+        assert_eq!(restore(reset, &topology).document, None);
         assert_eq!(
-            adopt(config, &topology).document,
+            restore(config, &topology).document,
             None,
             "it is forgotten for good"
         );
@@ -202,14 +206,14 @@ mod tests {
             (&null, "Active: none"),
         ] {
             pushed(start, policy).await;
-            let adopted = adopt(start.clone(), &topology);
-            assert_eq!(adopted.config.policy, start.policy, "{policy}");
+            let restored = restore(start.clone(), &topology);
+            assert_eq!(restored.config.policy, start.policy, "{policy}");
             if policy != "Active: null" {
-                assert_eq!(adopted.document, None, "{policy}");
+                assert_eq!(restored.document, None, "{policy}");
             }
         }
         pushed(&null, "PinMemory: true").await;
-        assert!(adopt(null, &topology).document.is_some());
+        assert!(restore(null, &topology).document.is_some());
     }
 
     #[tokio::test]
@@ -222,7 +226,7 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         assert!(
-            adopt(config.clone(), &topology)
+            restore(config.clone(), &topology)
                 .config
                 .policy
                 .slices

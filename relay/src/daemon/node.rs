@@ -20,15 +20,15 @@ use tokio::sync::watch;
 
 /// Tells the agent what the Node shall be like.
 #[derive(Clone, Debug)]
-pub struct NodeMarks {
+pub struct NodeUpdater {
     pools: watch::Sender<Option<NodeWishes>>,
     conflict: watch::Sender<Option<NodeCondition>>,
     memory: Memory,
 }
 
-impl NodeMarks {
-    /// Starts following the wishes, if there can be an agent. Those of the configuration come by
-    /// [`NodeMarks::follow`], that of the manager by itself.
+impl NodeUpdater {
+    /// Starts telling the agent, if there can be one. What the configuration asks for comes by
+    /// [`NodeUpdater::follow`], what the manager finds by itself.
     #[must_use]
     pub fn start(config: &Config, manager: Option<&ManagerHandle>, tasks: &Tasks) -> Option<Self> {
         let client = AgentClient::new(config.relay.agent_socket.clone()?);
@@ -38,8 +38,8 @@ impl NodeMarks {
             &memory,
             tasks,
             "node",
-            |wish: &NodeWishes, marks| {
-                if no_pools(&of_pools(wish)) {
+            |desired: &NodeWishes, marks| {
+                if no_pools(&of_pools(desired)) {
                     *marks = Marks {
                         conflict: marks.conflict,
                         ..Marks::default()
@@ -52,8 +52,8 @@ impl NodeMarks {
             &memory,
             tasks,
             "node condition",
-            |wish: &NodeCondition, marks| {
-                marks.conflict = wish.status;
+            |desired: &NodeCondition, marks| {
+                marks.conflict = desired.status;
             },
         );
         let node = Self {
@@ -82,7 +82,7 @@ impl NodeMarks {
 
     /// Another configuration is in force.
     pub fn follow(&self, config: &Config, topology: &Topology) {
-        let wish = match config.policy.name {
+        let desired = match config.policy.name {
             PolicyName::StaticPools => NodeWishes {
                 label: config.policy.pools.label_node,
                 taint: config.policy.pools.taint_node,
@@ -91,7 +91,7 @@ impl NodeMarks {
             _ => NodeWishes::default(),
         };
         let directory = self.memory.lock();
-        let (before, now) = (remembered(&directory), of_pools(&wish));
+        let (before, now) = (remembered(&directory), of_pools(&desired));
         let stp = config.policy.name == PolicyName::StaticPools;
         if !stp && no_pools(&before) {
             self.pools.send_replace(None);
@@ -107,7 +107,7 @@ impl NodeMarks {
                 conflict: before.conflict,
             },
         );
-        self.pools.send_replace(Some(wish));
+        self.pools.send_replace(Some(desired));
     }
 
     /// Follows the manager until it ends.
@@ -149,8 +149,8 @@ impl NodeMarks {
     }
 }
 
-/// The directory of what is remembered. Locked while that changes, until the wish is told for which it
-/// does.
+/// The directory of what is remembered. Locked while that changes, until the agent's task has what it is
+/// remembered for.
 #[derive(Clone, Debug)]
 struct Memory(Arc<Mutex<PathBuf>>);
 
@@ -160,8 +160,8 @@ impl Memory {
     }
 }
 
-/// Has the agent make the Node as wished. `forget` takes out of the marks what the Node is without, once
-/// a wish has come true.
+/// Has the agent make the Node as desired. `forget` takes out of the marks what the Node is without, once
+/// it is as desired.
 fn kept<W: Wish + PartialEq + 'static>(
     client: &AgentClient,
     memory: &Memory,
@@ -169,16 +169,16 @@ fn kept<W: Wish + PartialEq + 'static>(
     task: &'static str,
     forget: fn(&W, &mut Marks),
 ) -> watch::Sender<Option<W>> {
-    let (wishes, wished) = watch::channel(None);
+    let (sender, desired) = watch::channel(None);
     let (client, stop) = (client.clone(), tasks.stop().clone());
     let done = {
-        let (memory, latest) = (memory.clone(), wished.clone());
-        move |wish: &W| {
+        let (memory, latest) = (memory.clone(), desired.clone());
+        move |reached: &W| {
             let directory = memory.lock();
-            // What has been wished meanwhile is remembered, and not done yet.
-            if latest.borrow().as_ref() == Some(wish) {
+            // What has come to be desired meanwhile is remembered, and not done yet.
+            if latest.borrow().as_ref() == Some(reached) {
                 let mut marks = remembered(&directory);
-                forget(wish, &mut marks);
+                forget(reached, &mut marks);
                 remember(&directory, marks);
             }
         }
@@ -186,18 +186,18 @@ fn kept<W: Wish + PartialEq + 'static>(
     tasks.spawn(task, async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = client.keep(wished, done) => stop.cancelled().await,
+            () = client.keep(desired, done) => stop.cancelled().await,
         }
         Ok(())
     });
-    wishes
+    sender
 }
 
-fn of_pools(wish: &NodeWishes) -> Marks {
+fn of_pools(desired: &NodeWishes) -> Marks {
     Marks {
-        label: wish.label,
-        taint: wish.taint,
-        capacity: wish.exclusive_lists > 0,
+        label: desired.label,
+        taint: desired.taint,
+        capacity: desired.exclusive_lists > 0,
         conflict: false,
     }
 }
@@ -240,15 +240,15 @@ fn exclusive_lists(config: &Config, topology: &Topology) -> usize {
 mod tests {
     use super::*;
 
-    fn at(directory: &Path) -> NodeMarks {
-        NodeMarks {
+    fn at(directory: &Path) -> NodeUpdater {
+        NodeUpdater {
             pools: watch::Sender::new(None),
             conflict: watch::Sender::new(None),
             memory: Memory(Arc::new(Mutex::new(directory.to_owned()))),
         }
     }
 
-    fn told(node: &NodeMarks) -> Option<bool> {
+    fn told(node: &NodeUpdater) -> Option<bool> {
         node.conflict.borrow().as_ref().map(|wish| wish.status)
     }
 

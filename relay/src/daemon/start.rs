@@ -7,11 +7,11 @@
 
 use super::{
     Failed, commands,
-    configure::{self, Changeable},
-    last_good::{self, AtStart},
+    configure::{self, ConfigTargets},
+    last_good::{self, StartConfig},
     measure::Measure,
     moves,
-    node::NodeMarks,
+    node::NodeUpdater,
     placement::{self, Placement},
     recording,
     settle::settle,
@@ -66,7 +66,7 @@ pub fn run(raw: &Raw) -> Result<(), Failed> {
     for note in &config.notes {
         tracing::warn!(target: "resource-manager", "{note}");
     }
-    let start = last_good::adopt(config, &topology);
+    let start = last_good::restore(config, &topology);
     log.set(start.config.log.clone());
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -81,7 +81,7 @@ pub fn run(raw: &Raw) -> Result<(), Failed> {
     outcome
 }
 
-async fn serve(start: AtStart, topology: Topology, log: log::Control) -> Result<(), Failed> {
+async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Result<(), Failed> {
     let config = start.config.clone();
     let stop = CancellationToken::new();
     let mut signals = Signals::new().context("cannot listen for signals")?;
@@ -143,13 +143,13 @@ async fn serve(start: AtStart, topology: Topology, log: log::Control) -> Result<
         async move { Ok(serve_views(views, answers, stop).await?) }
     });
 
-    let node = NodeMarks::start(&config, manager, &tasks);
+    let node = NodeUpdater::start(&config, manager, &tasks);
     if let Some(node) = &node {
         node.follow(&config, &topology);
     }
     configure::start(
         start,
-        Changeable {
+        ConfigTargets {
             topology: Arc::clone(&topology),
             manager: placement
                 .as_ref()

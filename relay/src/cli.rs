@@ -14,7 +14,8 @@ use crate::{
     config::{
         options::{self, GENERAL, Options},
         policy_name,
-        raw::{Origin, Raw, RawValue},
+        raw::{Origin, Raw},
+        value::RawValue,
     },
     suggest,
 };
@@ -46,7 +47,7 @@ pub enum Command {
     /// Print the effective configuration and exit.
     #[command(skip)]
     PrintConfig,
-    /// Give every container back the CPUs it would have without us.
+    /// Give every container back the CPUs it would have without cri-resmgr.
     Restore,
     /// Show which container runs where.
     State {

@@ -1,6 +1,6 @@
 //! From words as typed to a configuration that is legal on this machine.
 //!
-//! [`options`] defines every option once; [`raw`] holds their values and where they came from; [`resolve()`]
+//! [`options`] defines every option once; [`raw`] holds their values ([`value`]) and where they came from; [`resolve()`]
 //! checks them all against the machine and returns either a [`Config`] without a question left open or every
 //! problem at once; [`document`] reads what the node agent pushes and lays it over. All pure, but for
 //! [`pools::load`]: callers read all other files.
@@ -15,6 +15,7 @@ pub mod problem;
 pub mod raw;
 pub mod resolve;
 pub mod resources;
+pub mod value;
 
 pub use document::{Document, overlay};
 pub use fail_policy::{FailPolicies, OnFailure};

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
-            // Nobody is left to tell when standard error is gone.
+            // Without standard error a failure cannot be reported.
             writeln!(std::io::stderr(), "cri-resmgr: {failed}").ok();
             failed.exit_code()
         }

@@ -1,16 +1,17 @@
 //! Run-time configuration: what the node agent pushes, or `check-config` reads.
 //!
 //! A document is a map from keys to YAML texts, the data of a ConfigMap. It is laid over the
-//! configuration given at start; what it does not say is as at start. Reportd as a whole: the result is a
+//! configuration given at start; what it does not say is as at start. Checked as a whole: the result is a
 //! [`Config`] legal on this machine, or every problem.
 
 pub(super) mod section;
 
 use super::{
     Config, FailPolicies, Machine, PolicyName, Problem, Problems,
-    raw::{FromText as _, Origin},
+    raw::Origin,
     resolve::{available_cpus, fits, on_machine, retired_sources},
     resources,
+    value::FromText as _,
 };
 use crate::{
     dump::rule::Rules,
@@ -61,8 +62,8 @@ impl Document {
             let kind = section.text(&mut report, "kind");
             let data = match kind.as_deref() {
                 Some("ConfigMap") => Some(section.take("data").unwrap_or_default()),
-                Some(other) => {
-                    report.problem("kind", other, "expected ConfigMap");
+                Some(kind) => {
+                    report.problem("kind", kind, "expected ConfigMap");
                     None
                 }
                 None => serde_yaml::from_str(text).ok(),
@@ -87,7 +88,7 @@ impl Document {
         };
         let text = match value {
             Value::String(text) => text,
-            other => serde_yaml::to_string(&other).unwrap_or_default(),
+            yaml => serde_yaml::to_string(&yaml).unwrap_or_default(),
         };
         self.entries.insert(key.to_owned(), text);
     }

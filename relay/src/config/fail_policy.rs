@@ -18,7 +18,7 @@ pub enum OnFailure {
     /// Its creation fails with a gRPC status that says why.
     #[default]
     Refuse,
-    /// It is created without a decision, and this is said; it is kept off every exclusive CPU all the same.
+    /// It is created without a decision, and a warning is logged; it is kept off every exclusive CPU all the same.
     Pass,
 }
 
@@ -108,9 +108,9 @@ fn parse_scope(scope: &str) -> Result<Scope, String> {
         Some("guaranteed") => Some(QosClass::Guaranteed),
         Some("burstable") => Some(QosClass::Burstable),
         Some("besteffort") => Some(QosClass::BestEffort),
-        Some(other) => {
+        Some(class) => {
             return Err(format!(
-                "{other:?} is not a QoS class (Guaranteed, Burstable, BestEffort)"
+                "{class:?} is not a QoS class (Guaranteed, Burstable, BestEffort)"
             ));
         }
     };

@@ -5,7 +5,7 @@
 
 use super::{
     DumpFormat, PolicyName, ResourcesFile,
-    raw::{FromText, RawValue, parsed_by},
+    value::{FromText, RawValue, parsed_by},
 };
 use crate::{log, values};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches as _};
@@ -97,7 +97,7 @@ pub struct RelayOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Placement policy")]
 pub struct PolicyOptions {
-    /// How containers are placed; see --list-policies. `null` relays without a look.
+    /// How containers are placed; see --list-policies. `null` passes calls through unmodified.
     #[arg(long, value_name = "NAME", default_value = "null")]
     pub policy: RawValue<PolicyName>,
     /// CPUs the policy may use, all when not given. LIST is `cpu=VALUE`; VALUE is a CPU list (`0-3,8`,
@@ -119,7 +119,7 @@ pub struct PolicyOptions {
     #[arg(long, default_value = "false")]
     pub pin_memory: RawValue<bool>,
     /// What happens to a container the policy cannot place: `refuse` its creation, or let it `pass` without a
-    /// decision: it runs on all CPUs that nobody holds exclusively, and this is said. Also per namespace and
+    /// decision: it runs on all CPUs that no container holds exclusively, and a warning is logged. Also per namespace and
     /// QoS class: `batch=pass`, `batch/BestEffort=pass`, `*/BestEffort=pass`; the most specific counts.
     #[arg(long, value_name = "LIST", default_value = "refuse,kube-system=pass")]
     pub fail_policy: Vec<RawValue<String>>,
@@ -200,7 +200,7 @@ pub struct EnforceOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Scheduler telemetry and metrics")]
 pub struct TelemetryOptions {
-    /// Measure by BPF what the scheduler does to each container; where that is impossible, say so and measure
+    /// Measure by BPF what the scheduler does to each container; where that is impossible, log why and measure
     /// what can be.
     #[arg(long, default_value = "false")]
     pub ebpf_telemetry: RawValue<bool>,
@@ -371,47 +371,6 @@ fn half_life(text: &str) -> Result<Duration, String> {
 fn back_end(text: &str) -> Result<log::Format, String> {
     let words = [("fmt", log::Format::Text), ("json", log::Format::Json)];
     values::choice(text, &words)
-}
-
-impl FromText for bool {
-    fn from_text(text: &str) -> Result<Self, String> {
-        values::boolean(text)
-    }
-
-    fn words() -> Vec<(&'static str, Self)> {
-        vec![("true", true), ("false", false)]
-    }
-}
-
-impl FromText for String {
-    fn from_text(text: &str) -> Result<Self, String> {
-        Ok(text.to_owned())
-    }
-}
-
-impl FromText for PathBuf {
-    fn from_text(text: &str) -> Result<Self, String> {
-        Ok(Self::from(text))
-    }
-}
-
-/// A file; the empty text: none.
-impl FromText for Option<PathBuf> {
-    fn from_text(text: &str) -> Result<Self, String> {
-        Ok((!text.is_empty()).then(|| text.into()))
-    }
-}
-
-impl FromText for Duration {
-    fn from_text(text: &str) -> Result<Self, String> {
-        values::duration(text)
-    }
-}
-
-impl FromText for Option<SocketAddr> {
-    fn from_text(text: &str) -> Result<Self, String> {
-        values::address(text)
-    }
 }
 
 impl FromText for PolicyName {

@@ -6,10 +6,10 @@ use std::{fmt, str::FromStr};
 /// A registered policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PolicyName {
-    /// Relays without a look.
+    /// Passes calls through unmodified; follows and places nothing.
     #[default]
     Null,
-    /// Looks, but decides nothing.
+    /// Follows the containers, but places nothing.
     None,
     /// Whole CPUs for guaranteed containers.
     Static,

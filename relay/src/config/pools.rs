@@ -9,7 +9,7 @@
 //! ```
 //!
 //! CMK's directory holds the same as `pools/NAME/exclusive` (a file, `1` when exclusive) and
-//! `pools/NAME/SOCKET/CPULIST/` (directories). The policy itself says whether the pools are legal on this
+//! `pools/NAME/SOCKET/CPULIST/` (directories). The policy itself checks the pools against this
 //! machine; here its problems get the place where the pools were written.
 
 use super::{
@@ -22,7 +22,7 @@ use resmgr_topology::Topology;
 use serde_yaml::Value;
 use std::{io, path::Path};
 
-/// Where the policy's problems say the pools are.
+/// The key of pools in the policy's problems.
 const KEY: &str = "policy.static-pools.pools";
 
 /// The pools in force: pushed ones, else the file's, else the directory's.
@@ -140,7 +140,7 @@ fn read_list(report: &mut Report, path: &str, value: Value) -> Option<CpuListCon
     Some(list)
 }
 
-/// What the policy would say to them on this machine.
+/// Reports the problems that the policy finds in them on this machine.
 fn check(report: &mut Report, path: &str, pools: &PoolsConfig, topology: &Topology) {
     for problem in StaticPools::new(topology, pools).err().unwrap_or_default() {
         let pool = problem.key.strip_prefix(KEY).unwrap_or_default();

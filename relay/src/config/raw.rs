@@ -1,15 +1,8 @@
-//! Options as typed: each text beside what it means or what is wrong with it, and its origin.
-//!
-//! clap would stop at the first value it cannot use. [`ValueRecorder`] keeps the mistake beside the text
-//! instead, so that [`super::resolve()`] reports all of them at once.
+//! Options as typed, with their origins.
 
 use super::options::{self, Options};
-use clap::{
-    Arg, ArgMatches, Command,
-    builder::{PossibleValue, TypedValueParser, ValueParserFactory},
-    parser::ValueSource,
-};
-use std::{collections::BTreeMap, ffi::OsStr, fmt, path::Path, sync::Arc};
+use clap::{ArgMatches, parser::ValueSource};
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 /// Where a value was typed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,82 +35,6 @@ impl fmt::Display for Origin {
             Self::CommandLine => f.write_str("command line"),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Document { source, key } => write!(f, "{source}, {key}"),
-        }
-    }
-}
-
-/// A value as typed, and what it means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RawValue<T> {
-    /// The option's name.
-    pub option: String,
-    /// The text.
-    pub text: String,
-    /// What the text means, or what would be right.
-    pub parsed: Result<T, String>,
-}
-
-/// A type that values of options have.
-pub trait FromText: Clone + Send + Sync + 'static {
-    /// The value that a text stands for.
-    ///
-    /// # Errors
-    /// What would be right.
-    fn from_text(text: &str) -> Result<Self, String> {
-        crate::values::choice(text, &Self::words())
-    }
-
-    /// The words that a shell can complete, and what they stand for.
-    #[must_use]
-    fn words() -> Vec<(&'static str, Self)> {
-        Vec::new()
-    }
-}
-
-/// clap's parser of a value; it never fails.
-#[derive(Clone, Debug)]
-pub struct ValueRecorder<T> {
-    parse: fn(&str) -> Result<T, String>,
-    words: Vec<&'static str>,
-}
-
-/// Reads a value by `parse`.
-pub fn parsed_by<T>(parse: fn(&str) -> Result<T, String>) -> ValueRecorder<T> {
-    let words = Vec::new();
-    ValueRecorder { parse, words }
-}
-
-impl<T: Clone + Send + Sync + 'static> TypedValueParser for ValueRecorder<T> {
-    type Value = RawValue<T>;
-
-    fn parse_ref(
-        &self,
-        _command: &Command,
-        argument: Option<&Arg>,
-        value: &OsStr,
-    ) -> Result<Self::Value, clap::Error> {
-        let text = value.to_string_lossy().into_owned();
-        let name = argument.and_then(Arg::get_long).unwrap_or_default();
-        Ok(RawValue {
-            option: name.to_owned(),
-            parsed: (self.parse)(&text),
-            text,
-        })
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        let words = self.words.iter().map(PossibleValue::new);
-        (!self.words.is_empty()).then(|| Box::new(words) as _)
-    }
-}
-
-impl<T: FromText> ValueParserFactory for RawValue<T> {
-    type Parser = ValueRecorder<T>;
-
-    fn value_parser() -> Self::Parser {
-        ValueRecorder {
-            parse: T::from_text,
-            words: T::words().into_iter().map(|(word, _)| word).collect(),
         }
     }
 }

@@ -4,8 +4,9 @@ use super::{
     Config, CpuAmount, DumpConfig, EnforceConfig, FailPolicies, PolicyConfig, PolicyName,
     PoolsSource, Problem, Problems, Raw, RelayConfig, TelemetryConfig,
     options::{EnforceOptions, LogOptions, PolicyOptions, RelayOptions},
-    raw::{Origin, RawValue},
+    raw::Origin,
     resources::Resources,
+    value::RawValue,
 };
 use crate::{
     dump::rule::Rules,

@@ -1,4 +1,4 @@
-//! Many messages of one source, written at once: for who says more than a line at a time.
+//! Many messages of one source, written at once: for a source that logs more than a line at a time.
 
 use super::{
     Format, Level, Settings,
@@ -44,8 +44,8 @@ impl Bulk {
             .is_some_and(|settings| settings.shows(level, self.source))
     }
 
-    /// For who writes lines of level info: what each begins with, and where they go. `None`
-    /// when lines are not what is written; [`Bulk::add`] takes the message then.
+    /// For a caller that writes lines of level info itself: what each line begins with, and where lines go.
+    /// `None` when lines are not the form of the log; [`Bulk::add`] takes the message then.
     pub fn info_lines(&mut self) -> Option<(&[u8], &mut Vec<u8>)> {
         let text = self.settings.as_ref()?.format == Format::Text;
         text.then_some((&self.info_head[..], &mut self.out))
@@ -74,7 +74,7 @@ impl Bulk {
     /// Writes what was added.
     pub fn write_out(&mut self, keep: usize) {
         if !self.out.is_empty() {
-            // Nobody is left to tell when standard error is gone.
+            // Without standard error a failure cannot be reported.
             std::io::stderr().lock().write_all(&self.out).ok();
             self.out.clear();
             self.out.shrink_to(keep);
@@ -89,7 +89,10 @@ mod tests {
     #[test]
     fn lines_and_messages_look_as_they_do_one_by_one() {
         let mut bulk = Bulk::new("message");
-        assert!(!bulk.shows(Level::Error), "nobody logs in this test");
+        assert!(
+            !bulk.shows(Level::Error),
+            "no log is installed in this test"
+        );
         bulk.settings = Some(Settings::default());
         bulk.info_head = layer::head(Level::Info, "message", true).into_bytes();
         assert!(bulk.shows(Level::Info));

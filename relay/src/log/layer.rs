@@ -86,7 +86,7 @@ impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
         let settings = self.control.get();
         let text = render(&settings, event);
-        // Nobody is left to tell when standard error is gone.
+        // Without standard error a failure cannot be reported.
         std::io::stderr().lock().write_all(text.as_bytes()).ok();
     }
 }
@@ -100,11 +100,11 @@ fn level(metadata: &Metadata<'_>) -> Level {
     }
 }
 
-/// Fields of an event: the message, and the others as `name=value`.
+/// Fields of an event: the message, and what is shown as `name=value`.
 #[derive(Default)]
 struct Fields {
     message: String,
-    others: Vec<(&'static str, String)>,
+    values: Vec<(&'static str, String)>,
 }
 
 impl field::Visit for Fields {
@@ -113,7 +113,7 @@ impl field::Visit for Fields {
         if field.name() == "message" {
             self.message = text;
         } else {
-            self.others.push((field.name(), text));
+            self.values.push((field.name(), text));
         }
     }
 
@@ -121,7 +121,7 @@ impl field::Visit for Fields {
         if field.name() == "message" {
             value.clone_into(&mut self.message);
         } else {
-            self.others.push((field.name(), value.to_owned()));
+            self.values.push((field.name(), value.to_owned()));
         }
     }
 }
@@ -137,7 +137,7 @@ fn render(settings: &Settings, event: &Event<'_>) -> String {
 pub(super) fn message(settings: &Settings, level: Level, source: &str, message: &str) -> String {
     let fields = Fields {
         message: message.to_owned(),
-        others: Vec::new(),
+        values: Vec::new(),
     };
     form(settings, level, source, &fields)
 }
@@ -169,7 +169,7 @@ pub(super) fn head(level: Level, source: &str, prefix: bool) -> String {
 fn text(level: Level, source: &str, prefix: bool, fields: &Fields) -> String {
     let head = head(level, source, prefix);
     let mut message = fields.message.clone();
-    for (name, value) in &fields.others {
+    for (name, value) in &fields.values {
         message += &format!(" {name}={value}");
     }
     let mut out = String::with_capacity(message.len() + head.len() + 1);
@@ -193,7 +193,7 @@ fn json(level: Level, source: &str, fields: &Fields) -> String {
     );
     object.insert("source".into(), source.into());
     object.insert("message".into(), fields.message.as_str().into());
-    for (name, value) in &fields.others {
+    for (name, value) in &fields.values {
         object.entry(*name).or_insert_with(|| value.as_str().into());
     }
     format!("{}\n", serde_json::Value::Object(object))
@@ -207,7 +207,7 @@ mod tests {
     fn lines_carry_severity_and_the_centred_source() {
         let fields = Fields {
             message: "two\nlines".into(),
-            others: vec![("cpu", "3".into())],
+            values: vec![("cpu", "3".into())],
         };
         assert_eq!(
             text(Level::Info, "policy", true, &fields),
@@ -223,7 +223,7 @@ mod tests {
     fn json_lines_are_objects_with_every_field() {
         let fields = Fields {
             message: "say \"hi\"".into(),
-            others: vec![("cpu", "3".into())],
+            values: vec![("cpu", "3".into())],
         };
         let line = json(Level::Error, "cache", &fields);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();

@@ -3,7 +3,7 @@
 use crate::{suggest, values};
 use std::{collections::BTreeMap, fmt};
 
-/// Every source, sorted, with the modules (of this crate or of others) whose messages are its own; the longest
+/// Every source, sorted, with the modules (of this crate or of libraries) whose messages are its own; the longest
 /// match counts. Those without modules are named by the message.
 const SOURCES: &[(&str, &[&str])] = &[
     ("cache", &["cri_resmgr::ledger"]),
@@ -81,7 +81,8 @@ pub fn placement(policy: &str, container: &dyn fmt::Display, why: &str) {
 /// the last word on a source counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Switches {
-    others: bool,
+    /// Whether sources without a name in a list are on.
+    unnamed: bool,
     named: BTreeMap<String, bool>,
     untouched: bool,
 }
@@ -91,7 +92,7 @@ impl Switches {
     #[must_use]
     pub fn all() -> Self {
         Self {
-            others: true,
+            unnamed: true,
             named: BTreeMap::new(),
             untouched: true,
         }
@@ -101,7 +102,7 @@ impl Switches {
     #[must_use]
     pub fn none() -> Self {
         Self {
-            others: false,
+            unnamed: false,
             ..Self::all()
         }
     }
@@ -136,7 +137,7 @@ impl Switches {
                 "none" => self.set_all(!on),
                 _ if is_source(name) || RETIRED.contains(&name) => {
                     if self.untouched && on {
-                        self.others = false;
+                        self.unnamed = false;
                     }
                     self.named.insert(name.to_owned(), on);
                 }
@@ -152,7 +153,7 @@ impl Switches {
     }
 
     fn set_all(&mut self, on: bool) {
-        self.others = on;
+        self.unnamed = on;
         self.named.clear();
     }
 
@@ -168,7 +169,7 @@ impl Switches {
         self.named.get(source).copied().unwrap_or_else(|| {
             let of_policy = [STATIC, STATIC_PLUS, STATIC_POOLS].contains(&source);
             let parent = of_policy.then(|| self.named.get("policy")).flatten();
-            parent.copied().unwrap_or(self.others)
+            parent.copied().unwrap_or(self.unnamed)
         })
     }
 }

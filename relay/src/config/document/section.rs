@@ -160,7 +160,7 @@ impl Section {
         for name in self.map.keys() {
             let typed = match name {
                 Value::String(text) => text.clone(),
-                other => format!("{other:?}"),
+                name => format!("{name:?}"),
             };
             let fields = format!(" (fields: {})", known.join(", "));
             let hint = suggest::hint(&typed, known.iter().copied(), &fields);

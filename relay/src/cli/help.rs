@@ -44,10 +44,8 @@ pub fn loggers() -> String {
 pub fn page() -> String {
     let mut page = include_str!("configuration_head.md").to_owned();
     let mut heading = None;
-    for option in super::command().get_arguments() {
-        if matches!(option.get_action(), ArgAction::Help) {
-            continue;
-        }
+    let command = super::command();
+    for option in options::of(&command) {
         if option.get_help_heading() != heading {
             heading = option.get_help_heading();
             page += &format!(

@@ -116,6 +116,7 @@ fn mistakes_in_option_files_name_the_line() {
         ("\n  debug = x", ":2: \"debug\" is indented"),
         ("config = /x", ":1: option files cannot be nested"),
         ("--policy = x", "without dashes"),
+        ("help = true", ":1: unknown option \"help\""),
         ("policy", ":1: option \"policy\" needs a value"),
     ] {
         let error = from_file(text).unwrap_err().to_string();

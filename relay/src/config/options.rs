@@ -8,7 +8,7 @@ use super::{
     value::{FromText, RawValue, parsed_by},
 };
 use crate::{log, values};
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches as _};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _};
 use resmgr_policy::RebalanceMode;
 use std::{any::TypeId, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -325,15 +325,21 @@ pub fn name(argument: &Arg) -> &str {
     argument.get_long().unwrap_or_default()
 }
 
+/// The options among what a command takes; `--help` is none.
+pub fn of(command: &Command) -> impl Iterator<Item = &Arg> {
+    let arguments = command.get_arguments();
+    arguments.filter(|argument| !matches!(argument.get_action(), ArgAction::Help))
+}
+
 /// Names of all options.
 pub fn names(command: &Command) -> impl Iterator<Item = &str> {
-    command.get_arguments().filter_map(Arg::get_long)
+    of(command).map(name)
 }
 
 /// The option of this name or alias.
 #[must_use]
 pub fn find<'a>(command: &'a Command, typed: &str) -> Option<&'a Arg> {
-    command.get_arguments().find(|argument| {
+    of(command).find(|argument| {
         let aliases = argument.get_all_aliases().unwrap_or_default();
         argument.get_long() == Some(typed) || aliases.contains(&typed)
     })

@@ -117,11 +117,10 @@ impl Validator<'_> {
             count_period: self.get(&options.dump.count_period),
         };
         let log = self.log(&options.log);
-        if options.general.no_rdt.parsed == Ok(false) {
+        if !self.get(&options.general.no_rdt) {
             self.notes
                 .push("no-rdt=false has no effect: RDT is never touched".to_owned());
         }
-        self.get(&options.general.no_rdt);
         Config {
             relay,
             policy,

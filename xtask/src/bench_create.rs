@@ -26,7 +26,14 @@ pub(crate) fn run_task(arguments: &Arguments) -> Result<()> {
     setup::ensure(Stage::Run, arguments.yes)?;
     step("building for release (some minutes the first time)");
     run(cargo()
-        .args(["build", "--release", "-p", "cri-resmgr", "-p", "resmgr-tests"])
+        .args([
+            "build",
+            "--release",
+            "-p",
+            "cri-resmgr",
+            "-p",
+            "resmgr-tests",
+        ])
         .args(["--bin", "cri-resmgr", "--bin", "bench-create"]))?;
     let words = [arguments.creations.to_string()];
     become_root("bench-create", "a container runtime is started", &words)

@@ -14,6 +14,7 @@ mod identity;
 mod kernel;
 mod maps;
 mod migrate;
+mod row;
 mod switch;
 mod task;
 mod told;

@@ -15,15 +15,14 @@
 
 use crate::{
     identity::owner,
-    kernel::{Field::*, Value::*, at, follow, load64, of, value},
-    maps::{PREEMPTIONS, ROWS, TASKS},
+    kernel::{Value::*, of, value},
+    maps::{PREEMPTIONS, ROWS},
+    row::{cell, clock, memory, remember},
     task, unseen, wait,
 };
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::BtfTracePointContext};
 use core::{arch::asm, hint::cold_path};
-use resmgr_common::{
-    Cell, LastRun, Record, TASK_ENTRIES, Task, Totals, entered, is_zero, queued_ns, ran_ns,
-};
+use resmgr_common::{LastRun, Record, Totals, entered, is_zero, queued_ns, ran_ns};
 
 /// Run-queue time between two calibrations of the run-queue clock against `CLOCK_MONOTONIC`, nanoseconds.
 const CALIBRATE_EVERY: u64 = 1 << 23;
@@ -62,49 +61,6 @@ pub fn account(ctx: &BtfTracePointContext) {
         }
         (&raw mut (*record).seq).write_volatile((*record).seq.wrapping_add(1));
     }
-}
-
-/// Totals of a slot on a CPU: behind the record, in the same row.
-///
-/// # Safety
-/// `record` points into the map.
-#[inline(always)]
-pub unsafe fn cell(record: *mut Record, slot: u64) -> Option<*mut Cell> {
-    if slot >= value::<{ of(Slots) }>() {
-        return None;
-    }
-    // SAFETY: as the caller says; the comparison keeps it within the row.
-    Some(unsafe { record.cast::<Cell>().add(1 + slot as usize) })
-}
-
-/// What is remembered of a thread; whose memory it is remains to be seen.
-#[inline(always)]
-pub fn memory(pid: u64) -> Option<*mut Task> {
-    TASKS.get_ptr_mut(pid as u32 & (TASK_ENTRIES - 1))
-}
-
-/// Remembers a thread until its next switch.
-///
-/// # Safety
-/// `memory` points into the map.
-#[inline(always)]
-pub unsafe fn remember(memory: *mut Task, now: Totals, last: u64) {
-    // SAFETY: as the caller says.
-    unsafe {
-        (*memory).run_delay_ns = now.run_delay_ns;
-        (*memory).sum_exec_ns = now.sum_exec_ns;
-        (&raw mut (*memory).last).cast::<u64>().write(last);
-    }
-}
-
-/// The run queue's clock: now, to the scheduler.
-#[inline(always)]
-pub fn clock(task: *const u8) -> u64 {
-    if value::<{ of(OwnClock) }>() != 0 {
-        // SAFETY: the helper has no arguments and no conditions.
-        return unsafe { bpf_ktime_get_ns() };
-    }
-    load64::<{ at(RqClock) }>(follow::<{ at(CfsRqRq) }>(task::cfs_rq(task)))
 }
 
 /// The task that leaves: its CPU time, why it leaves, and what to remember until it runs again. The slot

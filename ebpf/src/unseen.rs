@@ -3,7 +3,7 @@
 use crate::{
     identity::owner,
     migrate,
-    switch::{cell, clock, memory, remember},
+    row::{cell, clock, memory, remember},
     task, wait,
 };
 use aya_ebpf::programs::BtfTracePointContext;

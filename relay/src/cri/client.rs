@@ -47,14 +47,6 @@ pub struct CallError {
     pub status: Status,
 }
 
-impl CallError {
-    /// Whether the runtime could not be reached, as opposed to having said no.
-    #[must_use]
-    pub fn is_unavailable(&self) -> bool {
-        self.status.code == UNAVAILABLE
-    }
-}
-
 /// A client of the runtime's `RuntimeService`. Connects when first used, and again when it must.
 #[derive(Clone)]
 pub struct RuntimeClient {
@@ -129,16 +121,6 @@ impl RuntimeClient {
             }
             answered => answered,
         }
-    }
-
-    /// Every pod sandbox the runtime knows.
-    ///
-    /// # Errors
-    /// [`CallError`].
-    pub async fn list_pod_sandboxes(&self) -> Result<Vec<cri::PodSandbox>, CallError> {
-        let request = cri::ListPodSandboxRequest::default();
-        let reply: cri::ListPodSandboxResponse = self.call("ListPodSandbox", &request).await?;
-        Ok(reply.items)
     }
 
     /// Every container the runtime knows, exited ones included.

@@ -6,10 +6,12 @@ use crate::cri::{
     hpack::{self, Decoder, Encoder},
     intercept::{After, Before, Call, Interceptor, Outcome, Status},
     observe::{Event, Interest, Kind, Observer},
+    options::Options,
     outage::Outages,
     overlay::{CreateOverlay, Resources, UpdateOverlay},
-    server::{Options, Route, Upstreams},
-    session::{Session, Shared, Todo},
+    route::{Route, Upstreams},
+    session::{Session, Todo},
+    shared::Shared,
 };
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};

@@ -1,6 +1,6 @@
 //! Which of the two services cannot be reached, so that an outage is told once and not per connection.
 
-use crate::cri::server::Route;
+use crate::cri::route::Route;
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},

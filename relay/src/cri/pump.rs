@@ -3,8 +3,9 @@
 use crate::cri::{
     frame,
     intercept::{After, Before, Call, Outcome, Status},
-    server::Route,
-    session::{Session, Shared, Todo},
+    route::Route,
+    session::{Session, Todo},
+    shared::Shared,
     status,
 };
 use bytes::{Buf, Bytes, BytesMut};
@@ -94,7 +95,7 @@ impl Pump {
         Self {
             client,
             from_client: BytesMut::new(),
-            routes: shared.upstreams.lines(),
+            routes: shared.upstreams.routes(),
             lines: [(); 2].map(|()| Line::new("not connected to the runtime yet")),
             session,
             shared,

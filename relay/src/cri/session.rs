@@ -25,10 +25,9 @@ mod upstream;
 use crate::cri::{
     frame::{self, Head},
     hpack::{self, Decoder, Encoder, Header},
-    intercept::{After, Before, Call, Interceptor, Outcome, Status},
-    observe::Observer,
-    outage::Outages,
-    server::{Options, Route, Upstreams},
+    intercept::{After, Before, Call, Outcome, Status},
+    route::Route,
+    shared::Shared,
     status,
     tee::Tee,
 };
@@ -39,23 +38,9 @@ use held::Held;
 use link::{Link, Settings};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
-
-/// What all connections share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) upstreams: Upstreams,
-    pub(super) options: Options,
-    pub(super) interceptor: Option<Arc<dyn Interceptor>>,
-    pub(super) observers: Vec<Arc<dyn Observer>>,
-    pub(super) seq: AtomicU64,
-    pub(super) outages: Outages,
-}
 
 /// The connection cannot go on: an HTTP/2 error code and why.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -21,11 +21,7 @@ use super::{
 };
 use crate::{
     config::{Config, PolicyName, Raw},
-    cri::{
-        listen,
-        observe::Observer,
-        server::{Options, Relay, Upstreams},
-    },
+    cri::{Options, Relay, Upstreams, listen, observe::Observer},
     dump::Dumper,
     inspect::server::{Views, serve_metrics, serve_views},
     log,

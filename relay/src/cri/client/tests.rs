@@ -112,7 +112,7 @@ async fn a_runtime_that_is_not_there_is_unavailable_with_the_reason() {
         Vec::new(),
     );
     let error = client.version().await.unwrap_err();
-    assert!(error.is_unavailable());
+    assert_eq!(error.status.code, UNAVAILABLE);
     assert!(error.to_string().contains("No such file"), "{error}");
 }
 

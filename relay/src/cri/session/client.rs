@@ -112,7 +112,7 @@ impl Session {
         let shared = Arc::clone(&self.shared);
         let route = Route::of(path);
         self.last_stream = id;
-        let Some(line) = shared.upstreams.line(route) else {
+        let Some(line) = shared.upstreams.serving(route) else {
             let message = format!(
                 "the {} is turned off in cri-resmgr's configuration",
                 route.name()

@@ -164,7 +164,7 @@ impl Session {
             return Ok(());
         }
         let connected = |route: &&Route| self.links[route.index()].connected;
-        match self.shared.upstreams.lines().iter().find(connected) {
+        match self.shared.upstreams.routes().iter().find(connected) {
             Some(route) if self.client_pings.len() < PINGS => {
                 self.client_pings.push_back((*route, ping));
                 frame::put_ping(&mut self.links[route.index()].out, 0, ping);

@@ -11,7 +11,7 @@ impl Session {
     /// Grants the client what the sockets take on the whole connection.
     pub(super) fn grant_client(&mut self) {
         let room = |route: &Route| self.links[route.index()].window;
-        let room = self.shared.upstreams.lines().iter().map(room).max();
+        let room = self.shared.upstreams.routes().iter().map(room).max();
         let grant = room.unwrap_or(0) - self.blocked_octets - self.client_credit;
         if grant > 0 {
             frame::put_window_update(&mut self.to_client, 0, unsigned(grant));

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cri::{options::Options, outage::Outages, route::Upstreams};
 use proptest::{collection as several, prelude::*};
 
 fn session() -> Session {
@@ -10,7 +11,7 @@ fn session() -> Session {
         options: Options::default(),
         interceptor: None,
         observers: Vec::new(),
-        seq: AtomicU64::new(1),
+        seq: std::sync::atomic::AtomicU64::new(1),
         outages: Outages::default(),
     }))
 }

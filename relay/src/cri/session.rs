@@ -196,9 +196,12 @@ impl Session {
             && self.queued.is_empty()
     }
 
-    fn of(&self, route: Route) -> Vec<u32> {
-        let streams = self.streams.iter().filter(|(_, s)| s.route == route);
-        streams.map(|(id, _)| *id).collect()
+    /// The open calls of which `holds` is true, in the order in which they were opened.
+    fn calls(&self, holds: impl Fn(&Stream) -> bool) -> Vec<u32> {
+        let streams = self.streams.iter().filter(|(_, stream)| holds(stream));
+        let mut ids: Vec<u32> = streams.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// Fails calls of `route` whose own deadline, or the limit for those without one, is near while the
@@ -210,21 +213,14 @@ impl Session {
             Some(deadline) => deadline <= now + margin,
             None => s.received + limit <= now,
         };
-        let late: Vec<u32> = self
-            .streams
-            .iter()
-            .filter(|(_, s)| s.route == route && due(s))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in late {
+        for id in self.calls(|s| s.route == route && due(s)) {
             self.fail(id, unavailable(why));
         }
     }
 
     /// Ends every call and sends the client away.
     pub(super) fn cut(&mut self, why: &str) {
-        let ids: Vec<u32> = self.streams.keys().copied().collect();
-        for id in ids {
+        for id in self.calls(|_| true) {
             self.refuse(id, unavailable(why));
         }
         self.queued.clear();
@@ -234,20 +230,16 @@ impl Session {
 
     /// The client is gone.
     pub(super) fn client_lost(&mut self) {
-        for (_, stream) in std::mem::take(&mut self.streams) {
-            self.abandon(stream, "the client's connection ended");
+        for id in self.calls(|_| true) {
+            if let Some(stream) = self.streams.remove(&id) {
+                self.abandon(stream, "the client's connection ended");
+            }
         }
     }
 
     /// Begins to drain: endless streams end, and the client is told to open no more calls.
     pub(super) fn drain(&mut self, why: &str) {
-        let endless: Vec<u32> = self
-            .streams
-            .iter()
-            .filter(|(_, s)| s.endless)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in endless {
+        for id in self.calls(|s| s.endless) {
             self.refuse(id, unavailable(why));
         }
         if self.going_away.is_none() {
@@ -433,5 +425,7 @@ fn number(octets: &[u8]) -> Option<u32> {
         .map(|n| u32::from_be_bytes(*n))
 }
 
+#[cfg(test)]
+mod notation;
 #[cfg(test)]
 mod tests;

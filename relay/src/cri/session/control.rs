@@ -39,7 +39,7 @@ impl Session {
 
     /// The connection to the socket of `route` is gone: its calls fail, the client's connection stays.
     pub(in crate::cri) fn upstream_lost(&mut self, route: Route, why: &str) {
-        for id in self.of(route) {
+        for id in self.calls(|s| s.route == route) {
             self.fail(id, unavailable(why));
         }
         let max_list = self.shared.options.max_header_list_bytes;
@@ -147,8 +147,7 @@ impl Session {
         }
         self.unblock(route);
         self.send_held();
-        let open: Vec<u32> = self.streams.keys().copied().collect();
-        for id in open {
+        for id in self.calls(|_| true) {
             self.grant_stream(id);
         }
         Ok(())
@@ -203,7 +202,8 @@ impl Session {
         };
         let last = u32::from_be_bytes(last) & frame::MAX_STREAM;
         let text = String::from_utf8_lossy(&payload[8..]).into_owned();
-        for id in self.of(route).into_iter().filter(|id| *id > last) {
+        let unprocessed = self.calls(|s| s.route == route);
+        for id in unprocessed.into_iter().filter(|id| *id > last) {
             let Some(stream) = self.streams.remove(&id) else {
                 continue;
             };

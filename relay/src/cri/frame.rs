@@ -5,7 +5,7 @@ use bytes::{BufMut, BytesMut};
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) const HEAD: usize = 9;
 pub(super) const DEFAULT_WINDOW: i64 = 65_535;
-pub(super) const DEFAULT_MAX_FRAME: usize = 16_384;
+pub(super) const DEFAULT_MAX_FRAME: u32 = 16_384;
 
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
@@ -32,7 +32,15 @@ pub(super) const CANCEL: u32 = 8;
 pub(super) const COMPRESSION_ERROR: u32 = 9;
 pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
 
+/// Parameters of SETTINGS (RFC 9113, 6.5.2).
+pub(super) const HEADER_TABLE_SIZE: u16 = 1;
+pub(super) const MAX_CONCURRENT_STREAMS: u16 = 3;
+pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;
+pub(super) const MAX_FRAME_SIZE: u16 = 5;
+pub(super) const MAX_HEADER_LIST_SIZE: u16 = 6;
+
 pub(super) const MAX_STREAM: u32 = 0x7fff_ffff;
+pub(super) const MAX_WINDOW: u32 = 0x7fff_ffff;
 
 /// A frame's first nine octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::cri::{
     outage::Outages,
     overlay::{CreateOverlay, Resources, UpdateOverlay},
     route::{Route, Upstreams},
-    session::{Session, Todo},
+    session::{PendingHook, Session},
     shared::Shared,
 };
 use async_trait::async_trait;
@@ -131,10 +131,10 @@ pub fn frames(script: &[u8]) {
         for line in 0..2 {
             if !connected[line] {
                 from_upstream[line].clear();
-            } else if let Err(fault) =
+            } else if let Err(error) =
                 session.take_from_upstream(ROUTES[line], &mut from_upstream[line])
             {
-                session.upstream_lost(ROUTES[line], &fault.text);
+                session.upstream_lost(ROUTES[line], &error.text);
                 connected[line] = false;
             }
         }
@@ -179,9 +179,9 @@ fn put_frame(input: &mut Input<'_>, out: &mut BytesMut) {
 
 /// Hooks answer; refusals and rewrites in turn.
 fn answer(session: &mut Session, operation: u8) {
-    for todo in std::mem::take(&mut session.todo) {
-        match todo {
-            Todo::Before(id, _, request) => {
+    for hook in std::mem::take(&mut session.hooks) {
+        match hook {
+            PendingHook::Before(id, _, request) => {
                 let before = if operation & 0x80 == 0 {
                     Before::Forward {
                         request: (operation & 0x40 == 0).then_some(request),
@@ -195,8 +195,8 @@ fn answer(session: &mut Session, operation: u8) {
                 };
                 session.decided(id, before);
             }
-            Todo::After(Some(id), ..) => session.committed(id),
-            Todo::After(None, ..) => {}
+            PendingHook::After(Some(id), ..) => session.committed(id),
+            PendingHook::After(None, ..) => {}
         }
     }
 }

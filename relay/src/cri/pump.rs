@@ -1,10 +1,9 @@
 //! Moves octets between the sockets of one client's calls and its [`Session`], and runs the session's hooks.
 
 use crate::cri::{
-    frame,
     intercept::{After, Before, Call, Outcome, Status},
     route::Route,
-    session::{Session, Todo},
+    session::{ConnectionError, PendingHook, Session},
     shared::Shared,
     status,
 };
@@ -46,7 +45,7 @@ enum Event {
     Todo,
     ClientGone,
     UpstreamGone(Route, String),
-    Broken(u32, String),
+    Broken(ConnectionError),
 }
 
 /// A connection to the runtime, or what is known of its absence.
@@ -142,14 +141,14 @@ impl Pump {
                     self.session.upstream_lost(route, why);
                     self.lines[route.index()] = Line::new(why);
                 }
-                Event::Broken(code, ref why) => {
-                    tracing::warn!(why, "a client's connection is ended");
+                Event::Broken(ref error) => {
+                    tracing::warn!(why = error.text, "a client's connection is ended");
                     self.session.client_lost();
-                    self.session.go_away(frame::MAX_STREAM, code, why);
+                    self.session.go_away(error);
                 }
             }
             for route in self.routes {
-                if self.session.waits_for(*route) {
+                if self.session.awaits_connect(*route) {
                     let away = &self.lines[route.index()].away;
                     self.session.expire(*route, Instant::now(), away);
                 }
@@ -175,12 +174,12 @@ impl Pump {
     /// Whether a call waits for a connection to the runtime.
     fn waits(&self) -> bool {
         let mut routes = self.routes.iter();
-        routes.any(|route| self.session.waits_for(*route))
+        routes.any(|route| self.session.awaits_connect(*route))
     }
 
     /// Sends what is left and ends all connections.
     async fn close(mut self) {
-        let rest = self.session.to_client.split();
+        let rest = self.session.client_out().split();
         // A client that does not read or is gone loses nothing by this.
         drop(timeout(Duration::from_secs(1), self.client.write_all(&rest)).await);
         for route in self.routes {
@@ -194,7 +193,7 @@ impl Pump {
     /// Tries to reach the runtime, if a call waits for it and it is time to.
     async fn connect(&mut self, route: Route) {
         let line = &mut self.lines[route.index()];
-        if !self.session.waits_for(route) || Instant::now() < line.retry_at {
+        if !self.session.awaits_connect(route) || Instant::now() < line.retry_at {
             return;
         }
         let Some(path) = self.shared.upstreams.path(route) else {
@@ -230,8 +229,8 @@ impl Pump {
                     return Poll::Ready(Event::ClientGone);
                 }
                 moved = true;
-                if let Err(fault) = self.session.take_from_client(&mut self.from_client) {
-                    return Poll::Ready(Event::Broken(fault.code, fault.text));
+                if let Err(error) = self.session.take_from_client(&mut self.from_client) {
+                    return Poll::Ready(Event::Broken(error));
                 }
             }
             for route in self.routes {
@@ -240,13 +239,13 @@ impl Pump {
                     Err(why) => return Poll::Ready(Event::UpstreamGone(*route, why)),
                 }
             }
-            match write(&mut self.client, &mut self.session.to_client, cx) {
+            match write(&mut self.client, self.session.client_out(), cx) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone),
                 Poll::Ready(Ok(wrote)) => moved |= wrote,
                 Poll::Pending => {}
             }
             let finished = self.session.finished();
-            if !self.session.todo.is_empty() || finished || (moved && self.waits()) {
+            if !self.session.hooks.is_empty() || finished || (moved && self.waits()) {
                 return Poll::Ready(Event::Todo);
             }
             if !moved {
@@ -270,7 +269,7 @@ impl Pump {
         if let Poll::Ready(Ok(wrote)) = &written {
             moved |= wrote;
         }
-        if self.session.to_client.len() < BACKLOG
+        if self.session.client_out().len() < BACKLOG
             && let Poll::Ready(read) = read(stream, input, cx)
         {
             match read {
@@ -279,7 +278,7 @@ impl Pump {
                 Ok(_) => moved = true,
             }
             let taken = self.session.take_from_upstream(route, input);
-            taken.map_err(|fault| broke(&fault.text))?;
+            taken.map_err(|error| broke(&error))?;
         }
         match written {
             Poll::Ready(Err(error)) if !moved => Err(broke(&error)),
@@ -290,11 +289,11 @@ impl Pump {
     /// Runs hooks until none is left to run: here as far as they get without waiting, which is all the
     /// way for most; a task of its own takes over what must wait.
     fn run_hooks(&mut self) {
-        while !self.session.todo.is_empty() {
-            for todo in std::mem::take(&mut self.session.todo) {
-                match todo {
-                    Todo::Before(id, call, request) => self.run_before(id, call, request),
-                    Todo::After(id, after, outcome) => self.run_after(id, after, outcome),
+        while !self.session.hooks.is_empty() {
+            for hook in std::mem::take(&mut self.session.hooks) {
+                match hook {
+                    PendingHook::Before(id, call, request) => self.run_before(id, call, request),
+                    PendingHook::After(id, after, outcome) => self.run_after(id, after, outcome),
                 }
             }
         }

@@ -19,6 +19,8 @@ pub(super) enum Route {
 }
 
 impl Route {
+    pub(super) const ALL: [Self; 2] = [Self::Runtime, Self::Image];
+
     pub(super) fn of(path: &[u8]) -> Self {
         let service = path.strip_prefix(b"/").unwrap_or(path);
         let service = service.split(|c| *c == b'/').next().unwrap_or_default();

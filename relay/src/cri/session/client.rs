@@ -1,15 +1,39 @@
 //! What the client sends.
 
-use super::*;
-use crate::cri::observe::Kind;
+use super::{
+    Session,
+    error::ConnectionError,
+    headers::{Received, without_table},
+    intercepted::InterceptedCall,
+    next_frame, number, parameter,
+    streams::Stream,
+};
+use crate::cri::{
+    frame::{self, Head},
+    hpack::{self, Header},
+    intercept::{Call, Status},
+    observe::Kind,
+    route::Route,
+    status,
+    tee::Tee,
+};
+use bytes::{Buf, Bytes, BytesMut};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 impl Session {
     /// Takes in whatever has arrived from the client; an incomplete frame stays in `input`.
-    pub(in crate::cri) fn take_from_client(&mut self, input: &mut BytesMut) -> Result<(), Fault> {
+    pub(in crate::cri) fn take_from_client(
+        &mut self,
+        input: &mut BytesMut,
+    ) -> Result<(), ConnectionError> {
         if !self.preface_seen {
             let known = input.len().min(frame::PREFACE.len());
             if input[..known] != frame::PREFACE[..known] {
-                return Err(fault(frame::PROTOCOL_ERROR, "not an HTTP/2 client"));
+                let text = "not an HTTP/2 client";
+                return Err(ConnectionError::new(frame::PROTOCOL_ERROR, text));
             }
             if known < frame::PREFACE.len() {
                 return Ok(());
@@ -17,20 +41,20 @@ impl Session {
             input.advance(known);
             self.preface_seen = true;
         }
-        while let Some((head, octets)) = next_frame(input, self.announced.max_frame)? {
+        while let Some((head, octets)) = next_frame(input, self.settings.max_frame_from_client())? {
             self.client_frame(head, &octets)?;
         }
         Ok(())
     }
 
-    fn client_frame(&mut self, head: Head, octets: &Bytes) -> Result<(), Fault> {
-        check_order(self.client_block.as_ref(), head)?;
+    fn client_frame(&mut self, head: Head, octets: &Bytes) -> Result<(), ConnectionError> {
+        self.client_headers.check_order(head)?;
+        let payload = &octets[frame::HEAD..];
         match head.kind {
             frame::DATA => self.client_data(head, octets),
             frame::HEADERS | frame::CONTINUATION => {
-                let max = self.shared.options.max_header_list_bytes;
-                match collect(&mut self.client_block, head, octets, max)? {
-                    Some((id, end, block)) => self.client_headers(id, end, &block),
+                match self.client_headers.receive(head, octets)? {
+                    Some(received) => self.client_headers_received(&received),
                     None => Ok(()),
                 }
             }
@@ -39,70 +63,87 @@ impl Session {
                 Ok(())
             }
             frame::WINDOW_UPDATE => {
-                self.client_grants(head.stream, octets);
+                self.client_window_update(head.stream, octets);
                 Ok(())
             }
-            frame::SETTINGS => self.client_settings(head, &octets[frame::HEAD..]),
-            frame::PING => self.client_ping(head, &octets[frame::HEAD..]),
-            frame::PUSH_PROMISE => Err(fault(frame::PROTOCOL_ERROR, "a client cannot push")),
+            frame::SETTINGS => self.client_settings(head, payload),
+            frame::PING => {
+                let out = &mut self.out;
+                let mut routes = self.shared.upstreams.routes().iter().copied();
+                let route = routes.find(|route| out.is_connected(*route));
+                self.pings.receive_from_client(head, payload, route, out)
+            }
+            frame::PUSH_PROMISE => Err(ConnectionError::new(
+                frame::PROTOCOL_ERROR,
+                "a client cannot push",
+            )),
             // A client that says goodbye closes its connection when its calls have ended. Others mean
             // nothing for a call: RFC 9113, 5.5 wants unknown frames discarded.
             _ => Ok(()),
         }
     }
 
-    fn client_grants(&mut self, id: u32, octets: &Bytes) {
-        let grant = number(octets).unwrap_or(0) & frame::MAX_STREAM;
+    fn client_settings(&mut self, head: Head, payload: &[u8]) -> Result<(), ConnectionError> {
+        for octets in parameter(payload, frame::HEADER_TABLE_SIZE) {
+            self.client_headers.set_peer_table_size(octets);
+            for headers in &mut self.upstream_headers {
+                headers.set_own_table_size(octets);
+            }
+        }
+        self.settings
+            .receive_from_client(head, payload, &mut self.out)
+    }
+
+    fn client_window_update(&mut self, id: u32, octets: &Bytes) {
         if id == 0 {
-            self.client_room = self.client_room.saturating_add(i64::from(grant));
-            self.unqueue_to_client();
-            self.grant_links();
-        } else if let Some(stream) = self.streams.get(&id) {
-            self.links[stream.route.index()].forward(id, octets);
+            let grant = number(octets) & frame::MAX_WINDOW;
+            self.flow.window_update_from_client(grant, &mut self.out);
+        } else if let Some(stream) = self.streams.get(id) {
+            self.out.upstream(stream.route).forward(id, octets);
         }
     }
 
-    fn client_headers(&mut self, id: u32, end: bool, block: &Bytes) -> Result<(), Fault> {
-        let list = self
-            .client_headers
-            .decode(block)
-            .map_err(|error| fault(frame::COMPRESSION_ERROR, error.to_string()))?;
+    fn client_headers_received(&mut self, received: &Received) -> Result<(), ConnectionError> {
+        let Received {
+            stream: id,
+            end_stream: end,
+            list,
+        } = received;
+        let (id, end) = (*id, *end);
         if id.is_multiple_of(2) {
-            return Err(fault(
-                frame::PROTOCOL_ERROR,
-                format!("HEADERS on stream {id}"),
-            ));
+            let text = format!("HEADERS on stream {id}");
+            return Err(ConnectionError::new(frame::PROTOCOL_ERROR, text));
         }
-        if id > self.last_stream {
-            if self.going_away.is_some_and(|last| id > last) || !self.open(id, end, &list) {
+        if self.streams.is_idle(id) {
+            if !self.streams.accept(id) || !self.open(id, end, list) {
                 return Ok(());
             }
-        } else if self.streams.get(&id).is_none_or(|s| s.client_done) {
-            return Ok(()); // of a call that is over
-        } else if end && self.streams.get(&id).is_some_and(|s| s.held.is_some()) {
-            // gRPC's clients send no trailers: those of a held call end its request, and are all it loses.
-            return self.hold(id, 0, Bytes::new(), true);
+        } else {
+            let Some(stream) = self.streams.get(id).filter(|s| !s.client_done) else {
+                return Ok(()); // of a call that is over
+            };
+            if end && stream.intercepted.is_some() {
+                // gRPC's clients send no trailers: those of an intercepted call end its request, and are
+                // all it loses.
+                return self.hold(id, 0, &[], true);
+            }
         }
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get_mut(id) else {
             return Ok(());
         };
         stream.client_done |= end;
-        let link = &mut self.links[stream.route.index()];
-        let max = link.settings.max_frame;
-        if link.connected && stream.blocked == 0 {
-            let Link { out, encoder, .. } = link;
-            frame::put_block_of(out, id, end, max, |out| encoder.encode(&list, out));
+        let max_frame = self.settings.max_frame_to_upstream(stream.route);
+        let upstream = self.out.upstream(stream.route);
+        if stream.awaiting_window > 0 {
+            let frames = without_table(id, list, end, max_frame);
+            self.flow.keep_for_upstream(id, stream, &frames);
+        } else if upstream.connected {
+            let headers = &mut self.upstream_headers[stream.route.index()];
+            headers.send(id, list, end, max_frame, &mut upstream.octets);
         } else {
-            // What waits may never go out: no encoder may count on it.
-            let mut frames = BytesMut::new();
-            frame::put_block_of(&mut frames, id, end, max, |out| hpack::encode(&list, out));
-            if stream.blocked == 0 {
-                link.pending.push((id, frames.freeze()));
-            } else {
-                link.blocked.push_back((id, frames.freeze()));
-            }
+            upstream.forward(id, &without_table(id, list, end, max_frame));
         }
-        self.grant_stream(id);
+        stream.grant_client(id, &mut self.out);
         Ok(())
     }
 
@@ -111,19 +152,15 @@ impl Session {
         let path = hpack::find(list, ":path").unwrap_or_default();
         let shared = Arc::clone(&self.shared);
         let route = Route::of(path);
-        self.last_stream = id;
-        let Some(line) = shared.upstreams.serving(route) else {
-            let message = format!(
-                "the {} is turned off in cri-resmgr's configuration",
-                route.name()
-            );
+        let Some(route) = shared.upstreams.serving(route) else {
+            let name = route.name();
             let off = Status {
                 code: status::UNIMPLEMENTED,
-                message,
+                message: format!("the {name} is turned off in cri-resmgr's configuration"),
             };
-            self.block_to_client(id, &status::trailers(&off, true), true);
+            self.send_headers_now(id, &status::trailers(&off, true), true);
             if !end {
-                frame::put_reset(&mut self.to_client, id, frame::NO_ERROR);
+                frame::put_reset(&mut self.out.client, id, frame::NO_ERROR);
             }
             return false;
         };
@@ -133,7 +170,7 @@ impl Session {
             .and_then(|t| received.checked_add(t));
         let text = std::str::from_utf8(path).unwrap_or_default();
         let wanted = shared.interceptor.as_ref().is_some_and(|i| i.wants(text));
-        let (mut held, mut tee) = (None, None);
+        let (mut intercepted, mut tee) = (None, None);
         if wanted || !shared.observers.is_empty() {
             let call = Arc::new(Call {
                 seq: shared.seq.fetch_add(1, Ordering::Relaxed),
@@ -146,70 +183,61 @@ impl Session {
             } else {
                 Kind::Passthrough
             };
-            tee = Tee::new(
-                &shared.observers,
-                &call,
-                kind,
-                shared.options.max_observed_bytes,
-            );
-            held = wanted.then(|| Box::new(Held::new(call)));
+            let max_body = shared.options.max_observed_bytes;
+            tee = Tee::new(&shared.observers, &call, kind, max_body);
+            intercepted = wanted.then(|| Box::new(InterceptedCall::new(call)));
         }
         let stream = Stream {
             received,
             deadline,
-            route: line,
+            route,
             endless: path.ends_with(b"/GetContainerEvents"),
             client_done: false,
             replied: false,
-            window: i64::from(self.links[line.index()].settings.initial_window),
-            granted: 0,
-            blocked: 0,
-            held,
+            send_window: self.settings.initial_send_window(route),
+            recv_window: self.settings.initial_recv_window(),
+            awaiting_window: 0,
+            intercepted,
             tee,
         };
         self.streams.insert(id, stream);
         true
     }
 
-    fn client_data(&mut self, head: Head, octets: &Bytes) -> Result<(), Fault> {
+    fn client_data(&mut self, head: Head, octets: &Bytes) -> Result<(), ConnectionError> {
         let (id, end) = (head.stream, head.has(frame::END_STREAM));
-        self.client_credit -= signed(head.len);
-        if self.client_credit < 0 {
-            let text = "more DATA than was granted";
-            return Err(fault(frame::FLOW_CONTROL_ERROR, text));
-        }
-        let Some(stream) = self.streams.get_mut(&id).filter(|s| !s.client_done) else {
+        self.flow.receive_from_client(head.len)?;
+        let Some(stream) = self.streams.get_mut(id).filter(|s| !s.client_done) else {
             // Of a call that is over: it fills no window.
-            self.grant_client();
+            self.flow.grant_client(&mut self.out);
             return Ok(());
         };
-        stream.granted -= signed(head.len);
-        if stream.tee.is_none() && stream.held.is_none() {
-            stream.client_done = end;
-            self.pass_up(id, octets);
-            return Ok(());
-        }
-        let payload = octets.slice(frame::HEAD..);
-        let range = frame::content(head, &payload)
-            .ok_or_else(|| fault(frame::PROTOCOL_ERROR, "DATA is all padding"))?;
-        if let Some(tee) = &mut stream.tee {
-            tee.request(&payload[range.clone()], end);
-        }
-        if stream.held.is_some() {
-            return self.hold(id, head.len, payload.slice(range), end);
+        stream.receive_from_client(head.len);
+        if stream.tee.is_some() || stream.intercepted.is_some() {
+            let payload = &octets[frame::HEAD..];
+            let range = frame::content(head, payload).ok_or_else(|| {
+                ConnectionError::new(frame::PROTOCOL_ERROR, "DATA is all padding")
+            })?;
+            if let Some(tee) = &mut stream.tee {
+                tee.request(&payload[range.clone()], end);
+            }
+            if stream.intercepted.is_some() {
+                return self.hold(id, head.len, &payload[range], end);
+            }
         }
         stream.client_done = end;
-        self.pass_up(id, octets);
+        self.flow
+            .send_to_upstream(id, stream, octets, &mut self.out);
         Ok(())
     }
 
     fn client_reset(&mut self, id: u32, octets: &Bytes) {
-        self.drop_queued(id);
-        if let Some(stream) = self.streams.remove(&id) {
-            self.take_back(id, &stream);
-            let link = &mut self.links[stream.route.index()];
-            if link.connected {
-                link.out.extend_from_slice(octets);
+        self.flow.drop_reply(id, &mut self.out);
+        if let Some(stream) = self.streams.remove(id) {
+            self.drop_request(id, &stream);
+            let upstream = self.out.upstream(stream.route);
+            if upstream.connected {
+                upstream.octets.extend_from_slice(octets);
             }
             self.abandon(stream, "the client cancelled the call");
         }

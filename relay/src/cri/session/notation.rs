@@ -1,17 +1,21 @@
 //! Frames as lines of text, for the tables of what goes in and what comes out.
 //!
 //! ```text
-//! SETTINGS max_streams=100 initial_window=65535      PING 7               WINDOW_UPDATE stream=1 1000
+//! SETTINGS max_concurrent=100 initial_window=65535      PING 7               WINDOW_UPDATE stream=1 1000
 //! SETTINGS ack                                       PING ack 7           RST_STREAM stream=1 CANCEL
 //! HEADERS stream=1 end_stream :path=/a.b/C           DATA stream=1 octets=10
 //! HEADERS stream=1 frames=2 :path=/a.b/C             DATA stream=1 end_stream message=hello
 //! GOAWAY last=5 NO_ERROR text to the end             KIND 12 stream=1, of no payload
 //! PREFACE                                            OCTETS that are no frame
 //! ```
+//!
+//! `client>`, `runtime>` and `image>` are frames that the relay receives, `client<` and so on those it sends.
 
+use super::{error::ConnectionError, output::Output};
 use crate::cri::{
     frame::{self, Head},
     hpack::{self, Decoder, Header},
+    route::Route,
     tee::{as_message, only_message},
 };
 use bytes::{Buf, Bytes, BytesMut};
@@ -19,10 +23,10 @@ use bytes::{Buf, Bytes, BytesMut};
 const SETTINGS: [(&str, u16); 6] = [
     ("header_table", 1),
     ("push", 2),
-    ("max_streams", 3),
+    ("max_concurrent", 3),
     ("initial_window", 4),
     ("max_frame", 5),
-    ("max_list", 6),
+    ("max_header_list", 6),
 ];
 const CODES: [(&str, u32); 8] = [
     ("NO_ERROR", frame::NO_ERROR),
@@ -35,10 +39,63 @@ const CODES: [(&str, u32); 8] = [
     ("ENHANCE_YOUR_CALM", frame::ENHANCE_YOUR_CALM),
 ];
 
-/// The name of an error code.
-pub(super) fn code_name(code: u32) -> String {
+fn code_name(code: u32) -> String {
     let name = CODES.iter().find(|(_, known)| *known == code);
     name.map_or_else(|| code.to_string(), |(name, _)| (*name).to_owned())
+}
+
+/// A connection error as text.
+pub(super) fn show_error(error: &ConnectionError) -> String {
+    let code = code_name(error.code);
+    format!("relay: connection error {code} {}", error.text)
+}
+
+/// The sender of a frame, without a route the client, and the frame.
+pub(super) fn sender(line: &str) -> Option<(Option<Route>, &str)> {
+    let (sender, frame) = line.split_once("> ")?;
+    let route = match sender {
+        "client" => None,
+        "runtime" => Some(Route::Runtime),
+        "image" => Some(Route::Image),
+        _ => return None,
+    };
+    Some((route, frame))
+}
+
+/// Reads what the relay sends to each side.
+#[derive(Debug)]
+pub(super) struct Wire {
+    /// The compression tables of the client and of the sockets.
+    headers: [Decoder; 3],
+}
+
+impl Default for Wire {
+    fn default() -> Self {
+        Self {
+            headers: [(); 3].map(|()| Decoder::new(1 << 16)),
+        }
+    }
+}
+
+impl Wire {
+    /// What is to be sent, as text.
+    pub(super) fn sent(&mut self, out: &mut Output) -> Vec<String> {
+        let [client, runtime, image] = &mut self.headers;
+        let mut lines = Vec::new();
+        let mut add = |name, octets: &mut BytesMut, headers| {
+            let frames = write(octets, headers).into_iter();
+            lines.extend(frames.map(|frame| format!("{name}< {frame}")));
+        };
+        add("client", &mut out.client, client);
+        add("runtime", &mut out.upstream(Route::Runtime).octets, runtime);
+        add("image", &mut out.upstream(Route::Image).octets, image);
+        lines
+    }
+
+    /// The next connection to a socket has a table of its own.
+    pub(super) fn lost(&mut self, route: Route) {
+        self.headers[1 + route.index()] = Decoder::new(1 << 16);
+    }
 }
 
 fn code(name: &str) -> u32 {
@@ -67,7 +124,7 @@ pub(super) fn read(line: &str) -> BytesMut {
     let number = || words.last().and_then(|word| word.parse::<u64>().ok());
     match *kind {
         "PREFACE" => out.extend_from_slice(frame::PREFACE),
-        "OCTETS" => out.extend_from_slice(line["OCTETS ".len()..].as_bytes()),
+        "OCTETS" => out.extend_from_slice(&line.as_bytes()["OCTETS ".len()..]),
         "SETTINGS" if has("ack") => frame::put_head(&mut out, 0, frame::SETTINGS, frame::ACK, 0),
         "SETTINGS" => {
             let list = SETTINGS
@@ -103,7 +160,7 @@ pub(super) fn read(line: &str) -> BytesMut {
         "HEADERS" => {
             let fields = words.iter().filter_map(|word| {
                 let (name, value) = word.rsplit_once('=')?;
-                let known = ["stream", "frames"].contains(&name);
+                let known = ["stream", "frames", "open"].contains(&name);
                 (!known).then(|| Header {
                     name: Bytes::copy_from_slice(name.as_bytes()),
                     value: Bytes::copy_from_slice(value.as_bytes()),
@@ -115,6 +172,10 @@ pub(super) fn read(line: &str) -> BytesMut {
             let frames = value(words, "frames").unwrap_or(1);
             let part = block.len().div_ceil(frames).max(1);
             frame::put_block(&mut out, stream, &block, end, part);
+            if value::<u8>(words, "open").is_some() {
+                // Its END_HEADERS is missing.
+                out[4] &= !frame::END_HEADERS;
+            }
         }
         "KIND" => frame::put_head(&mut out, 0, words[0].parse().unwrap(), 0, stream),
         kind => panic!("{kind} is no frame"),
@@ -123,7 +184,7 @@ pub(super) fn read(line: &str) -> BytesMut {
 }
 
 /// Takes whole frames off `octets` and writes them as text; `headers` is the table of their reader.
-pub(super) fn write(octets: &mut BytesMut, headers: &mut Decoder) -> Vec<String> {
+fn write(octets: &mut BytesMut, headers: &mut Decoder) -> Vec<String> {
     let mut lines = Vec::new();
     if octets.starts_with(frame::PREFACE) {
         octets.advance(frame::PREFACE.len());

@@ -1,35 +1,37 @@
+//! Tables of frames in and frames out: of the whole session here, of each of its parts in [`parts`].
+
+mod parts;
+
 use super::{
-    notation::{assert_table, code_name, read, value, write},
-    *,
+    PendingHook, Session,
+    notation::{Wire, assert_table, read, sender, show_error, value},
 };
 use crate::cri::{
-    intercept::Interceptor,
+    frame,
+    intercept::{After, Before, Call, Interceptor, Outcome, Status},
     observe::{Event, Interest, Kind, Observer},
     options::Options,
     outage::Outages,
-    route::Upstreams,
+    route::{Route, Upstreams},
+    shared::Shared,
 };
 use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
 use proptest::{collection as several, prelude::*};
 use std::{
-    sync::{Mutex, atomic::AtomicU64},
-    time::Duration,
+    sync::{Arc, Mutex, atomic::AtomicU64},
+    time::{Duration, Instant},
 };
 
-const ROUTES: [(Route, &str); 2] = [(Route::Runtime, "runtime"), (Route::Image, "image")];
-
 fn shared(sockets: usize, interceptor: Option<Arc<dyn Interceptor>>) -> Shared {
+    let image = match sockets {
+        1 => "/run/runtime",
+        _ => "/run/images",
+    };
     Shared {
         upstreams: Upstreams {
             runtime: Some("/run/runtime".into()),
-            image: Some(
-                if sockets == 1 {
-                    "/run/runtime"
-                } else {
-                    "/run/images"
-                }
-                .into(),
-            ),
+            image: Some(image.into()),
         },
         options: Options::default(),
         interceptor,
@@ -101,9 +103,8 @@ impl Observer for Log {
 struct Play {
     session: Session,
     observer: Arc<Log>,
-    /// The tables of the client and of the two sockets for what the relay sends them.
-    headers: [Decoder; 3],
-    waits: [bool; 2],
+    wire: Wire,
+    awaits: [bool; 2],
 }
 
 impl Play {
@@ -121,44 +122,37 @@ impl Play {
         Self {
             session: Session::new(Arc::new(shared)),
             observer,
-            headers: [(); 3].map(|()| Decoder::new(1 << 16)),
-            waits: [false; 2],
+            wire: Wire::default(),
+            awaits: [false; 2],
         }
     }
 
     fn line(&mut self, line: &str) -> Vec<String> {
         let mut out = Vec::new();
-        let (subject, rest) = line.split_once([' ']).unwrap_or((line, ""));
-        let words: Vec<&str> = rest.split_whitespace().collect();
-        match subject {
-            "client>" => {
-                if let Err(fault) = self.session.take_from_client(&mut read(rest)) {
-                    out.push(show(&fault));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match (words[0], sender(line)) {
+            ("hook>", _) => self.hook(&words[1..], line),
+            ("relay:", _) => self.relay(&words[1..]),
+            (_, Some((None, frame))) => {
+                if let Err(error) = self.session.take_from_client(&mut read(frame)) {
+                    out.push(show_error(&error));
                     // As the pump does.
                     self.session.client_lost();
-                    self.session
-                        .go_away(frame::MAX_STREAM, fault.code, &fault.text);
+                    self.session.go_away(&error);
                 }
             }
-            "hook>" => self.hook(&words, rest),
-            "relay:" => self.relay(&words),
-            subject => {
-                let (route, _) = ROUTES
-                    .into_iter()
-                    .find(|(_, name)| subject.strip_suffix('>') == Some(name))
-                    .unwrap_or_else(|| panic!("{line}"));
-                match words[0] {
-                    "connected" => self.session.connected(route),
-                    "lost:" => self.lost(route, &words[1..].join(" ")),
-                    _ => {
-                        let taken = self.session.take_from_upstream(route, &mut read(rest));
-                        if let Err(fault) = taken {
-                            out.push(show(&fault));
-                            self.lost(route, &fault.text);
-                        }
+            ("runtime>" | "image>", Some((Some(route), frame))) => match words[1] {
+                "connected" => self.session.connected(route),
+                "lost:" => self.lost(route, &words[2..].join(" ")),
+                _ => {
+                    let taken = self.session.take_from_upstream(route, &mut read(frame));
+                    if let Err(error) = taken {
+                        out.push(show_error(&error));
+                        self.lost(route, &error.text);
                     }
                 }
-            }
+            },
+            _ => panic!("{line}"),
         }
         self.outcome(&mut out);
         out
@@ -166,8 +160,7 @@ impl Play {
 
     fn lost(&mut self, route: Route, why: &str) {
         self.session.upstream_lost(route, why);
-        // The next connection has a table of its own.
-        self.headers[1 + route.index()] = Decoder::new(1 << 16);
+        self.wire.lost(route);
     }
 
     fn hook(&mut self, words: &[&str], line: &str) {
@@ -209,7 +202,7 @@ impl Play {
             "expire" => {
                 let seconds = value(words, "after_s").expect("an expiry has a time");
                 let now = Instant::now() + Duration::from_secs(seconds);
-                for (route, _) in ROUTES {
+                for route in Route::ALL {
                     self.session.expire(route, now, "the runtime is away");
                 }
             }
@@ -219,28 +212,23 @@ impl Play {
 
     /// All that the last line brought about.
     fn outcome(&mut self, out: &mut Vec<String>) {
-        let [client, upstreams @ ..] = &mut self.headers;
-        let frames = write(&mut self.session.to_client, client);
-        out.extend(frames.iter().map(|frame| format!("client< {frame}")));
-        for ((route, name), headers) in ROUTES.into_iter().zip(upstreams) {
-            let frames = write(self.session.upstream_out(route), headers);
-            out.extend(frames.iter().map(|frame| format!("{name}< {frame}")));
-        }
-        for todo in std::mem::take(&mut self.session.todo) {
-            out.push(match todo {
-                Todo::Before(id, call, body) => {
+        out.append(&mut self.wire.sent(&mut self.session.out));
+        for hook in std::mem::take(&mut self.session.hooks) {
+            out.push(match hook {
+                PendingHook::Before(id, call, body) => {
                     format!("hook< before stream={id} {} {body:?}", call.method())
                 }
-                Todo::After(Some(id), _, outcome) => {
+                PendingHook::After(Some(id), _, outcome) => {
                     format!("hook< after stream={id} {outcome:?}")
                 }
-                Todo::After(None, _, outcome) => format!("hook< after {outcome:?}"),
+                PendingHook::After(None, _, outcome) => format!("hook< after {outcome:?}"),
             });
         }
         out.append(&mut self.observer.0.lock().unwrap());
-        for (route, name) in ROUTES {
-            let waits = self.session.waits_for(route);
-            if std::mem::replace(&mut self.waits[route.index()], waits) != waits && waits {
+        for (route, name) in Route::ALL.into_iter().zip(["runtime", "image"]) {
+            let awaits = self.session.awaits_connect(route);
+            let before = std::mem::replace(&mut self.awaits[route.index()], awaits);
+            if awaits && !before {
                 out.push(format!("relay: connects to the {name}"));
             }
         }
@@ -248,10 +236,6 @@ impl Play {
             out.push("relay: finished".to_owned());
         }
     }
-}
-
-fn show(fault: &Fault) -> String {
-    format!("relay: fault {} {}", code_name(fault.code), fault.text)
 }
 
 fn assert_session_table(file: &str) {
@@ -342,6 +326,6 @@ proptest! {
 #[test]
 fn a_client_of_another_protocol_is_refused() {
     let mut input = BytesMut::from("GET / HTTP/1.1\r\n");
-    let fault = session().take_from_client(&mut input).unwrap_err();
-    assert_eq!(fault.text, "not an HTTP/2 client");
+    let error = session().take_from_client(&mut input).unwrap_err();
+    assert_eq!(error.text, "not an HTTP/2 client");
 }

@@ -1,0 +1,106 @@
+//! Intercepted calls: the request waits for its hook, the end of the reply for the other.
+//!
+//! ```text
+//! Collecting ─ last DATA ─▶ Deciding ─ decided ─▶ Sending ─ all sent ─▶ Sent ─ trailers ─▶ Committing
+//! ```
+
+use crate::cri::{
+    hpack::Header,
+    intercept::{After, Call, Outcome},
+    status,
+    tee::only_message,
+};
+use bytes::{Bytes, BytesMut};
+use std::{fmt, sync::Arc};
+
+/// A hook to be run; its answer comes back by stream id.
+pub(in crate::cri) enum PendingHook {
+    Before(u32, Arc<Call>, Bytes),
+    /// Without a stream no reply waits for it any more.
+    After(Option<u32>, Box<dyn After>, Outcome),
+}
+
+impl fmt::Debug for PendingHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Before(id, call, _) => write!(f, "Before({id}, {})", call.path),
+            Self::After(id, _, outcome) => write!(f, "After({id:?}, {outcome:?})"),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    Collecting(BytesMut),
+    /// The data as received.
+    Deciding(Bytes),
+    Sending(Bytes),
+    Sent,
+    /// The trailers wait for the hook.
+    Committing(Vec<Header>),
+}
+
+/// A call that hooks look at.
+pub(super) struct InterceptedCall {
+    pub(super) call: Arc<Call>,
+    pub(super) phase: Phase,
+    pub(super) after: Option<Box<dyn After>>,
+    reply: BytesMut,
+    reply_cut: bool,
+}
+
+impl fmt::Debug for InterceptedCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InterceptedCall")
+            .field("call", &self.call)
+            .finish_non_exhaustive()
+    }
+}
+
+impl InterceptedCall {
+    pub(super) fn new(call: Arc<Call>) -> Self {
+        Self {
+            call,
+            phase: Phase::Collecting(BytesMut::new()),
+            after: None,
+            reply: BytesMut::new(),
+            reply_cut: false,
+        }
+    }
+
+    /// Whether the runtime may have the whole request.
+    pub(super) fn was_sent(&self) -> bool {
+        matches!(self.phase, Phase::Sent | Phase::Committing(_))
+    }
+
+    /// Keeps DATA of the reply for the hook, up to `max` octets.
+    pub(super) fn collect_reply(&mut self, data: &[u8], max: usize) {
+        if self.after.is_none() || self.reply.len() + data.len() > max {
+            self.reply_cut = true;
+        } else {
+            self.reply.extend_from_slice(data);
+        }
+    }
+
+    /// The runtime has answered: the hook that is to hear of it, and what it hears. The trailers wait for it.
+    pub(super) fn commit(&mut self, trailers: &[Header]) -> Option<(Box<dyn After>, Outcome)> {
+        if !self.was_sent() {
+            return None;
+        }
+        let after = self.after.take()?;
+        let outcome = self.outcome(trailers);
+        self.phase = Phase::Committing(trailers.to_vec());
+        Some((after, outcome))
+    }
+
+    fn outcome(&mut self, trailers: &[Header]) -> Outcome {
+        if let Some(status) = status::of(trailers) {
+            return Outcome::Failed(status);
+        }
+        let data = std::mem::take(&mut self.reply).freeze();
+        match only_message(&data) {
+            Some(body) if !self.reply_cut => Outcome::Reply(body),
+            _ => Outcome::Unknown("the reply is compressed, too large or not one message".into()),
+        }
+    }
+}

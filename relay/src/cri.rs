@@ -25,7 +25,7 @@ mod session;
 pub mod shape;
 mod shared;
 mod status;
-mod tee;
+mod tap;
 
 pub use options::Options;
 pub use route::Upstreams;

@@ -1,4 +1,4 @@
-//! Hooks on unary calls: a look before the runtime sees the request, and a word when it has answered.
+//! Hooks on unary calls: one before the runtime has the request, and one when it has answered.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -84,7 +84,7 @@ pub enum Outcome {
     Reply(Bytes),
     /// The runtime said no: it did not do it.
     Failed(Status),
-    /// Nobody knows: the client cancelled, or the connection to the runtime broke after the request
+    /// Not known: the client cancelled, or the connection to the runtime broke after the request
     /// was sent. The text says which.
     Unknown(String),
 }
@@ -97,8 +97,8 @@ pub trait After: Send {
     async fn after(self: Box<Self>, outcome: Outcome);
 }
 
-/// Hooks on unary calls. One instance serves all connections; calls run concurrently, and whoever
-/// needs an order (per pod) keeps it itself.
+/// Hooks on unary calls. One instance serves all connections; calls run concurrently, and a
+/// hook that needs an order (per pod) keeps it itself.
 #[async_trait]
 pub trait Interceptor: fmt::Debug + Send + Sync + 'static {
     /// Whether calls on this path are intercepted. Asked once per call; must be cheap.

@@ -26,7 +26,7 @@ pub enum ListenError {
         /// As given, without `unix://`.
         path: PathBuf,
     },
-    /// Somebody answers there.
+    /// A process answers there.
     #[error("{path} is already served by another process")]
     InUse {
         /// The socket.

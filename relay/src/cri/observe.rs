@@ -1,4 +1,4 @@
-//! What the relay tells its onlookers (the dumper, the metrics) about each call.
+//! What the relay tells its observers (the dumper, the metrics) about each call.
 
 use crate::cri::{
     decode::Side,
@@ -12,13 +12,13 @@ use std::{fmt, sync::Arc, time::Duration};
 pub enum Kind {
     /// A hook looks at it.
     Intercepted,
-    /// Relayed without a look.
+    /// Relayed unmodified, without a hook.
     Passthrough,
     /// The relay's own call to the runtime.
     Own,
 }
 
-/// How much an onlooker wants to know of a call.
+/// How much an observer wants to know of a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Interest {
     /// Nothing.
@@ -48,7 +48,7 @@ pub enum Event {
         /// Message body without the gRPC prefix.
         body: Bytes,
     },
-    /// A message longer than the relay keeps for onlookers went by; told in place of its body.
+    /// A message longer than the relay keeps for observers went by; told in place of its body.
     TooLong {
         /// Of which side.
         side: Side,
@@ -73,6 +73,6 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// How much of this call is wanted. Asked once per call; must be cheap.
     fn interest(&self, path: &str) -> Interest;
 
-    /// Something happened. Called in order for one call; with messages only for who wanted bodies.
+    /// Something happened. Called in order for one call; with messages only for an observer that wants bodies.
     fn observe(&self, call: &Arc<Call>, kind: Kind, event: Event);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Options {
     /// Octets of an intercepted call's request that may be held; more is RESOURCE_EXHAUSTED.
     pub max_message_bytes: usize,
-    /// Octets of a body that onlookers get; longer ones are cut.
+    /// Octets of a body that observers get; longer ones are cut.
     pub max_observed_bytes: usize,
     /// Octets of one header list.
     pub max_header_list_bytes: usize,

@@ -1,4 +1,4 @@
-//! Which of the two services cannot be reached, so that an outage is told once and not per connection.
+//! Which of the two services cannot be reached, so that an outage is reported once and not per connection.
 
 use crate::cri::route::Route;
 use std::{

@@ -42,14 +42,14 @@ enum Answer {
 
 enum Event {
     /// Hooks are to be run, or a connection is wanted.
-    Todo,
+    Progress,
     ClientGone,
     UpstreamGone(Route, String),
     Broken(ConnectionError),
 }
 
 /// A connection to the runtime, or what is known of its absence.
-struct Line {
+struct Upstream {
     stream: Option<UnixStream>,
     input: BytesMut,
     /// Why it cannot be had, and when to try again.
@@ -58,7 +58,7 @@ struct Line {
     retry_after: Duration,
 }
 
-impl Line {
+impl Upstream {
     fn new(away: &str) -> Self {
         Self {
             stream: None,
@@ -75,7 +75,7 @@ pub(super) struct Pump {
     client: UnixStream,
     from_client: BytesMut,
     routes: &'static [Route],
-    lines: [Line; 2],
+    upstreams: [Upstream; 2],
     session: Session,
     shared: Arc<Shared>,
     tasks: TaskTracker,
@@ -95,7 +95,7 @@ impl Pump {
             client,
             from_client: BytesMut::new(),
             routes: shared.upstreams.routes(),
-            lines: [(); 2].map(|()| Line::new("not connected to the runtime yet")),
+            upstreams: [(); 2].map(|()| Upstream::new("not connected to the runtime yet")),
             session,
             shared,
             tasks,
@@ -125,21 +125,21 @@ impl Pump {
                         Answer::Decided(id, before) => self.session.decided(id, before),
                         Answer::Committed(id) => self.session.committed(id),
                     }
-                    Event::Todo
+                    Event::Progress
                 }
                 () = &mut cancelled, if drain.is_none() => {
                     drain = Some(Instant::now());
                     self.session.drain(SHUTTING_DOWN);
-                    Event::Todo
+                    Event::Progress
                 }
-                () = sleep_until(next), if tick => Event::Todo,
+                () = sleep_until(next), if tick => Event::Progress,
             };
             match event {
-                Event::Todo => {}
+                Event::Progress => {}
                 Event::ClientGone => self.session.client_lost(),
                 Event::UpstreamGone(route, ref why) => {
                     self.session.upstream_lost(route, why);
-                    self.lines[route.index()] = Line::new(why);
+                    self.upstreams[route.index()] = Upstream::new(why);
                 }
                 Event::Broken(ref error) => {
                     tracing::warn!(why = error.text, "a client's connection is ended");
@@ -149,12 +149,12 @@ impl Pump {
             }
             for route in self.routes {
                 if self.session.awaits_connect(*route) {
-                    let away = &self.lines[route.index()].away;
+                    let away = &self.upstreams[route.index()].away;
                     self.session.expire(*route, Instant::now(), away);
                 }
             }
             if let Some(since) = drain {
-                // Two looks: whoever opened a call before hearing of the end is served still.
+                // Two GOAWAYs: a call that was opened before the client heard of the end is still served.
                 if intake_open && since.elapsed() >= TICK {
                     intake_open = false;
                     self.session.close_intake();
@@ -183,25 +183,25 @@ impl Pump {
         // A client that does not read or is gone loses nothing by this.
         drop(timeout(Duration::from_secs(1), self.client.write_all(&rest)).await);
         for route in self.routes {
-            if let Some(upstream) = &mut self.lines[route.index()].stream {
+            if let Some(stream) = &mut self.upstreams[route.index()].stream {
                 let rest = self.session.upstream_out(*route).split();
-                drop(timeout(Duration::from_secs(1), upstream.write_all(&rest)).await);
+                drop(timeout(Duration::from_secs(1), stream.write_all(&rest)).await);
             }
         }
     }
 
     /// Tries to reach the runtime, if a call waits for it and it is time to.
     async fn connect(&mut self, route: Route) {
-        let line = &mut self.lines[route.index()];
-        if !self.session.awaits_connect(route) || Instant::now() < line.retry_at {
+        let upstream = &mut self.upstreams[route.index()];
+        if !self.session.awaits_connect(route) || Instant::now() < upstream.retry_at {
             return;
         }
         let Some(path) = self.shared.upstreams.path(route) else {
             return;
         };
         match UnixStream::connect(path).await {
-            Ok(upstream) => {
-                line.stream = Some(upstream);
+            Ok(stream) => {
+                upstream.stream = Some(stream);
                 self.session.connected(route);
                 if let Some(outage) = self.shared.outages.ended(route) {
                     tracing::info!(path = %path.display(), ?outage, "the {} is back", route.name());
@@ -212,9 +212,9 @@ impl Pump {
                     let path = path.display();
                     tracing::info!(%path, %error, "the {} is away, calls wait for it", route.name());
                 }
-                line.away = unreachable(route, path, &error);
-                line.retry_at = Instant::now() + line.retry_after;
-                line.retry_after = (line.retry_after * 2).min(Duration::from_secs(1));
+                upstream.away = unreachable(route, path, &error);
+                upstream.retry_at = Instant::now() + upstream.retry_after;
+                upstream.retry_after = (upstream.retry_after * 2).min(Duration::from_secs(1));
             }
         }
     }
@@ -234,8 +234,8 @@ impl Pump {
                 }
             }
             for route in self.routes {
-                match self.poll_line(*route, cx) {
-                    Ok(line_moved) => moved |= line_moved,
+                match self.poll_upstream(*route, cx) {
+                    Ok(upstream_moved) => moved |= upstream_moved,
                     Err(why) => return Poll::Ready(Event::UpstreamGone(*route, why)),
                 }
             }
@@ -246,7 +246,7 @@ impl Pump {
             }
             let finished = self.session.finished();
             if !self.session.hooks.is_empty() || finished || (moved && self.waits()) {
-                return Poll::Ready(Event::Todo);
+                return Poll::Ready(Event::Progress);
             }
             if !moved {
                 return Poll::Pending;
@@ -255,8 +255,8 @@ impl Pump {
     }
 
     /// Writes to and reads from one connection to the runtime; whether anything moved, or why it is lost.
-    fn poll_line(&mut self, route: Route, cx: &mut Context<'_>) -> Result<bool, String> {
-        let Line { stream, input, .. } = &mut self.lines[route.index()];
+    fn poll_upstream(&mut self, route: Route, cx: &mut Context<'_>) -> Result<bool, String> {
+        let Upstream { stream, input, .. } = &mut self.upstreams[route.index()];
         let Some(stream) = stream else {
             return Ok(false);
         };
@@ -264,7 +264,7 @@ impl Pump {
         let broke =
             |why: &dyn fmt::Display| format!("connection to {} broke: {why}", path.display());
         let mut moved = false;
-        // What it said before it closed the connection counts: a write that fails is told after the read.
+        // What it said before it closed the connection counts: a write that fails is reported after the read.
         let written = write(stream, self.session.upstream_out(route), cx);
         if let Poll::Ready(Ok(wrote)) = &written {
             moved |= wrote;
@@ -356,8 +356,8 @@ impl Pump {
     }
 }
 
-/// What comes of a hook that need not wait. One that must has heard of no waker that matters yet:
-/// whoever polls it next gives it one.
+/// What comes of a hook that need not wait. A hook that must has no waker that matters yet: the next poll
+/// gives it one.
 fn at_once<T>(hook: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<T> {
     hook.poll(&mut Context::from_waker(Waker::noop()))
 }

@@ -193,8 +193,8 @@ impl Session {
 
     /// Tells observers and hooks of the end of a call; `seen`: the runtime may know of it.
     fn end(&mut self, mut stream: Stream, status: Status, seen: bool) {
-        if let Some(tee) = stream.tee.take() {
-            tee.end(Some(status.clone()));
+        if let Some(tap) = stream.tap.take() {
+            tap.end(Some(status.clone()));
         }
         if let Some(intercepted) = stream.intercepted.take() {
             let outcome = if seen && intercepted.was_sent() {
@@ -251,8 +251,8 @@ impl Session {
                 .unwrap_or_else(|| unavailable("the call ended early"));
             self.after_detached(intercepted.after, Outcome::Failed(status));
         }
-        if let Some(tee) = stream.tee.take() {
-            tee.end(failed);
+        if let Some(tap) = stream.tap.take() {
+            tap.end(failed);
         }
     }
 }

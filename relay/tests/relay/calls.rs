@@ -1,4 +1,4 @@
-//! Calls that nobody looks at.
+//! Calls that pass through.
 
 use crate::scene::{PATIENCE, Reply, Scene, call, call_with, hangs, message};
 use cri_resmgr::cri::Upstreams;

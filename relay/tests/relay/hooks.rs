@@ -1,4 +1,4 @@
-//! Calls that a hook or an onlooker sees.
+//! Calls that a hook or an observer sees.
 
 use crate::scene::{PATIENCE, Scene, both, call, hangs, message};
 use async_trait::async_trait;
@@ -147,7 +147,7 @@ impl Observer for Seen {
 }
 
 #[tokio::test]
-async fn onlookers_see_every_message_in_order() {
+async fn observers_see_every_message_in_order() {
     let seen = Arc::new(Seen::default());
     let hook = Arc::new(Hook::default());
     let scene = Scene::new(both, Some(hook), vec![seen.clone()]);

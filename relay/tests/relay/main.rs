@@ -3,5 +3,5 @@
 
 mod calls;
 mod hooks;
-mod lines;
 mod scene;
+mod upstreams;

@@ -15,7 +15,7 @@ use crate::cri::{
     observe::Kind,
     route::Route,
     status,
-    tee::Tee,
+    tap::ObserverTap,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use std::{
@@ -170,7 +170,7 @@ impl Session {
             .and_then(|t| received.checked_add(t));
         let text = std::str::from_utf8(path).unwrap_or_default();
         let wanted = shared.interceptor.as_ref().is_some_and(|i| i.wants(text));
-        let (mut intercepted, mut tee) = (None, None);
+        let (mut intercepted, mut tap) = (None, None);
         if wanted || !shared.observers.is_empty() {
             let call = Arc::new(Call {
                 seq: shared.seq.fetch_add(1, Ordering::Relaxed),
@@ -184,7 +184,7 @@ impl Session {
                 Kind::Passthrough
             };
             let max_body = shared.options.max_observed_bytes;
-            tee = Tee::new(&shared.observers, &call, kind, max_body);
+            tap = ObserverTap::new(&shared.observers, &call, kind, max_body);
             intercepted = wanted.then(|| Box::new(InterceptedCall::new(call)));
         }
         let stream = Stream {
@@ -198,7 +198,7 @@ impl Session {
             recv_window: self.settings.initial_recv_window(),
             awaiting_window: 0,
             intercepted,
-            tee,
+            tap,
         };
         self.streams.insert(id, stream);
         true
@@ -213,13 +213,13 @@ impl Session {
             return Ok(());
         };
         stream.receive_from_client(head.len);
-        if stream.tee.is_some() || stream.intercepted.is_some() {
+        if stream.tap.is_some() || stream.intercepted.is_some() {
             let payload = &octets[frame::HEAD..];
             let range = frame::content(head, payload).ok_or_else(|| {
                 ConnectionError::new(frame::PROTOCOL_ERROR, "DATA is all padding")
             })?;
-            if let Some(tee) = &mut stream.tee {
-                tee.request(&payload[range.clone()], end);
+            if let Some(tap) = &mut stream.tap {
+                tap.request(&payload[range.clone()], end);
             }
             if stream.intercepted.is_some() {
                 return self.hold(id, head.len, &payload[range], end);

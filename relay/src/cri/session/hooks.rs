@@ -11,7 +11,7 @@ use crate::cri::{
     hpack::Header,
     intercept::{After, Before, Outcome, Status},
     status,
-    tee::{as_message, only_message},
+    tap::{as_message, only_message},
 };
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Session {
                 if !std::mem::replace(&mut self.compressed_logged, true) {
                     tracing::warn!(
                         path = &*call.path,
-                        "request is compressed or not one message: forwarded without a look"
+                        "request is compressed or not one message: forwarded unmodified"
                     );
                 }
                 self.send(id, data);
@@ -102,12 +102,12 @@ impl Session {
                             tracing::error!("a rewritten request is above 4 GiB: original sent");
                         }
                     }
-                    if let Some(tee) = &mut stream.tee {
-                        tee.rewritten(body);
+                    if let Some(tap) = &mut stream.tap {
+                        tap.rewritten(body);
                     }
                 }
-                if let Some(tee) = &mut stream.tee {
-                    tee.sent();
+                if let Some(tap) = &mut stream.tap {
+                    tap.sent();
                 }
                 self.send(id, data);
             }

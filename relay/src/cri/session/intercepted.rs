@@ -8,7 +8,7 @@ use crate::cri::{
     hpack::Header,
     intercept::{After, Call, Outcome},
     status,
-    tee::only_message,
+    tap::only_message,
 };
 use bytes::{Bytes, BytesMut};
 use std::{fmt, sync::Arc};

@@ -16,7 +16,7 @@ use crate::cri::{
     frame::{self, Head},
     hpack::{self, Decoder, Header},
     route::Route,
-    tee::{as_message, only_message},
+    tap::{as_message, only_message},
 };
 use bytes::{Buf, Bytes, BytesMut};
 

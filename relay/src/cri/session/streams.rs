@@ -1,7 +1,7 @@
 //! Streams (RFC 9113, 5.1): the calls that are open, and how far new ones are taken.
 
 use super::{intercepted::InterceptedCall, output::Output, settings::WindowChange};
-use crate::cri::{frame, options::Options, route::Route, tee::Tee};
+use crate::cri::{frame, options::Options, route::Route, tap::ObserverTap};
 use std::{collections::HashMap, time::Instant};
 
 /// A call that is open.
@@ -24,7 +24,7 @@ pub(super) struct Stream {
     /// Octets of it that wait for a window of the runtime.
     pub(super) awaiting_window: i64,
     pub(super) intercepted: Option<Box<InterceptedCall>>,
-    pub(super) tee: Option<Box<Tee>>,
+    pub(super) tap: Option<Box<ObserverTap>>,
 }
 
 /// The streams of one client's connection.

@@ -22,8 +22,8 @@ impl Session {
         }
         self.out.upstream(route).connect();
         for stream in self.streams.iter_mut().filter(|s| s.route == route) {
-            if let Some(tee) = stream.tee.as_mut().filter(|_| stream.client_done) {
-                tee.sent();
+            if let Some(tap) = stream.tap.as_mut().filter(|_| stream.client_done) {
+                tap.sent();
             }
         }
         self.flow.grant_upstreams(&mut self.out);
@@ -168,7 +168,7 @@ impl Session {
             self.flow.grant_upstreams(&mut self.out);
             return Ok(());
         };
-        if stream.tee.is_some() || stream.intercepted.is_some() {
+        if stream.tap.is_some() || stream.intercepted.is_some() {
             let payload = &octets[frame::HEAD..];
             let range = frame::content(head, payload).ok_or_else(|| {
                 ConnectionError::new(frame::PROTOCOL_ERROR, "DATA is all padding")
@@ -177,8 +177,8 @@ impl Session {
             if let Some(intercepted) = &mut stream.intercepted {
                 intercepted.collect_reply(&payload[range.clone()], max);
             }
-            if let Some(tee) = &mut stream.tee {
-                tee.reply(&payload[range]);
+            if let Some(tap) = &mut stream.tap {
+                tap.reply(&payload[range]);
             }
         }
         self.flow.send_to_client(id, octets, &mut self.out);
@@ -194,8 +194,8 @@ impl Session {
             return;
         };
         if end {
-            if let Some(tee) = &mut stream.tee {
-                tee.answered();
+            if let Some(tap) = &mut stream.tap {
+                tap.answered();
             }
             if self.commit(id, list) {
                 return; // the client sees the end once the hook has run

@@ -56,7 +56,7 @@ fn stream(route: Route, send_window: i64, recv_window: i64) -> Stream {
         recv_window,
         awaiting_window: 0,
         intercepted: None,
-        tee: None,
+        tap: None,
     }
 }
 

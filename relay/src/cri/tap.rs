@@ -1,4 +1,4 @@
-//! What onlookers get of one call: message bodies put together from DATA frames, and its end.
+//! What observers get of one call: message bodies put together from DATA frames, and its end.
 
 use crate::cri::{
     decode::Side,
@@ -8,28 +8,28 @@ use crate::cri::{
 use bytes::{Buf, Bytes, BytesMut};
 use std::{sync::Arc, time::Instant};
 
-/// The onlookers of one call.
+/// The observers of one call.
 #[derive(Debug)]
-pub(super) struct Tee {
-    onlookers: Vec<(Arc<dyn Observer>, bool)>,
+pub(super) struct ObserverTap {
+    observers: Vec<(Arc<dyn Observer>, bool)>,
     call: Arc<Call>,
     kind: Kind,
     max_body: usize,
-    request: Option<Messages>,
-    reply: Option<Messages>,
+    request: Option<Deframer>,
+    reply: Option<Deframer>,
     sent: Option<Instant>,
     answered: Option<Instant>,
 }
 
-impl Tee {
-    /// `None` when nobody is interested.
+impl ObserverTap {
+    /// `None` when no observer is interested.
     pub(super) fn new(
         observers: &[Arc<dyn Observer>],
         call: &Arc<Call>,
         kind: Kind,
         max_body: usize,
     ) -> Option<Box<Self>> {
-        let onlookers: Vec<_> = observers
+        let observers: Vec<_> = observers
             .iter()
             .filter_map(|o| match o.interest(&call.path) {
                 Interest::None => None,
@@ -37,17 +37,17 @@ impl Tee {
                 Interest::Bodies => Some((Arc::clone(o), true)),
             })
             .collect();
-        if onlookers.is_empty() {
+        if observers.is_empty() {
             return None;
         }
-        let bodies = onlookers.iter().any(|(_, bodies)| *bodies);
+        let bodies = observers.iter().any(|(_, bodies)| *bodies);
         Some(Box::new(Self {
-            onlookers,
+            observers,
             call: Arc::clone(call),
             kind,
             max_body,
-            request: bodies.then(|| Messages::new(max_body)),
-            reply: bodies.then(|| Messages::new(max_body)),
+            request: bodies.then(|| Deframer::new(max_body)),
+            reply: bodies.then(|| Deframer::new(max_body)),
             sent: None,
             answered: None,
         }))
@@ -57,7 +57,7 @@ impl Tee {
     pub(super) fn request(&mut self, data: &[u8], end: bool) {
         if let Some(mut messages) = self.request.take() {
             messages.push(data, |message| {
-                self.tell(true, self.event(Side::Request, message));
+                self.notify(true, self.event(Side::Request, message));
             });
             self.request = Some(messages);
         }
@@ -68,7 +68,7 @@ impl Tee {
 
     /// A hook put `body` in the request's place.
     pub(super) fn rewritten(&mut self, body: Bytes) {
-        self.tell(true, Event::Rewritten { body });
+        self.notify(true, Event::Rewritten { body });
     }
 
     /// The request goes to the runtime now.
@@ -80,7 +80,7 @@ impl Tee {
     pub(super) fn reply(&mut self, data: &[u8]) {
         if let Some(mut messages) = self.reply.take() {
             messages.push(data, |message| {
-                self.tell(true, self.event(Side::Reply, message));
+                self.notify(true, self.event(Side::Reply, message));
             });
             self.reply = Some(messages);
         }
@@ -99,7 +99,7 @@ impl Tee {
             .map(|sent| self.answered.unwrap_or(now).saturating_duration_since(sent));
         let total = now.saturating_duration_since(self.call.received);
         let runtime = runtime.unwrap_or_default();
-        self.tell(
+        self.notify(
             false,
             Event::End {
                 failed,
@@ -109,11 +109,11 @@ impl Tee {
         );
     }
 
-    fn event(&self, side: Side, message: Passed) -> Event {
+    fn event(&self, side: Side, message: Message) -> Event {
         match (message, side) {
-            (Passed::Whole(body), Side::Request) => Event::Request { body },
-            (Passed::Whole(body), Side::Reply) => Event::Reply { body },
-            (Passed::TooLong(octets), side) => Event::TooLong {
+            (Message::Whole(body), Side::Request) => Event::Request { body },
+            (Message::Whole(body), Side::Reply) => Event::Reply { body },
+            (Message::TooLong(octets), side) => Event::TooLong {
                 side,
                 octets,
                 limit: self.max_body,
@@ -121,21 +121,21 @@ impl Tee {
         }
     }
 
-    fn tell(&self, body: bool, event: Event) {
-        let mut told = self.onlookers.iter().filter(|(_, bodies)| !body || *bodies);
-        let Some((last, _)) = told.next_back() else {
+    fn notify(&self, body: bool, event: Event) {
+        let mut interested = self.observers.iter().filter(|(_, bodies)| !body || *bodies);
+        let Some((last, _)) = interested.next_back() else {
             return;
         };
-        for (onlooker, _) in told {
-            onlooker.observe(&self.call, self.kind, event.clone());
+        for (observer, _) in interested {
+            observer.observe(&self.call, self.kind, event.clone());
         }
         last.observe(&self.call, self.kind, event);
     }
 }
 
-/// A message that went by.
+/// A gRPC message that went by.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Passed {
+pub(super) enum Message {
     /// Its body.
     Whole(Bytes),
     /// The length of a body that is longer than what is kept.
@@ -144,7 +144,7 @@ pub(super) enum Passed {
 
 /// Cuts a stream of DATA into gRPC messages (5-byte prefix: compressed flag, length).
 #[derive(Debug)]
-pub(super) struct Messages {
+pub(super) struct Deframer {
     head: BytesMut,
     body: BytesMut,
     /// Octets of the current body still to come.
@@ -154,7 +154,7 @@ pub(super) struct Messages {
 
 const PREFIX: usize = 5;
 
-impl Messages {
+impl Deframer {
     /// Nothing is kept of bodies longer than `max_body` octets.
     pub(super) fn new(max_body: usize) -> Self {
         Self {
@@ -166,7 +166,7 @@ impl Messages {
     }
 
     /// Takes `data` in; complete messages go to `out`.
-    pub(super) fn push(&mut self, mut data: &[u8], mut out: impl FnMut(Passed)) {
+    pub(super) fn push(&mut self, mut data: &[u8], mut out: impl FnMut(Message)) {
         while !data.is_empty() {
             // Nearly always one frame holds one whole message.
             if self.head.is_empty()
@@ -175,7 +175,7 @@ impl Messages {
                     .get(..length(head))
                     .filter(|b| b.len() <= self.max_body)
             {
-                out(Passed::Whole(Bytes::copy_from_slice(body)));
+                out(Message::Whole(Bytes::copy_from_slice(body)));
                 data.advance(PREFIX + body.len());
                 continue;
             }
@@ -198,9 +198,9 @@ impl Messages {
             if self.left == 0 {
                 self.head.clear();
                 out(if whole <= self.max_body {
-                    Passed::Whole(self.body.split().freeze())
+                    Message::Whole(self.body.split().freeze())
                 } else {
-                    Passed::TooLong(whole)
+                    Message::TooLong(whole)
                 });
             }
         }
@@ -246,11 +246,11 @@ mod tests {
             for body in &bodies {
                 wire.extend_from_slice(&as_message(body).unwrap());
             }
-            let (mut messages, mut out) = (Messages::new(1 << 20), Vec::new());
+            let (mut deframer, mut out) = (Deframer::new(1 << 20), Vec::new());
             for part in wire.chunks(cut) {
-                messages.push(part, |message| out.push(message));
+                deframer.push(part, |message| out.push(message));
             }
-            let expected: Vec<_> = bodies.into_iter().map(|b| Passed::Whole(b.into())).collect();
+            let expected: Vec<_> = bodies.into_iter().map(|b| Message::Whole(b.into())).collect();
             prop_assert_eq!(out, expected);
         }
     }
@@ -258,12 +258,12 @@ mod tests {
     #[test]
     fn a_body_above_the_limit_is_told_by_its_length_and_the_next_one_is_whole() {
         for cut in [1, 2, 100] {
-            let (mut messages, mut out) = (Messages::new(3), Vec::new());
+            let (mut deframer, mut out) = (Deframer::new(3), Vec::new());
             let wire = [as_message(b"abcdef").unwrap(), as_message(b"xyz").unwrap()].concat();
             for part in wire.chunks(cut) {
-                messages.push(part, |message| out.push(message));
+                deframer.push(part, |message| out.push(message));
             }
-            assert_eq!(out, [Passed::TooLong(6), Passed::Whole("xyz".into())]);
+            assert_eq!(out, [Message::TooLong(6), Message::Whole("xyz".into())]);
         }
     }
 }

@@ -241,7 +241,7 @@ impl Session {
             // What the client may still send is of no use to anyone.
             self.out.upstream(stream.route).reset(id, frame::NO_ERROR);
         }
-        if stream.intercepted.is_some() || stream.awaiting_window > 0 {
+        if stream.intercepted.is_some() || stream.awaiting_frames > 0 {
             self.drop_request(id, &stream);
         }
         let failed = status::of(trailers);

@@ -134,7 +134,7 @@ impl Session {
         stream.client_done |= end;
         let max_frame = self.settings.max_frame_to_upstream(stream.route);
         let upstream = self.out.upstream(stream.route);
-        if stream.awaiting_window > 0 {
+        if stream.awaiting_frames > 0 {
             let frames = without_table(id, list, end, max_frame);
             self.flow.keep_for_upstream(id, stream, &frames);
         } else if upstream.connected {
@@ -196,7 +196,8 @@ impl Session {
             replied: false,
             send_window: self.settings.initial_send_window(route),
             recv_window: self.settings.initial_recv_window(),
-            awaiting_window: 0,
+            awaiting_frames: 0,
+            awaiting_octets: 0,
             intercepted,
             tap,
         };

@@ -119,7 +119,8 @@ impl FlowControl {
     /// Keeps frames of a stream behind what of it waits for a window of its socket.
     pub(super) fn keep_for_upstream(&mut self, id: u32, stream: &mut Stream, frames: &Bytes) {
         let octets = data_len(frames);
-        stream.awaiting_window += octets;
+        stream.awaiting_frames += 1;
+        stream.awaiting_octets += octets;
         self.upstreams[stream.route.index()].keep(id, frames, octets);
     }
 
@@ -162,7 +163,8 @@ impl FlowControl {
                 continue;
             }
             stream.send_window -= octets;
-            stream.awaiting_window -= octets;
+            stream.awaiting_frames -= 1;
+            stream.awaiting_octets -= octets;
             upstream.send_window -= octets;
             upstream.awaiting_octets -= octets;
             out.upstream(route).forward(id, &frames);
@@ -209,7 +211,7 @@ impl FlowControl {
             }
             *of != id
         });
-        if stream.awaiting_window > 0 {
+        if stream.awaiting_frames > 0 {
             upstream.drop_stream(id);
         }
         self.grant_client(out);
@@ -265,7 +267,7 @@ impl Stream {
         if self.client_done || self.intercepted.is_some() {
             return;
         }
-        let grant = self.send_window - self.awaiting_window - self.recv_window;
+        let grant = self.send_window - self.awaiting_octets - self.recv_window;
         if grant > 0 {
             frame::put_window_update(&mut out.client, id, unsigned(grant));
             self.recv_window += grant;

@@ -21,8 +21,9 @@ pub(super) struct Stream {
     pub(super) send_window: i64,
     /// Octets that the client may send on it.
     pub(super) recv_window: i64,
-    /// Octets of it that wait for a window of the runtime.
-    pub(super) awaiting_window: i64,
+    /// Frames of it that wait for a window of the runtime, and octets of DATA in them.
+    pub(super) awaiting_frames: usize,
+    pub(super) awaiting_octets: i64,
     pub(super) intercepted: Option<Box<InterceptedCall>>,
     pub(super) tap: Option<Box<ObserverTap>>,
 }

@@ -54,7 +54,8 @@ fn stream(route: Route, send_window: i64, recv_window: i64) -> Stream {
         replied: false,
         send_window,
         recv_window,
-        awaiting_window: 0,
+        awaiting_frames: 0,
+        awaiting_octets: 0,
         intercepted: None,
         tap: None,
     }

@@ -12,9 +12,9 @@
 //!                                    └─ hooks ─▶ decided, committed ─▶ Session
 //! ```
 //!
-//! The session composes parts that know nothing of each other, each with its own state: [`HeaderBlocks`]
-//! (compression and CONTINUATION), [`SettingsExchange`], [`Pings`], [`FlowControl`] and [`Streams`]. Each takes
-//! in frames and writes frames to [`Output`].
+//! The session composes parts, each with a state of its own: [`HeaderBlocks`] (compression and CONTINUATION),
+//! [`SettingsExchange`], [`Pings`], [`FlowControl`] and [`Streams`]. Each takes in frames and writes frames
+//! to [`Output`].
 //!
 //! A socket is connected when a call needs it. When its connection breaks, its calls fail, and the
 //! client's connection lives on: the next call connects again.

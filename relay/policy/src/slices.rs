@@ -308,7 +308,6 @@ impl<F: Flavour> Slices<F> {
         let preference = Preference {
             near: (!held.is_empty()).then_some(&held),
             cost: (!contention.is_empty()).then_some(&cost),
-            ..Preference::default()
         };
         let shared_left = |cpus: &CpuSet| {
             let left = sets.pool.difference(taken).difference(cpus);

@@ -15,7 +15,6 @@ fn placement(bench: &mut Criterion) {
     let near = Preference {
         near: Some(&held),
         cost: Some(&cost),
-        ..Preference::default()
     };
     let plain = Preference::default();
     for (name, from, count, preference) in [

@@ -16,26 +16,12 @@
 
 mod search;
 
-use crate::{
-    cpuset::CpuSet,
-    ids::{CpuId, NodeId},
-    model::{CoreKind, Topology},
-};
+use crate::{cpuset::CpuSet, ids::CpuId, model::Topology};
 use core::fmt;
 use search::Search;
 
 #[cfg(test)]
 mod tests;
-
-/// How groups that could serve equally are ordered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Packing {
-    /// Ascending: a machine fills from its first package on, and looks tidy to people.
-    #[default]
-    Ascending,
-    /// Fewest free CPUs first: large free pieces are kept for large requests.
-    BestFit,
-}
 
 /// What makes one choice of CPUs better than another that is topologically as good.
 #[derive(Clone, Copy, Default)]
@@ -43,12 +29,6 @@ pub struct Preference<'a> {
     /// Stay close to these CPUs (held already): same core, cache, node, package, then by distance.
     /// When their node or package can serve the request, nothing outside is considered.
     pub near: Option<&'a CpuSet>,
-    /// Stay close to these NUMA nodes, memory-only ones included, in the same way.
-    pub near_nodes: &'a [NodeId],
-    /// Use cores of this kind as long as there are enough; others only for the rest.
-    pub kind: Option<CoreKind>,
-    /// How equal groups are ordered.
-    pub packing: Packing,
     /// Measured cost of a CPU, lower is better: breaks ties among topologically equal groups, before
     /// their number does. It should be coarse, or noise decides.
     pub cost: Option<&'a dyn Fn(CpuId) -> u64>,
@@ -58,9 +38,6 @@ impl fmt::Debug for Preference<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Preference")
             .field("near", &self.near)
-            .field("near_nodes", &self.near_nodes)
-            .field("kind", &self.kind)
-            .field("packing", &self.packing)
             .field("cost", &self.cost.map(|_| "…"))
             .finish()
     }
@@ -76,24 +53,7 @@ pub fn allocate(
     preference: &Preference<'_>,
 ) -> Option<CpuSet> {
     let from = from.intersection(&topology.online);
-    let Some(kind) = preference.kind else {
-        return Search::new(topology, &from, preference).take(count);
-    };
-    let alike = |cpu: &CpuId| topology.cpu(*cpu).is_some_and(|cpu| cpu.kind == kind);
-    let alike: CpuSet = from.iter().filter(alike).collect();
-    let available = alike.len();
-    if available >= count || available == 0 {
-        let from = if available == 0 { &from } else { &alike };
-        return Search::new(topology, from, preference).take(count);
-    }
-    let near = preference.near.map_or(alike, |near| near.union(&alike));
-    let preference = Preference {
-        near: Some(&near),
-        ..*preference
-    };
-    let rest = from.difference(&alike);
-    let rest = Search::new(topology, &rest, &preference).take(count - available)?;
-    Some(rest.union(&alike))
+    Search::new(topology, &from, preference).take(count)
 }
 
 /// The inverse: which `count` CPUs of `held` to keep so that the kept part is as good as if it had been

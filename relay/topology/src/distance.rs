@@ -2,10 +2,9 @@
 
 use crate::{
     cpuset::CpuSet,
-    ids::{CoreId, CpuId, DieId, LlcId, NodeId, PackageId},
+    ids::{CpuId, LlcId, PackageId},
     model::{Group, Topology},
 };
-use alloc::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 /// What a task leaves behind when it moves from one CPU to another, cheapest first.
@@ -40,77 +39,16 @@ impl Topology {
         self.cpus.iter().map(|cpu| cpu.id).collect()
     }
 
-    /// CPUs of a core, online or not; empty when there is no such core.
-    #[must_use]
-    pub fn cpus_of_core(&self, id: CoreId) -> CpuSet {
-        span(&self.cores, &id)
-    }
-
     /// CPUs of a last-level cache, online or not.
     #[must_use]
     pub fn cpus_of_llc(&self, id: LlcId) -> CpuSet {
         span(&self.llcs, &id)
     }
 
-    /// CPUs of a die, online or not.
-    #[must_use]
-    pub fn cpus_of_die(&self, id: DieId) -> CpuSet {
-        span(&self.dies, &id)
-    }
-
     /// CPUs of a package, online or not.
     #[must_use]
     pub fn cpus_of_package(&self, id: PackageId) -> CpuSet {
         span(&self.packages, &id)
-    }
-
-    /// CPUs of a NUMA node, online or not.
-    #[must_use]
-    pub fn cpus_of_node(&self, id: NodeId) -> CpuSet {
-        let found = self.nodes.binary_search_by_key(&id, |node| node.id).ok();
-        found
-            .and_then(|index| self.nodes.get(index))
-            .map_or(CpuSet::EMPTY, |node| node.cpus)
-    }
-
-    /// All threads of the core of this CPU, itself included; empty when there is no such CPU.
-    #[must_use]
-    pub fn siblings(&self, cpu: CpuId) -> CpuSet {
-        self.cpu(cpu)
-            .map_or(CpuSet::EMPTY, |cpu| self.cpus_of_core(cpu.core))
-    }
-
-    /// The threads of every core that has a CPU in the set.
-    #[must_use]
-    pub fn whole_cores(&self, cpus: &CpuSet) -> CpuSet {
-        let mut whole = CpuSet::EMPTY;
-        for group in self.cores.iter().filter(|one| !one.cpus.is_disjoint(cpus)) {
-            whole = whole.union(&group.cpus);
-        }
-        whole
-    }
-
-    /// Packages that have a CPU in the set.
-    #[must_use]
-    pub fn packages_of(&self, cpus: &CpuSet) -> BTreeSet<PackageId> {
-        let used = self
-            .packages
-            .iter()
-            .filter(|group| !group.cpus.is_disjoint(cpus));
-        used.map(|group| group.id).collect()
-    }
-
-    /// NUMA nodes whose memory is local to some CPU of the set: what `cpuset.mems` follows.
-    /// Nodes without memory are left out unless no other remains.
-    #[must_use]
-    pub fn mems_of(&self, cpus: &CpuSet) -> BTreeSet<NodeId> {
-        let used = self.nodes_of(cpus).filter(|node| node.memory_bytes > 0);
-        let used: BTreeSet<NodeId> = used.map(|node| node.id).collect();
-        if used.is_empty() {
-            self.nodes_of(cpus).map(|node| node.id).collect()
-        } else {
-            used
-        }
     }
 
     /// How far two CPUs are apart; unknown CPUs are in another package.
@@ -154,15 +92,11 @@ mod tests {
     }
 
     #[test]
-    fn spans_and_siblings_are_found_by_number() {
+    fn the_cpus_of_a_group_are_found_by_its_number() {
         let machine = Topology::synthetic("pack:2 numa:2 core:2 pu:2").unwrap();
-        assert_eq!(machine.siblings(CpuId(5)).to_string(), "4-5");
-        assert_eq!(machine.cpus_of_node(NodeId(2)).to_string(), "8-11");
         assert_eq!(machine.cpus_of_package(PackageId(1)).to_string(), "8-15");
         assert!(machine.cpus_of_package(PackageId(2)).is_empty());
-        let some = "1,8".parse().unwrap();
-        assert_eq!(machine.whole_cores(&some).to_string(), "0-1,8-9");
-        assert_eq!(machine.mems_of(&some), [NodeId(0), NodeId(2)].into());
-        assert_eq!(machine.packages_of(&some).len(), 2);
+        let machine = Topology::synthetic("pack:2 l3:2 core:2 pu:2").unwrap();
+        assert_eq!(machine.cpus_of_llc(LlcId(2)).to_string(), "8-11");
     }
 }

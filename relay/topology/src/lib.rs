@@ -17,7 +17,7 @@ mod nodes;
 mod parts;
 mod synthetic;
 
-pub use allocate::{Packing, Preference, allocate, keep};
+pub use allocate::{Preference, allocate, keep};
 pub use cpus::Cpus;
 pub use cpuset::{CpuSet, CpuSetError, MAX_CPUS};
 pub use distance::DistanceClass;

@@ -212,17 +212,6 @@ impl Topology {
         Self::from_parts(parts)
     }
 
-    /// The same machine with the cores of these CPUs of another kind.
-    #[must_use]
-    pub fn with_kind(mut self, cpus: &CpuSet, kind: CoreKind) -> Self {
-        for cpu in &mut self.cpus {
-            if cpus.contains(cpu.id) {
-                cpu.kind = kind;
-            }
-        }
-        self
-    }
-
     /// The same machine with other CPU numbers: sparse ones, or hyperthreads numbered last.
     ///
     /// # Errors

@@ -82,7 +82,7 @@ impl Naive<'_> {
         whole
     }
 
-    fn settle(&mut self, missing: usize) {
+    fn narrow_to_home(&mut self, missing: usize) {
         if missing == 0 {
             return;
         }
@@ -127,7 +127,7 @@ impl Naive<'_> {
                     group.iter().for_each(|cpu| self.choose(*cpu));
                 }
             }
-            self.settle(missing);
+            self.narrow_to_home(missing);
         }
         let [cores, llcs, ..] = self.groups();
         let count = |level: &Level, among: &[CpuId], cpu: &CpuId| {
@@ -205,7 +205,7 @@ proptest! {
     fn what_is_chosen_is_there_counted_and_the_same_again((machine, from) in machines(), count in 0..200usize, node in 0..4u32) {
         let held: CpuSet = machine.cpus.iter().filter(|cpu| cpu.node.0 == node).map(|cpu| cpu.id).take(1).collect();
         let cost = |cpu: CpuId| u64::from(cpu.0 % 3);
-        let preference = Preference { near: Some(&held), cost: Some(&cost), ..Preference::default() };
+        let preference = Preference { near: Some(&held), cost: Some(&cost),};
         let usable = from.intersection(&machine.online);
         let chosen = allocate(&machine, &from, count, &preference);
         prop_assert_eq!(chosen.is_some(), count <= usable.len());

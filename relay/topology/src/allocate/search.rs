@@ -1,6 +1,6 @@
 //! One allocation: counters per group, so that each step is one pass over CPUs or cores.
 
-use super::{Packing, Preference};
+use super::Preference;
 use crate::{cpuset::CpuSet, ids::CpuId, model::Topology};
 use alloc::{vec, vec::Vec};
 use core::cmp::Reverse;
@@ -12,7 +12,7 @@ const DIE: usize = 3;
 const PACKAGE: usize = 4;
 const LEVELS: usize = 5;
 
-/// Closeness ranks below [`FAR`] are within the preferred nodes; above it the distance is added.
+/// Closeness ranks below [`FAR`] are within the nodes of the preferred CPUs; from it on the distance is added.
 const SAME_CORE: u32 = 0;
 const SAME_LLC: u32 = 1;
 const SAME_NODE: u32 = 2;
@@ -41,19 +41,17 @@ struct Tally {
     taken: usize,
     /// Position of the package it is in.
     package: usize,
-    /// Position of the NUMA node it is in; of one of them, when it spans several.
-    node: usize,
 }
 
 /// What decides between groups of one level: closeness, package in use, fewest free, cost, position.
-type Key = (u32, Reverse<usize>, [usize; 3], u128, usize);
+type Key = (u32, Reverse<usize>, [usize; 2], u128, usize);
 
 pub(super) struct Search {
     slots: Vec<Slot>,
     tallies: [Vec<Tally>; LEVELS],
     /// Levels that can be a home, smallest groups first.
     homes: Vec<usize>,
-    packing: Packing,
+    /// Which nodes and packages have a preferred CPU, by position.
     near_nodes: Vec<bool>,
     near_packages: Vec<bool>,
     chosen: CpuSet,
@@ -68,7 +66,7 @@ impl Search {
             vec![Tally::default(); topology.dies.len()],
             vec![Tally::default(); topology.packages.len()],
         ];
-        let closeness = Closeness::new(topology, preference);
+        let closeness = Closeness::new(topology, preference.near);
         let mut slots = Vec::with_capacity(topology.cpus.len());
         for cpu in &topology.cpus {
             let node = topology.nodes.binary_search_by_key(&cpu.node, |one| one.id);
@@ -93,7 +91,6 @@ impl Search {
                     tally.free += usize::from(free);
                     tally.open += usize::from(free);
                     tally.package = package;
-                    tally.node = node;
                 }
             }
             slots.push(Slot {
@@ -114,7 +111,6 @@ impl Search {
             slots,
             tallies,
             homes,
-            packing: preference.packing,
             near_nodes: closeness.nodes,
             near_packages: closeness.packages,
             chosen: CpuSet::EMPTY,
@@ -135,7 +131,7 @@ impl Search {
         self.stay_near(missing);
         for level in [PACKAGE, DIE, LLC, CORE] {
             missing -= self.take_whole(level, missing);
-            self.settle(missing);
+            self.narrow_to_home(missing);
         }
         self.take_threads(missing);
         Some(self.chosen)
@@ -213,7 +209,7 @@ impl Search {
 
     /// Rules out all but the smallest domain that holds what is missing with as many whole cores as
     /// the whole set could give.
-    fn settle(&mut self, missing: usize) {
+    fn narrow_to_home(&mut self, missing: usize) {
         if missing == 0 {
             return;
         }
@@ -274,14 +270,9 @@ impl Search {
             let package = self.tally(PACKAGE, tally.package);
             // The mean, in 1024ths: groups may differ in size.
             let cost = (u128::from(cost) << 10).checked_div(tally.open as u128)?;
-            let free = match self.packing {
-                Packing::BestFit => [
-                    package.free,
-                    self.tally(NODE, tally.node).free.max(tally.free),
-                    tally.free,
-                ],
-                Packing::Ascending if finish => [package.free, 0, tally.free],
-                Packing::Ascending => [0; 3],
+            let free = match finish {
+                true => [package.free, tally.free],
+                false => [0; 2],
             };
             Some((rank, Reverse(package.taken), free, cost, position))
         };
@@ -330,19 +321,20 @@ fn choose(slot: &mut Slot, tallies: &mut [Vec<Tally>; LEVELS], chosen: &mut CpuS
     }
 }
 
-/// How close each CPU is to what is preferred.
+/// How close each CPU is to the preferred ones: which groups have one of them, by position.
 struct Closeness {
     cores: Vec<bool>,
     llcs: Vec<bool>,
     nodes: Vec<bool>,
     packages: Vec<bool>,
-    /// Distance from the nearest preferred node, by position; all 0 without a preference.
+    /// Distance from the nearest of these nodes, by position.
     distances: Vec<u32>,
+    /// Whether any CPU is preferred.
     any: bool,
 }
 
 impl Closeness {
-    fn new(topology: &Topology, preference: &Preference<'_>) -> Self {
+    fn new(topology: &Topology, near: Option<&CpuSet>) -> Self {
         let mut this = Self {
             cores: vec![false; topology.cores.len()],
             llcs: vec![false; topology.llcs.len()],
@@ -351,33 +343,22 @@ impl Closeness {
             distances: vec![u32::MAX / 2; topology.nodes.len()],
             any: false,
         };
-        let near = preference.near.copied().unwrap_or_default();
         let set = |flags: &mut Vec<bool>, position: usize| {
             if let Some(flag) = flags.get_mut(position) {
                 *flag = true;
             }
         };
-        for cpu in &topology.cpus {
-            let held = near.contains(cpu.id);
-            if held {
-                set(&mut this.cores, cpu.core.0 as usize);
-                set(&mut this.llcs, cpu.llc.0 as usize);
+        let near = near.copied().unwrap_or_default();
+        for cpu in topology.cpus.iter().filter(|cpu| near.contains(cpu.id)) {
+            this.any = true;
+            set(&mut this.cores, cpu.core.0 as usize);
+            set(&mut this.llcs, cpu.llc.0 as usize);
+            let packages = &topology.packages;
+            if let Ok(position) = packages.binary_search_by_key(&cpu.package, |one| one.id) {
+                set(&mut this.packages, position);
             }
-            if held || preference.near_nodes.contains(&cpu.node) {
-                this.any = true;
-                let packages = &topology.packages;
-                if let Ok(position) = packages.binary_search_by_key(&cpu.package, |one| one.id) {
-                    set(&mut this.packages, position);
-                }
-                if let Ok(node) = topology.nodes.binary_search_by_key(&cpu.node, |one| one.id) {
-                    set(&mut this.nodes, node);
-                }
-            }
-        }
-        for (position, node) in topology.nodes.iter().enumerate() {
-            if preference.near_nodes.contains(&node.id) {
-                this.any = true;
-                set(&mut this.nodes, position);
+            if let Ok(node) = topology.nodes.binary_search_by_key(&cpu.node, |one| one.id) {
+                set(&mut this.nodes, node);
             }
         }
         for (from, _) in this.nodes.iter().enumerate().filter(|(_, near)| **near) {

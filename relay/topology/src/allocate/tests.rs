@@ -77,16 +77,6 @@ fn whole_caches_come_before_cores() {
 }
 
 #[test]
-fn best_fit_spares_large_free_pieces() {
-    let preference = Preference {
-        packing: Packing::BestFit,
-        ..Preference::default()
-    };
-    assert_eq!(picked(&machine(), "0-7,12-15", 4, &preference), "12-15");
-    assert_eq!(picked(&machine(), "0-3,6-15", 2, &preference), "6-7");
-}
-
-#[test]
 fn too_few_cpus_give_nothing_and_offline_ones_do_not_count() {
     let machine = machine().with_online(cpus("0-3,6-15")).unwrap();
     let none = Preference::default();
@@ -110,33 +100,14 @@ fn held_cpus_draw_new_ones_to_their_core_cache_node_and_package() {
 }
 
 #[test]
-fn a_memory_only_node_draws_to_the_nearest_cpus() {
-    let machine = machine()
-        .with_memory_node(NodeId(7), 1 << 30, NodeId(2), 17)
-        .unwrap();
+fn a_request_beyond_the_node_of_held_cpus_goes_on_in_their_package() {
+    let held = cpus("4-7");
     let preference = Preference {
-        near_nodes: &[NodeId(7)],
+        near: Some(&held),
         ..Preference::default()
     };
-    assert_eq!(picked(&machine, "0-15", 2, &preference), "8-9");
-    let preference = Preference {
-        near_nodes: &[NodeId(1)],
-        ..Preference::default()
-    };
-    assert_eq!(picked(&machine, "0-15", 2, &preference), "4-5");
-    assert_eq!(picked(&machine, "0-15", 6, &preference), "0-1,4-7");
-}
-
-#[test]
-fn a_kind_of_core_is_used_up_before_another() {
-    let hybrid = machine().with_kind(&cpus("4-7"), CoreKind::Efficiency);
-    let preference = Preference {
-        kind: Some(CoreKind::Efficiency),
-        ..Preference::default()
-    };
-    assert_eq!(picked(&hybrid, "0-15", 2, &preference), "4-5");
-    assert_eq!(picked(&hybrid, "0-15", 6, &preference), "0-1,4-7");
-    assert_eq!(picked(&hybrid, "8-15", 2, &preference), "8-9");
+    assert_eq!(picked(&machine(), "0-15", 2, &preference), "4-5");
+    assert_eq!(picked(&machine(), "0-15", 6, &preference), "0-1,4-7");
 }
 
 #[test]

@@ -123,7 +123,6 @@ fn proposal(scene: &Scene<'_>, borrower: &Pool<'_>, lender: &Pool<'_>) -> Option
         let preference = Preference {
             near: Some(&borrower.own),
             cost: Some(&cost),
-            ..Preference::default()
         };
         let lent = allocate(scene.view.topology, &lender.own, count, &preference)
             .filter(|lent| !lent.is_empty())?;

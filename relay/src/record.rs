@@ -1,7 +1,7 @@
 //! Records what the policy is asked and what was measured, for replay in the simulator.
 //!
 //! Whoever reports never waits: events go through a bounded queue to a thread that writes them, one JSON
-//! object a line as [`resmgr_sim::trace`] reads them. What does not fit is dropped, counted and said.
+//! object a line as [`resmgr_policy::trace`] reads them. What does not fit is dropped, counted and said.
 //! Must never hold more of a container than its [`Request`](resmgr_policy::Request) does: no environment but what concerns
 //! placement, no command line.
 

@@ -1,11 +1,11 @@
 //! What the daemon records, the simulator replays: the same policy decides the same again.
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
-use resmgr_policy::{ContainerId, CpuListConfig, PoolConfig, PoolsConfig, Settings, by_name};
-use resmgr_sim::{
-    Feedback, Report, Setup, replay,
+use resmgr_policy::{
+    ContainerId, CpuListConfig, PoolConfig, PoolsConfig, RebalanceMode, Settings, by_name,
     trace::{self, Event, Line},
 };
+use resmgr_sim::{Report, Setup, replay};
 use resmgr_tests::{Container, Cri, Relay, Runtime, eventually, kernel, skip};
 use resmgr_topology::CpuSet;
 use std::{
@@ -55,7 +55,7 @@ fn placed_again(lines: &[Line], lists: &[String; 2]) -> Report {
         seed: 1,
         duration_ms: last + 1,
         interval_ms: 1_000,
-        feedback: Feedback::Off,
+        feedback: RebalanceMode::Off,
     })
 }
 

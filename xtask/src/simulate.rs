@@ -1,24 +1,16 @@
 //! `cargo xtask simulate`: policies on a model of the kernel's scheduler, side by side.
 
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
-use resmgr_policy::{
-    CpuListConfig, PoolConfig, PoolsConfig, RebalanceMode, Reserved, Settings, by_name,
+use clap::{
+    Args, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser as _},
 };
-use resmgr_sim::{Setup, replay, simulate, trace, workload::standard_mix};
+use resmgr_policy::{
+    CpuListConfig, PoolConfig, PoolsConfig, RebalanceMode, Reserved, Settings, by_name, trace,
+};
+use resmgr_sim::{Setup, replay, simulate, workload::standard_mix};
 use resmgr_topology::{CpuSet, MilliCpu, Topology};
 use std::{fs, path::PathBuf};
-
-/// Whether a policy may move what runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Feedback {
-    /// It is not asked.
-    Off,
-    /// It is asked, nothing moves.
-    Shadow,
-    /// It may.
-    On,
-}
 
 /// Whose measurements the policies see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,9 +30,14 @@ pub(crate) struct Arguments {
     /// Policies to try.
     #[arg(long, value_delimiter = ',', default_value = "null,static-plus")]
     policy: Vec<String>,
-    /// Whether they may move what runs.
-    #[arg(long, value_delimiter = ',', default_value = "off")]
-    feedback: Vec<Feedback>,
+    /// Whether they may move what runs: off, they are not asked; shadow, they are asked and nothing moves.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "off",
+        value_parser = PossibleValuesParser::new(["off", "shadow", "on"]).map(|mode| feedback(&mode))
+    )]
+    feedback: Vec<RebalanceMode>,
     /// A trace, one JSON object a line; without it a mix of chatty, latency-bound, batch and bursty containers.
     #[arg(long)]
     trace: Option<PathBuf>,
@@ -69,6 +66,14 @@ pub(crate) struct Arguments {
     /// Print JSON, one report a line.
     #[arg(long)]
     json: bool,
+}
+
+fn feedback(mode: &str) -> RebalanceMode {
+    match mode {
+        "on" => RebalanceMode::On,
+        "shadow" => RebalanceMode::Shadow,
+        _ => RebalanceMode::Off,
+    }
 }
 
 /// Runs each policy with each kind of feedback, and prints what came of it.
@@ -112,11 +117,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
                 seed: arguments.seed,
                 duration_ms: arguments.seconds.saturating_mul(1000),
                 interval_ms: 1000,
-                feedback: match feedback {
-                    Feedback::Off => resmgr_sim::Feedback::Off,
-                    Feedback::Shadow => resmgr_sim::Feedback::Shadow,
-                    Feedback::On => resmgr_sim::Feedback::On,
-                },
+                feedback: *feedback,
             };
             let report = match arguments.measurements {
                 Measurements::Model => simulate(&setup),

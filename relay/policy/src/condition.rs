@@ -1,8 +1,8 @@
 //! Whether the measurements may be acted on, and if not, why: then everything is as without telemetry.
 
 use crate::{
-    decision::View,
     measured::{Fidelity, Measured},
+    view::View,
 };
 use core::fmt;
 use resmgr_topology::Nanos;

@@ -2,9 +2,9 @@
 
 use crate::{
     condition::Condition,
-    decision::View,
     measured::{Measured, Observed},
     request::ContainerId,
+    view::View,
 };
 use alloc::{
     collections::{BTreeMap, btree_map::Entry},

@@ -1,52 +1,18 @@
 //! The policy interface: a view in, a decision or a refusal out.
 
 use crate::{
-    check::Rules,
-    measured::Measured,
-    rebalance::RebalanceMemory,
+    explanation::Explanation,
     request::{ContainerId, Request},
-    state::{Placement, State},
+    rules::Rules,
+    state::{
+        Container, Placement, State,
+        rebalance::{Outcome, RebalanceMemory, What},
+    },
+    view::View,
 };
-use alloc::{string::String, sync::Arc, vec::Vec};
+use alloc::{format, string::String, sync::Arc, vec::Vec};
 use core::fmt;
-use resmgr_topology::{Nanos, Topology};
-use serde::{Deserialize, Serialize};
-
-/// All that a policy may look at.
-#[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    /// The machine.
-    pub topology: &'a Topology,
-    /// Who sits where.
-    pub state: &'a State,
-    /// What the scheduler did.
-    pub measured: &'a Measured,
-    /// `CLOCK_MONOTONIC`.
-    pub now: Nanos,
-}
-
-/// Why a container was put where it is, in words and numbers. Printed by `explain`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explanation {
-    /// One line: what was decided.
-    pub summary: String,
-    /// The rule that decided, and the numbers it saw, a line each.
-    pub reasons: Vec<String>,
-    /// The choices considered, best first, a line each with its numbers.
-    #[serde(default)]
-    pub candidates: Vec<String>,
-}
-
-/// Choices told of that were not taken; the rest is counted.
-pub(crate) const TOLD: usize = 16;
-
-/// The first of the choices, best first, and how many more there were: a line each.
-pub(crate) fn choices(lines: impl ExactSizeIterator<Item = String>, told: usize) -> Vec<String> {
-    let more = lines.len().saturating_sub(told);
-    let told = lines.take(told);
-    told.chain((more > 0).then(|| alloc::format!("and {more} more")))
-        .collect()
-}
+use resmgr_topology::Topology;
 
 /// A new wanted placement of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +38,66 @@ pub struct Decision {
     pub memory: Option<RebalanceMemory>,
     /// What else is to be told of containers whose placement stays.
     pub notes: Vec<(ContainerId, Explanation)>,
+}
+
+impl Decision {
+    /// The same without its move: it is only remembered, and explained, as what would have been done.
+    /// The end of a trial, its undoing included, is no new move and stays.
+    #[must_use]
+    pub fn shadow(mut self) -> Self {
+        let Some(memory) = &mut self.memory else {
+            self.changes.clear();
+            return self;
+        };
+        let Some(trial) = memory.trial().cloned() else {
+            return self;
+        };
+        for part in &trial.parts {
+            if let What::Pool(name) = &part.what {
+                memory.lend(name, part.from);
+            }
+        }
+        memory.settle(Outcome::Shadow, None);
+        for change in core::mem::take(&mut self.changes) {
+            if let Some(mut why) = change.explanation {
+                why.summary = format!("shadow, not done: {}", why.summary);
+                self.notes.push((change.id, why));
+            }
+        }
+        self
+    }
+}
+
+impl State {
+    /// Applies a decision: `decision.changes` in order; a change of an unknown container whose request
+    /// is `Some` inserts it; `decision.released` are taken out first.
+    pub fn apply(&mut self, decision: &Decision) {
+        for id in &decision.released {
+            self.containers.remove(id);
+        }
+        if let Some(memory) = &decision.memory {
+            self.rebalance = memory.clone();
+        }
+        for change in &decision.changes {
+            if let Some(container) = self.containers.get_mut(&change.id) {
+                container.placement = change.placement.clone();
+                if let Some(request) = &change.request {
+                    container.request = request.clone();
+                }
+            } else if let Some(request) = &change.request {
+                let arrival = self.next_arrival;
+                self.next_arrival += 1;
+                self.containers.insert(
+                    change.id.clone(),
+                    Container {
+                        request: request.clone(),
+                        placement: change.placement.clone(),
+                        arrival,
+                    },
+                );
+            }
+        }
+    }
 }
 
 /// The policy says no: nothing has changed. Says what was asked, what there was, what to change.

@@ -12,6 +12,7 @@ mod condition;
 mod config;
 mod contention;
 mod decision;
+mod explanation;
 mod measured;
 mod mems;
 mod none;
@@ -19,26 +20,29 @@ mod quantity;
 mod rebalance;
 mod registry;
 mod request;
+mod rules;
 mod slices;
 mod state;
 mod static_plus;
 mod static_policy;
 mod stp;
+pub mod trace;
+mod view;
 mod workload;
 
 pub use annotation::{
     concerns_placement, effective, wants_exclusive_moved, wants_rebalance, wants_resources_file,
 };
-pub use check::{Rules, Violation, check};
+pub use check::{Violation, check};
 pub use condition::{Condition, STALE_NS};
 pub use config::{ConfigProblem, Reserved, StaticConfig};
-pub use decision::{Change, Decision, Explanation, Policy, Refusal, View};
+pub use decision::{Change, Decision, Policy, Refusal};
+pub use explanation::Explanation;
 pub use measured::{Confidence, Fidelity, HALF_LIFE, Measured, Observed};
 pub use none::Unplaced;
 pub use quantity::{Quantity, QuantityError};
-pub use rebalance::{
-    BUDGET_PER_MINUTE, Judged, Moved, Outcome, Part, REST_NS, REST_UNDONE_NS, RebalanceMemory,
-    VERIFY_FROM_NS, VERIFY_NS, VERIFY_WAITING_NS, Wandered, What,
+pub use rebalance::limits::{
+    BUDGET_PER_MINUTE, REST_NS, REST_UNDONE_NS, VERIFY_FROM_NS, VERIFY_NS, VERIFY_WAITING_NS,
 };
 pub use registry::{POLICIES, PolicyInfo, RebalanceMode, Settings, by_name, find};
 pub use request::{
@@ -47,17 +51,23 @@ pub use request::{
         AnnotationError, Entry as AnnotationEntry, RESOURCES_ANNOTATION, entry_of_annotation,
     },
     basis::{Annotated, Basis, judge_pod},
+    cmk_isolate::{Isolate, parse_isolate},
     estimate::{
         CriResources, estimate, milli_from_quota, milli_from_shares, quota_from_milli,
         shares_from_milli,
     },
     qos::qos_from_cgroup_parent,
 };
-pub use state::{Container, Placement, Quota, State};
+pub use rules::Rules;
+pub use state::{
+    Container, Placement, Quota, State,
+    rebalance::{Judged, Moved, Outcome, Part, RebalanceMemory, Wandered, What},
+    workloads::{Known, Workloads},
+};
 pub use static_plus::StaticPlusPolicy;
 pub use static_policy::StaticPolicy;
 pub use stp::{
-    CpuListConfig, EXCLUSIVE_CORES, Isolate, PoolConfig, PoolsConfig, StaticPools, parse_isolate,
-    pools_from_directory,
+    CpuListConfig, EXCLUSIVE_CORES, PoolConfig, PoolsConfig, StaticPools, pools_from_directory,
 };
-pub use workload::{Known, MAX_WORKLOADS, Workloads, remember, workload};
+pub use view::View;
+pub use workload::{MAX_WORKLOADS, remember, workload};

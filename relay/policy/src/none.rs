@@ -1,9 +1,11 @@
 //! Policies that place nothing: `null` and `none`.
 
 use crate::{
-    decision::{Change, Decision, Explanation, Policy, Refusal, View},
+    decision::{Change, Decision, Policy, Refusal},
+    explanation::Explanation,
     request::{ContainerId, Request},
     state::Placement,
+    view::View,
 };
 use alloc::{format, sync::Arc, vec, vec::Vec};
 

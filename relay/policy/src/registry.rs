@@ -1,17 +1,19 @@
 //! The policies there are.
 
 use crate::{
-    check::Rules,
     config::{ConfigProblem, StaticConfig},
-    decision::{Decision, Policy, Refusal, View},
+    decision::{Decision, Policy, Refusal},
     none::Unplaced,
     request::{ContainerId, Request},
+    rules::Rules,
     static_plus::StaticPlusPolicy,
     static_policy::StaticPolicy,
     stp::{PoolsConfig, StaticPools},
+    view::View,
 };
 use alloc::{boxed::Box, format, vec, vec::Vec};
 use resmgr_topology::Topology;
+use serde::Serialize;
 
 /// A policy as listed by `--list-policies`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +74,8 @@ pub struct Settings {
 }
 
 /// Whether a policy may move what runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RebalanceMode {
     /// Never.
     #[default]

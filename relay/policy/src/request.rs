@@ -2,11 +2,12 @@
 
 pub(crate) mod annotation;
 pub(crate) mod basis;
+pub(crate) mod cmk_isolate;
 pub(crate) mod estimate;
 pub(crate) mod qos;
 
-use crate::stp::isolate_words;
-use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
+use alloc::{collections::BTreeMap, format, string::String, sync::Arc, vec::Vec};
+use cmk_isolate::isolate_words;
 use core::fmt;
 use resmgr_topology::MilliCpu;
 use serde::{Deserialize, Serialize};
@@ -143,6 +144,12 @@ pub struct Request {
 }
 
 impl Request {
+    /// `namespace/pod/container`.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        format!("{}/{}/{}", self.pod.namespace, self.pod.name, self.name)
+    }
+
     /// The request without what is not needed to place the container again: of its command line only a
     /// `cmk isolate` with its options remains.
     #[must_use]

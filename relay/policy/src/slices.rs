@@ -8,17 +8,16 @@ mod confine;
 mod explain;
 mod settle;
 
-pub(crate) use confine::{HURT_NS_PER_S, PAIR_MILLI_PER_S, due_to};
-
 use crate::{
     annotation::wants_rebalance,
-    check::Rules,
     config::{ConfigProblem, Reserved, StaticConfig},
     contention::Contention,
-    decision::{Decision, Refusal, View},
-    rebalance::RebalanceMemory,
+    decision::{Decision, Refusal},
+    explanation::listed,
     request::{ContainerId, QosClass, Request},
-    state::Placement,
+    rules::Rules,
+    state::{Placement, rebalance::RebalanceMemory},
+    view::View,
     workload::known as known_of,
 };
 use alloc::{format, sync::Arc, vec, vec::Vec};
@@ -359,7 +358,7 @@ impl<F: Flavour> Slices<F> {
                  shared pool ({}), {} isolated ({}); the shared pool keeps at least one CPU. Request fewer \
                  CPUs or end other exclusive containers",
                 F::NAME,
-                full_name(request),
+                request.full_name(),
                 split.full,
                 free.len(),
                 listed(&free),
@@ -376,23 +375,6 @@ pub(crate) struct Chosen {
     cpus: CpuSet,
     from: Option<From>,
     kept: bool,
-}
-
-/// A set for people: `none` when empty.
-pub(crate) fn listed(cpus: &CpuSet) -> alloc::string::String {
-    if cpus.is_empty() {
-        "none".into()
-    } else {
-        format!("{cpus}")
-    }
-}
-
-/// `namespace/pod/container`.
-pub(crate) fn full_name(request: &Request) -> alloc::string::String {
-    format!(
-        "{}/{}/{}",
-        request.pod.namespace, request.pod.name, request.name
-    )
 }
 
 /// Whether a container's quota would throttle CPUs nobody else may use.

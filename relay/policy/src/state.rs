@@ -1,15 +1,16 @@
 //! Who sits where: the only state there is. Pools are derived from it, never stored beside it.
 
-use crate::{
-    rebalance::RebalanceMemory,
-    request::{ContainerId, Request},
-};
+pub(crate) mod rebalance;
+pub(crate) mod workloads;
+
+use crate::request::{ContainerId, Request};
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     string::String,
     sync::Arc,
     vec::Vec,
 };
+use rebalance::RebalanceMemory;
 use resmgr_topology::{CpuSet, Cpus, MilliCpu, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -92,35 +93,5 @@ impl State {
             .fold(CpuSet::EMPTY, |all, container| {
                 all.union(&container.placement.exclusive)
             })
-    }
-
-    /// Applies a decision: `decision.changes` in order; a change of an unknown container whose request
-    /// is `Some` inserts it; `decision.released` are taken out first.
-    pub fn apply(&mut self, decision: &crate::Decision) {
-        for id in &decision.released {
-            self.containers.remove(id);
-        }
-        if let Some(memory) = &decision.memory {
-            self.rebalance = memory.clone();
-        }
-        for change in &decision.changes {
-            if let Some(container) = self.containers.get_mut(&change.id) {
-                container.placement = change.placement.clone();
-                if let Some(request) = &change.request {
-                    container.request = request.clone();
-                }
-            } else if let Some(request) = &change.request {
-                let arrival = self.next_arrival;
-                self.next_arrival += 1;
-                self.containers.insert(
-                    change.id.clone(),
-                    Container {
-                        request: request.clone(),
-                        placement: change.placement.clone(),
-                        arrival,
-                    },
-                );
-            }
-        }
     }
 }

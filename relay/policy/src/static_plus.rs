@@ -3,12 +3,13 @@
 
 use crate::{
     annotation::prefer_isolated,
-    check::Rules,
     config::{ConfigProblem, StaticConfig},
-    decision::{Decision, Policy, Refusal, View},
+    decision::{Decision, Policy, Refusal},
     rebalance::rebalance,
     request::{ContainerId, QosClass, Request},
+    rules::Rules,
     slices::{Flavour, From, Lent, Sets, Slices, Split},
+    view::View,
 };
 use alloc::{vec, vec::Vec};
 use resmgr_topology::{CpuSet, MilliCpu, Topology};

@@ -5,27 +5,25 @@
 
 mod ask;
 mod directory;
-mod isolate;
 mod level;
 mod pools;
 
 pub use ask::EXCLUSIVE_CORES;
 pub use directory::pools_from_directory;
-pub(crate) use isolate::isolate_words;
-pub use isolate::{Isolate, parse_isolate};
 pub use pools::{CpuListConfig, PoolConfig, PoolsConfig};
 
 use crate::{
-    check::Rules,
     condition::usable,
     config::ConfigProblem,
     contention::{CONFIDENT, Contention, with_seen},
-    decision::{Change, Decision, Explanation, Policy, Refusal, TOLD, View, choices},
+    decision::{Change, Decision, Policy, Refusal},
+    explanation::{Explanation, TOLD, choices, listed},
     rebalance::rebalance,
     request::{ContainerId, Request},
-    slices::{full_name, listed},
-    state::{Container, Placement},
-    workload::{Known, known},
+    rules::Rules,
+    state::{Container, Placement, workloads::Known},
+    view::View,
+    workload::known,
 };
 use alloc::{
     collections::BTreeMap,
@@ -104,7 +102,7 @@ impl StaticPools {
         if !pool.exclusive && ask.exclusive > 0 {
             return Err(format!(
                 "container \"{}\" with exclusive CPUs set to run in non-exclusive pool {name:?}",
-                full_name(request)
+                request.full_name()
             ));
         }
         let contention = Contention::of(view);
@@ -172,7 +170,7 @@ impl StaticPools {
             reasons.push("not pinned, as it asked: CMK_CPUS_ASSIGNED tells it its CPUs".into());
         }
         let explanation = Explanation {
-            summary: format!("{}: CPUs {assigned} of pool {name:?}", full_name(request)),
+            summary: format!("{}: CPUs {assigned} of pool {name:?}", request.full_name()),
             reasons,
             candidates: choices(
                 candidates.iter().map(|(load, _, list)| load.line(list)),
@@ -370,7 +368,7 @@ impl Policy for StaticPools {
                 Explanation {
                     summary: format!(
                         "{}: keeps CPUs {}",
-                        full_name(request),
+                        request.full_name(),
                         listed(&one.placement.cpus)
                     ),
                     reasons: vec!["placed before; pools do not follow a changed request".into()],

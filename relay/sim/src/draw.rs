@@ -2,11 +2,8 @@
 //! colour of the container that ran there most. Each class of containers has a hue, each container a shade
 //! of it; a triangle over the plot is a move by feedback.
 
-use crate::{
-    kernel::{Handle, Stretch},
-    workload::Class,
-};
-use resmgr_policy::ContainerId;
+use crate::kernel::{Handle, Stretch};
+use resmgr_policy::{ContainerId, trace::Class};
 use resmgr_topology::{Cpu, CpuId, Topology};
 use std::{collections::BTreeMap, fmt::Write as _};
 

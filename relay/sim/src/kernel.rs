@@ -8,8 +8,10 @@
 //! in), frequencies, real-time classes, NUMA balancing of memory.
 
 mod place;
+mod spans;
 
-use crate::{random::Random, workload::Behaviour};
+use crate::random::Random;
+use resmgr_policy::trace::Behaviour;
 use resmgr_topology::{CpuId, CpuSet, DistanceClass, Topology};
 use std::{
     cmp::Reverse,
@@ -162,7 +164,7 @@ impl<'t> Kernel<'t> {
     #[must_use]
     pub fn new(topology: &'t Topology, seed: u64) -> Self {
         let ids: Vec<CpuId> = topology.online.iter().collect();
-        let spans = place::spans(topology, &ids);
+        let spans = spans::spans(topology, &ids);
         let mut this = Self {
             topology,
             queues: ids.iter().map(|_| RunQueue::default()).collect(),

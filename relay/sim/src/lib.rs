@@ -1,6 +1,6 @@
 //! A seeded model of the kernel's scheduler, for simulation and property tests.
 //!
-//! A [`trace::Line`] says which containers come and go; [`run::simulate`] passes them through any policy,
+//! A [`Line`](resmgr_policy::trace::Line) says which containers come and go; [`run::simulate`] passes them through any policy,
 //! lets the [`kernel`] model run their threads on the CPUs they were given, measures what the telemetry
 //! of the daemon would measure, and feeds it back. Equal arguments give equal reports.
 //!
@@ -11,9 +11,9 @@ pub mod kernel;
 mod random;
 pub mod report;
 pub mod run;
-pub mod trace;
+mod setup;
 pub mod workload;
 
 pub use report::Report;
-pub use run::{Feedback, Setup, replay, simulate};
-pub use workload::{Behaviour, Class};
+pub use run::{replay, simulate};
+pub use setup::Setup;

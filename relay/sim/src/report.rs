@@ -1,12 +1,7 @@
 //! What came of a simulation, for people and for tests.
 
-use crate::{
-    draw::Timeline,
-    kernel::Counters,
-    run::{Feedback, Setup},
-    workload::Class,
-};
-use resmgr_policy::ContainerId;
+use crate::{draw::Timeline, kernel::Counters, setup::Setup};
+use resmgr_policy::{ContainerId, RebalanceMode, trace::Class};
 use resmgr_topology::{CpuSet, DistanceClass};
 use serde::Serialize;
 use std::{collections::BTreeMap, fmt};
@@ -62,7 +57,7 @@ pub struct Report {
     /// The policy's name.
     pub policy: &'static str,
     /// Whether it moved what ran.
-    pub feedback: Feedback,
+    pub feedback: RebalanceMode,
     /// Simulated time, milliseconds.
     pub duration_ms: u64,
     /// Every container that ran, in the order they ended.

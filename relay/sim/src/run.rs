@@ -3,50 +3,17 @@
 use crate::{
     kernel::{Counters, Handle, Kernel, PERIOD_NS},
     report::{ContainerReport, Report, percentile},
-    trace::{Event, Line},
-    workload::Behaviour,
+    setup::Setup,
 };
 use resmgr_policy::{
-    Change, Confidence, ContainerId, Decision, Measured, Observed, Policy, Quota, Request, State,
-    View, check,
+    Change, Confidence, ContainerId, Decision, Measured, Observed, Quota, RebalanceMode, Request,
+    State, View, check,
+    trace::{Behaviour, Event},
 };
-use resmgr_topology::{CpuSet, DistanceClass, Nanos, Topology};
-use serde::{Deserialize, Serialize};
+use resmgr_topology::{CpuSet, DistanceClass, Nanos};
 use std::collections::BTreeMap;
 
 const MS: u64 = 1_000_000;
-
-/// What happens to the policy's wish to move what runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Feedback {
-    /// It is not asked.
-    #[default]
-    Off,
-    /// It is asked and counted, nothing moves.
-    Shadow,
-    /// It is done.
-    On,
-}
-
-/// One simulation.
-#[derive(Clone, Copy, Debug)]
-pub struct Setup<'a> {
-    /// The machine.
-    pub topology: &'a Topology,
-    /// Who places.
-    pub policy: &'a dyn Policy,
-    /// What comes and goes.
-    pub trace: &'a [Line],
-    /// Equal seeds give equal runs.
-    pub seed: u64,
-    /// How long, milliseconds of simulated time.
-    pub duration_ms: u64,
-    /// How often the scheduler is measured and the policy asked to rebalance, milliseconds.
-    pub interval_ms: u64,
-    /// Whether its wishes are done.
-    pub feedback: Feedback,
-}
 
 /// A container in the simulation.
 #[derive(Debug)]
@@ -288,13 +255,13 @@ impl<'a> Simulation<'a> {
     }
 
     fn rebalance(&mut self) {
-        if self.setup.feedback == Feedback::Off {
+        if self.setup.feedback == RebalanceMode::Off {
             return;
         }
         let Some(decision) = self.setup.policy.rebalance(self.view()) else {
             return;
         };
-        if self.setup.feedback == Feedback::Shadow {
+        if self.setup.feedback == RebalanceMode::Shadow {
             self.report.moves += decision.changes.len();
             // Remembered, so that the same move is not shown again at every step.
             self.state.apply(&decision.shadow());

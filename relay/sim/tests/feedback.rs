@@ -3,12 +3,9 @@
 use proptest::{prelude::*, test_runner::RngSeed};
 use resmgr_policy::{
     CpuListConfig, Policy, PoolConfig, QosClass, RebalanceMode, Reserved, Settings, by_name,
+    trace::{Behaviour, Class, Event, Line},
 };
-use resmgr_sim::{
-    Behaviour, Class, Feedback, Report, Setup, simulate,
-    trace::{Event, Line},
-    workload::request,
-};
+use resmgr_sim::{Report, Setup, simulate, workload::request};
 use resmgr_topology::{DistanceClass, MilliCpu, Topology};
 
 const MS: u64 = 1_000_000;
@@ -50,7 +47,13 @@ const STEADY: Pace = Pace {
     interval_ms: 400,
 };
 
-fn run(name: &str, machine: &Topology, trace: &[Line], seed: u64, feedback: Feedback) -> Report {
+fn run(
+    name: &str,
+    machine: &Topology,
+    trace: &[Line],
+    seed: u64,
+    feedback: RebalanceMode,
+) -> Report {
     run_for(BRISK, name, machine, trace, seed, feedback)
 }
 
@@ -60,7 +63,7 @@ fn run_for(
     machine: &Topology,
     trace: &[Line],
     seed: u64,
-    feedback: Feedback,
+    feedback: RebalanceMode,
 ) -> Report {
     simulate(&Setup {
         topology: machine,
@@ -110,9 +113,9 @@ fn talkers() -> Vec<Line> {
 fn feedback_lessens_the_wandering_over_packages_and_a_shadow_changes_nothing() {
     let machine = Topology::synthetic("pack:2 core:8 pu:1").unwrap();
     for name in ["static", "static-plus"] {
-        let off = run(name, &machine, &talkers(), 3, Feedback::Off);
-        let shadow = run(name, &machine, &talkers(), 3, Feedback::Shadow);
-        let on = run(name, &machine, &talkers(), 3, Feedback::On);
+        let off = run(name, &machine, &talkers(), 3, RebalanceMode::Off);
+        let shadow = run(name, &machine, &talkers(), 3, RebalanceMode::Shadow);
+        let on = run(name, &machine, &talkers(), 3, RebalanceMode::On);
         assert!(on.moves > 0 && on.violations.is_empty(), "{off}\n{on}");
         assert!(
             on.cross_package() * 5 <= off.cross_package() * 4,
@@ -176,8 +179,8 @@ fn under_a_constant_load_the_moves_end_and_the_end_is_no_worse_than_without() {
                 };
                 run_for(pace, name, &machine, &trace, seed, feedback)
             };
-            let off = for_ms(WHOLE_MS, Feedback::Off);
-            let on = for_ms(WHOLE_MS, Feedback::On);
+            let off = for_ms(WHOLE_MS, RebalanceMode::Off);
+            let on = for_ms(WHOLE_MS, RebalanceMode::On);
             let told = format!("seed {seed}\n{off}\n{on}");
             assert!(on.violations.is_empty(), "{told}");
             // Longer than a rest: whoever wanders without end would go on by now.
@@ -187,7 +190,7 @@ fn under_a_constant_load_the_moves_end_and_the_end_is_no_worse_than_without() {
             // Equal seeds give equal runs: what is more in the longer one is its end.
             let end =
                 |whole: &Report, feedback| lost_ns(whole) - lost_ns(&for_ms(SETTLED_MS, feedback));
-            let (with, without) = (end(&on, Feedback::On), end(&off, Feedback::Off));
+            let (with, without) = (end(&on, RebalanceMode::On), end(&off, RebalanceMode::Off));
             let noise_ns = noise_ns(&off) * (WHOLE_MS - SETTLED_MS) / WHOLE_MS;
             assert!(
                 with <= without + noise_ns,
@@ -262,7 +265,7 @@ proptest! {
             .collect();
         trace.sort_by_key(|line| line.at_ms);
         let run = |seed, feedback| run_for(STEADY, name, &machine, &trace, seed, feedback);
-        let (off, on) = (run(seed, Feedback::Off), run(seed, Feedback::On));
+        let (off, on) = (run(seed, RebalanceMode::Off), run(seed, RebalanceMode::On));
         prop_assert!(on.violations.is_empty(), "{}", on);
         // The run is shorter than a rest: each is moved once and undone once at most, as is what its pool
         // borrows, which takes the members along; and there are no more than six moves in it.
@@ -273,8 +276,8 @@ proptest! {
             // away over several (eight differ by a third of it on average); what is the moves' does not.
             let (mut with, mut without, mut noise) = (0, 0, 0);
             for seed in (1..=8).map(|n| seed.wrapping_add(n)) {
-                let off = run(seed, Feedback::Off);
-                with += lost_ns(&run(seed, Feedback::On));
+                let off = run(seed, RebalanceMode::Off);
+                with += lost_ns(&run(seed, RebalanceMode::On));
                 without += lost_ns(&off);
                 noise += noise_ns(&off);
             }

@@ -2,11 +2,12 @@
 
 use proptest::prelude::*;
 use resmgr_policy::{
-    Change, ContainerId, Decision, Placement, Policy, QosClass, Refusal, Request, Unplaced, View,
+    Change, ContainerId, Decision, Placement, Policy, QosClass, RebalanceMode, Refusal, Request,
+    Unplaced, View,
+    trace::{self, Behaviour, Class, Event, Line},
 };
 use resmgr_sim::{
-    Behaviour, Class, Feedback, Report, Setup, simulate,
-    trace::{self, Event, Line},
+    Report, Setup, simulate,
     workload::{request, standard_mix},
 };
 use resmgr_topology::{MilliCpu, Topology};
@@ -17,7 +18,7 @@ fn machine() -> Topology {
     Topology::synthetic("pack:2 numa:2 core:2 pu:2").expect("a legal description")
 }
 
-fn run(machine: &Topology, policy: &dyn Policy, trace: &[Line], feedback: Feedback) -> Report {
+fn run(machine: &Topology, policy: &dyn Policy, trace: &[Line], feedback: RebalanceMode) -> Report {
     simulate(&Setup {
         topology: machine,
         policy,
@@ -106,8 +107,8 @@ impl Policy for Confining {
 fn equal_seeds_give_equal_runs_and_other_seeds_do_not() {
     let machine = machine();
     let mix = standard_mix(&machine);
-    let one = run(&machine, &UNPINNED, &mix, Feedback::Off);
-    let again = run(&machine, &UNPINNED, &mix, Feedback::Off);
+    let one = run(&machine, &UNPINNED, &mix, RebalanceMode::Off);
+    let again = run(&machine, &UNPINNED, &mix, RebalanceMode::Off);
     assert_eq!(one.containers, again.containers);
     assert_eq!(one.timeline.svg("a"), again.timeline.svg("a"));
     let other = simulate(&Setup {
@@ -117,7 +118,7 @@ fn equal_seeds_give_equal_runs_and_other_seeds_do_not() {
         seed: 8,
         duration_ms: 6_000,
         interval_ms: 500,
-        feedback: Feedback::Off,
+        feedback: RebalanceMode::Off,
     });
     assert_ne!(one.containers, other.containers);
 }
@@ -129,7 +130,7 @@ fn endless_work_fills_all_cpus_and_no_more() {
         &machine,
         &UNPINNED,
         &[create("b", Class::Batch, 8, None)],
-        Feedback::Off,
+        RebalanceMode::Off,
     );
     assert_eq!(half.containers[0].run_ns, 8 * 6_000_000_000);
     assert_eq!(half.wait_p99_ns, 0);
@@ -137,7 +138,7 @@ fn endless_work_fills_all_cpus_and_no_more() {
         &machine,
         &UNPINNED,
         &[create("b", Class::Batch, 20, None)],
-        Feedback::Off,
+        RebalanceMode::Off,
     );
     assert_eq!(full.containers[0].run_ns, 16 * 6_000_000_000);
     assert!(full.wait_p99_ns > 0);
@@ -150,7 +151,7 @@ fn a_quota_throttles_and_throttling_is_not_waiting() {
         &machine,
         &UNPINNED,
         &[create("b", Class::Batch, 4, Some(2000))],
-        Feedback::Off,
+        RebalanceMode::Off,
     );
     let ran_ms = report.containers[0].run_ns / 1_000_000;
     assert!(
@@ -169,7 +170,7 @@ fn shares_divide_a_busy_machine() {
         request.requirements.cpu_request = MilliCpu(250);
     }
     let trace = [light, create("heavy", Class::Batch, 1, None)];
-    let report = run(&machine, &UNPINNED, &trace, Feedback::Off);
+    let report = run(&machine, &UNPINNED, &trace, RebalanceMode::Off);
     let ran = |name: &str| {
         let found = report.containers.iter().find(|one| &*one.id.0 == name);
         found.map_or(0, |one| one.run_ns)
@@ -182,9 +183,9 @@ fn shares_divide_a_busy_machine() {
 fn talking_threads_cross_packages_unless_they_are_confined() {
     let machine = machine();
     let mix = standard_mix(&machine);
-    let off = run(&machine, &Confining, &mix, Feedback::Off);
-    let shadow = run(&machine, &Confining, &mix, Feedback::Shadow);
-    let on = run(&machine, &Confining, &mix, Feedback::On);
+    let off = run(&machine, &Confining, &mix, RebalanceMode::Off);
+    let shadow = run(&machine, &Confining, &mix, RebalanceMode::Shadow);
+    let on = run(&machine, &Confining, &mix, RebalanceMode::On);
     assert!(off.cross_package() > 100, "{off}");
     assert_eq!(off.cross_package(), shadow.cross_package());
     assert!(shadow.moves > 0 && off.moves == 0);
@@ -220,7 +221,7 @@ fn a_broken_promise_is_reported() {
         create("one", Class::Latency, 1, None),
         create("two", Class::Latency, 1, None),
     ];
-    let report = run(&machine(), &Careless, &trace, Feedback::Off);
+    let report = run(&machine(), &Careless, &trace, RebalanceMode::Off);
     assert_eq!(
         report.violations.first().map(String::as_str),
         Some("0 ms: CPU 0 belongs to one alone, but two may run on it")
@@ -262,7 +263,7 @@ fn containers_end_when_the_trace_says() {
         id: ContainerId("b".into()),
     };
     let trace = [create("b", Class::Batch, 4, None), exit];
-    let report = run(&machine(), &UNPINNED, &trace, Feedback::Off);
+    let report = run(&machine(), &UNPINNED, &trace, RebalanceMode::Off);
     assert_eq!(report.containers[0].run_ns, 4 * 2_000_000_000);
 }
 
@@ -297,7 +298,7 @@ proptest! {
             seed,
             duration_ms: 1_000,
             interval_ms: 100,
-            feedback: Feedback::On,
+            feedback: RebalanceMode::On,
         });
         let cpus = u64::try_from(machine.cpus.len()).unwrap();
         let ran: u64 = report.containers.iter().map(|one| one.run_ns).sum();

@@ -1,10 +1,12 @@
 //! The registered policies on the model: promises kept in every run, and the order one expects of them.
 
 use proptest::prelude::*;
-use resmgr_policy::{ContainerId, Policy, QosClass, RebalanceMode, Reserved, Settings, by_name};
+use resmgr_policy::{
+    ContainerId, Policy, QosClass, RebalanceMode, Reserved, Settings, by_name,
+    trace::{Behaviour, Class, Event, Line},
+};
 use resmgr_sim::{
-    Behaviour, Class, Feedback, Report, Setup, simulate,
-    trace::{Event, Line},
+    Report, Setup, simulate,
     workload::{request, standard_mix},
 };
 use resmgr_topology::{MilliCpu, Topology};
@@ -18,7 +20,7 @@ fn policy(name: &str, machine: &Topology) -> Box<dyn Policy> {
     by_name(name, machine, &settings).expect("a legal configuration")
 }
 
-fn run(name: &str, machine: &Topology, trace: &[Line], feedback: Feedback) -> Report {
+fn run(name: &str, machine: &Topology, trace: &[Line], feedback: RebalanceMode) -> Report {
     simulate(&Setup {
         topology: machine,
         policy: &*policy(name, machine),
@@ -59,7 +61,7 @@ fn exclusive_cpus_shield_from_a_crowd() {
     let service = Behaviour::of(Class::Latency, 6);
     trace.push(create(10, "service", QosClass::Guaranteed, 2000, service));
     let wait = |name: &str| {
-        let report = run(name, &machine, &trace, Feedback::Off);
+        let report = run(name, &machine, &trace, RebalanceMode::Off);
         assert!(report.violations.is_empty(), "{report}");
         report.classes[&Class::Latency].wait_p99_ns
     };
@@ -74,8 +76,8 @@ fn exclusive_cpus_shield_from_a_crowd() {
 fn slices_of_one_package_end_the_crossing_of_packages() {
     let machine = Topology::synthetic("pack:2 numa:2 core:2 pu:2").unwrap();
     let mix = standard_mix(&machine);
-    let open = run("null", &machine, &mix, Feedback::Off);
-    let sliced = run("static-plus", &machine, &mix, Feedback::Off);
+    let open = run("null", &machine, &mix, RebalanceMode::Off);
+    let sliced = run("static-plus", &machine, &mix, RebalanceMode::Off);
     assert!(
         sliced.cross_package() * 10 <= open.cross_package(),
         "{open}\n{sliced}"
@@ -86,8 +88,8 @@ fn slices_of_one_package_end_the_crossing_of_packages() {
 fn a_policy_that_never_rebalances_is_the_same_with_feedback() {
     let machine = Topology::synthetic("pack:2 core:4 pu:2").unwrap();
     let mix = standard_mix(&machine);
-    let off = run("null", &machine, &mix, Feedback::Off);
-    let on = run("null", &machine, &mix, Feedback::On);
+    let off = run("null", &machine, &mix, RebalanceMode::Off);
+    let on = run("null", &machine, &mix, RebalanceMode::On);
     assert_eq!(off.containers, on.containers);
     assert_eq!(on.moves, 0);
 }
@@ -140,7 +142,7 @@ proptest! {
             seed,
             duration_ms: 1_500,
             interval_ms: 100,
-            feedback: Feedback::On,
+            feedback: RebalanceMode::On,
         };
         let report = simulate(&setup);
         prop_assert!(report.violations.is_empty(), "{}", report);

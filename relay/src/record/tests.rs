@@ -1,8 +1,7 @@
 use super::*;
-use resmgr_policy::{Change, Decision, Placement, Request};
-use resmgr_sim::{
+use resmgr_policy::{
+    Change, Decision, Placement, PodRef, QosClass, Request, Requirements,
     trace::{self, Event, Line},
-    workload::request,
 };
 use resmgr_topology::MilliCpu;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,12 +13,26 @@ fn machine() -> Arc<Topology> {
 }
 
 fn asks(id: &str, milli: u32) -> Request {
-    request(
-        id,
-        resmgr_policy::QosClass::Burstable,
-        MilliCpu(milli),
-        None,
-    )
+    Request {
+        id: ContainerId(id.into()),
+        pod: PodRef {
+            sandbox: id.into(),
+            uid: id.into(),
+            name: id.into(),
+            namespace: "default".into(),
+        },
+        name: id.into(),
+        qos: QosClass::Burstable,
+        requirements: Requirements {
+            cpu_request: MilliCpu(milli),
+            ..Requirements::default()
+        },
+        init: false,
+        annotations: std::collections::BTreeMap::new(),
+        env: Vec::new(),
+        command: Vec::new(),
+        args: Vec::new(),
+    }
 }
 
 /// What is placed after these requests in turn.

@@ -1,8 +1,10 @@
 //! The thread that writes the trace.
 
 use super::RecordError;
-use resmgr_policy::{ContainerId, Measured, Request, State};
-use resmgr_sim::trace::{Event, Line};
+use resmgr_policy::{
+    ContainerId, Measured, Request, State,
+    trace::{Event, Line},
+};
 use resmgr_topology::Topology;
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -4,12 +4,9 @@ use super::{HALF_LIFE, MIX, Part, Way};
 use anyhow::{Result, anyhow, bail};
 use resmgr_policy::{
     CpuListConfig, PoolConfig, QosClass, RebalanceMode, Reserved, Settings, by_name,
+    trace::{Behaviour, Class, Event, Line},
 };
-use resmgr_sim::{
-    Behaviour, Class, Feedback, Report, Setup, simulate,
-    trace::{Event, Line},
-    workload::request,
-};
+use resmgr_sim::{Report, Setup, simulate, workload::request};
 use resmgr_topology::{MilliCpu, Topology};
 
 const MS: u64 = 1_000_000;
@@ -117,9 +114,9 @@ fn simulated(way: Way, seed: u64, duration_ms: u64) -> Result<Report> {
         // The model's half-life is five of these.
         interval_ms: u64::try_from(HALF_LIFE.as_millis() / 5)?,
         feedback: match way.feedback {
-            "on" => Feedback::On,
-            "shadow" => Feedback::Shadow,
-            _ => Feedback::Off,
+            "on" => RebalanceMode::On,
+            "shadow" => RebalanceMode::Shadow,
+            _ => RebalanceMode::Off,
         },
     }))
 }

@@ -1,7 +1,10 @@
 //! What waiting, migrations and moves cost, as time.
 
-use super::memory::{Part, Wandered, What};
-use crate::{decision::View, measured::Observed};
+use crate::{
+    measured::Observed,
+    state::rebalance::{Part, Wandered, What},
+    view::View,
+};
 use resmgr_topology::CpuSet;
 
 /// Warming the caches again after a migration to another package, microseconds (estimate: some megabytes

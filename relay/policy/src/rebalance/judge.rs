@@ -1,16 +1,23 @@
 //! Whether the last move kept its promise.
 
-use super::{
-    MIN_GAIN_NS, Movable, REST_NS, REST_UNDONE_NS, SECOND_NS, VERIFY_FROM_NS, VERIFY_NS,
-    VERIFY_WAITING_NS, confident,
-    cost::lost_ns_per_s,
-    memory::{Moved, Outcome, Part, RebalanceMemory, Wandered, What},
-};
 use crate::{
-    decision::{Change, Decision, Explanation, View},
+    decision::{Change, Decision},
+    explanation::Explanation,
+    rebalance::{
+        cost::lost_ns_per_s,
+        limits::{
+            MIN_GAIN_NS, REST_NS, REST_UNDONE_NS, SECOND_NS, VERIFY_FROM_NS, VERIFY_NS,
+            VERIFY_WAITING_NS,
+        },
+        proposal::{Movable, confident},
+    },
     request::ContainerId,
-    slices::full_name,
-    workload::{Known, key},
+    state::{
+        rebalance::{Moved, Outcome, Part, RebalanceMemory, Wandered, What},
+        workloads::Known,
+    },
+    view::View,
+    workload::key,
 };
 use alloc::{format, string::String, sync::Arc, vec, vec::Vec};
 use resmgr_topology::Nanos;
@@ -105,7 +112,7 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
     };
     let why = |part: &Part| {
         let name = view.state.containers.get(&part.id);
-        let name = name.map_or_else(String::new, |one| full_name(&one.request));
+        let name = name.map_or_else(String::new, |one| one.request.full_name());
         let mut reasons = vec![
             format!("{numbers}; not tried again for {} s", rest_ns / SECOND_NS),
             format!("moved back: {}", part.line()),
@@ -248,7 +255,7 @@ fn settled(
         let why = Explanation {
             summary: format!(
                 "{}: move kept ({})",
-                full_name(&container.request),
+                container.request.full_name(),
                 trial.reason
             ),
             reasons: vec![numbers.clone()],

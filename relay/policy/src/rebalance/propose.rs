@@ -1,16 +1,18 @@
 //! The best move there is, if one is worth it.
 
-use super::{
-    BUDGET_PER_MINUTE, MIN_GAIN_NS, Movable, Proposal, REST_NS, SECOND_NS, VERIFY_NS,
-    VERIFY_WAITING_NS, Wins, confident,
-    cost::{PAYBACK_S, cost_ns_per_s, lost_ns_per_s},
-    judge::tell,
-    memory::{Judged, Moved, Outcome, Part, RebalanceMemory, Wandered, What},
-    movable,
-};
+use super::judge::tell;
 use crate::{
-    decision::{Decision, Explanation, View},
-    slices::full_name,
+    decision::Decision,
+    explanation::Explanation,
+    rebalance::{
+        cost::{PAYBACK_S, cost_ns_per_s, lost_ns_per_s},
+        limits::{
+            BUDGET_PER_MINUTE, MIN_GAIN_NS, REST_NS, SECOND_NS, VERIFY_NS, VERIFY_WAITING_NS,
+        },
+        proposal::{Movable, Proposal, Wins, confident, movable},
+    },
+    state::rebalance::{Judged, Moved, Outcome, Part, RebalanceMemory, Wandered, What},
+    view::View,
     workload::key,
 };
 use alloc::{format, string::String, vec, vec::Vec};
@@ -93,7 +95,7 @@ fn carry_out(
         .iter()
         .filter_map(|part| {
             let container = view.state.containers.get(&part.id)?;
-            let name = full_name(&container.request);
+            let name = container.request.full_name();
             let explanation = Explanation {
                 summary: format!("{name}: moved because of {}: {}", best.reason, part.line()),
                 reasons: reasons.clone(),

@@ -5,16 +5,18 @@ mod pair;
 mod pool;
 mod span;
 
-pub(crate) use pair::{HURT_NS_PER_S, PAIR_MILLI_PER_S, due_to};
-
 use super::{Flavour, Sets, Slices, items, legal_part, taken};
 use crate::{
     annotation::wants_exclusive_moved,
     contention::Contention,
-    decision::{Change, View},
-    rebalance::{Movable, Part, Proposal, RebalanceMemory, What, Wins, movable},
+    decision::Change,
+    rebalance::proposal::{Movable, Proposal, Wins, movable},
     request::ContainerId,
-    state::Placement,
+    state::{
+        Placement,
+        rebalance::{Part, RebalanceMemory, What},
+    },
+    view::View,
 };
 use alloc::{vec, vec::Vec};
 use resmgr_topology::{CpuSet, Cpus};

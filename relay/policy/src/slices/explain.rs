@@ -1,12 +1,12 @@
 //! Why a container got the CPUs it got, for whoever has to understand it at night.
 
-use super::{Chosen, Flavour, From, Sets, Slices, full_name, listed, source};
+use super::{Chosen, Flavour, From, Sets, Slices, source};
 use crate::{
     contention::Contention,
-    decision::{Explanation, TOLD, View, choices},
+    explanation::{Explanation, TOLD, choices, listed},
     request::Request,
-    state::{Placement, Quota},
-    workload::Known,
+    state::{Placement, Quota, workloads::Known},
+    view::View,
 };
 use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;
@@ -29,7 +29,7 @@ impl<F: Flavour> Slices<F> {
         known: Option<&Known>,
     ) -> Explanation {
         let split = F::split(&self.config, request);
-        let name = full_name(request);
+        let name = request.full_name();
         let on = &placement.cpus;
         let summary = match (&placement.pool, split.full) {
             (None, full) => format!("{name}: {full} exclusive CPUs {on}"),

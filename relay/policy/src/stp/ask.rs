@@ -1,7 +1,9 @@
 //! What a container asks of the pools: extended resource, command line, environment; later overrides earlier.
 
-use super::isolate::{go_integer, parse_isolate, program};
-use crate::request::Request;
+use crate::request::{
+    Request,
+    cmk_isolate::{go_integer, parse_isolate, program},
+};
 use alloc::{
     format,
     string::{String, ToString},

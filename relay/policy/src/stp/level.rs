@@ -1,16 +1,26 @@
 //! Levelling the shared lists of a pool: containers that wait move to a list with room, pairs that hurt
 //! each other are parted, and exclusive lists are exchanged where the pod asked for it.
 
-use super::{Ask, FULL_MILLI, StaticPools, pools::List, pools::Pool};
+use super::{
+    Ask, FULL_MILLI, StaticPools,
+    pools::{List, Pool},
+};
 use crate::{
     annotation::wants_exclusive_moved,
     contention::Contention,
-    decision::{Change, TOLD, View, choices},
+    decision::Change,
+    explanation::{TOLD, choices},
     measured::Observed,
-    rebalance::{Movable, Part, Proposal, RebalanceMemory, What, Wins, movable},
+    rebalance::{
+        interference::{HURT_NS_PER_S, PAIR_MILLI_PER_S, due_to},
+        proposal::{Movable, Proposal, Wins, movable},
+    },
     request::ContainerId,
-    slices::{HURT_NS_PER_S, PAIR_MILLI_PER_S, due_to},
-    state::{Container, Placement},
+    state::{
+        Container, Placement,
+        rebalance::{Part, RebalanceMemory, What},
+    },
+    view::View,
 };
 use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;

@@ -1,6 +1,6 @@
 //! CPU pools as configured, and as validated against the machine.
 
-use crate::config::ConfigProblem;
+use crate::{config::ConfigProblem, explanation::listed};
 use alloc::{
     collections::BTreeMap,
     format,
@@ -107,7 +107,7 @@ pub(crate) fn validate(
                 problem(format!(
                     "CPUs {elsewhere} are not on socket {}, which has {}",
                     list.socket,
-                    crate::slices::listed(&here)
+                    listed(&here)
                 ));
             }
             for (other, of) in &seen {

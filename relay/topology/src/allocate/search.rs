@@ -1,6 +1,6 @@
 //! One allocation: counters per group, so that each step is one pass over CPUs or cores.
 
-use super::Preference;
+use super::preference::Preference;
 use crate::{cpuset::CpuSet, ids::CpuId, model::Topology};
 use alloc::{vec, vec::Vec};
 use core::cmp::Reverse;

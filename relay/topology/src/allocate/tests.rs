@@ -1,4 +1,5 @@
 use super::*;
+use crate::ids::CpuId;
 use alloc::string::{String, ToString};
 
 fn cpus(list: &str) -> CpuSet {

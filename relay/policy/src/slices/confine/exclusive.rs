@@ -4,10 +4,16 @@
 use super::{Scene, single};
 use crate::{
     measured::Observed,
-    rebalance::{NODE_MIGRATION_US, PACKAGE_MIGRATION_US, Part, Proposal, What, Wins},
+    rebalance::{
+        cost::{NODE_MIGRATION_US, PACKAGE_MIGRATION_US},
+        proposal::{Proposal, Wins},
+    },
     request::ContainerId,
     slices::{Flavour, Slices, source},
-    state::Container,
+    state::{
+        Container,
+        rebalance::{Part, What},
+    },
 };
 use alloc::{format, vec};
 use resmgr_topology::{CpuSet, Preference, Topology, allocate};

@@ -1,18 +1,19 @@
 //! Parting pairs that hurt each other: two shared containers of which one takes CPUs away from the other
 //! are confined to parts of the machine that have nothing in common.
 
-use super::{Scene, Shared, confine, span::Level, span::Span};
+use super::{
+    Scene, Shared, confine,
+    span::{Level, Span},
+};
 use crate::{
-    rebalance::{Part, Proposal, Wins, or},
+    rebalance::interference::{HURT_NS_PER_S, PAIR_MILLI_PER_S, due_to},
+    rebalance::proposal::{Proposal, Wins},
     request::ContainerId,
+    state::rebalance::{Part, or},
 };
 use alloc::{format, vec::Vec};
 use core::cmp::Reverse;
 
-/// Waiting from which a victim is worth a move, nanoseconds per second.
-pub(crate) const HURT_NS_PER_S: u64 = 20_000_000;
-/// Preemptions per second by one other container from which the two are a pair, thousandths.
-pub(crate) const PAIR_MILLI_PER_S: u64 = 10_000;
 /// Pairs looked at, the worst first.
 const LOOKED_AT: usize = 4;
 
@@ -32,13 +33,6 @@ pub(super) fn proposals(scene: &Scene<'_>) -> Vec<Proposal> {
     let each = pairs.into_iter().take(LOOKED_AT);
     each.filter_map(|(rate, victim, by)| part(scene, rate, victim, by))
         .collect()
-}
-
-/// Of what one waits, the part that is due to one of those who preempt it.
-pub(crate) fn due_to(seen: &crate::measured::Observed, rate: u64) -> u64 {
-    let all: u64 = seen.preempted_by.values().sum();
-    let part = u128::from(seen.wait_ns_per_s) * u128::from(rate) / u128::from(all.max(1));
-    u64::try_from(part).unwrap_or(u64::MAX)
 }
 
 fn part<'a>(

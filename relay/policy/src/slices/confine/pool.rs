@@ -3,8 +3,9 @@
 
 use super::Scene;
 use crate::{
-    rebalance::{Part, Proposal, What, Wins, movable, or},
+    rebalance::proposal::{Proposal, Wins, movable},
     request::ContainerId,
+    state::rebalance::{Part, What, or},
 };
 use alloc::{format, string::String, sync::Arc, vec, vec::Vec};
 use resmgr_topology::{CpuSet, Preference, allocate};

@@ -4,10 +4,13 @@
 use super::{Scene, Shared, confine, single};
 use crate::{
     contention::Contention,
-    decision::View,
     rebalance::{
-        LLC_MIGRATION_US, MIN_GAIN_NS, NODE_MIGRATION_US, PACKAGE_MIGRATION_US, Proposal, Wins, or,
+        cost::{LLC_MIGRATION_US, NODE_MIGRATION_US, PACKAGE_MIGRATION_US},
+        limits::MIN_GAIN_NS,
+        proposal::{Proposal, Wins},
     },
+    state::rebalance::or,
+    view::View,
 };
 use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;

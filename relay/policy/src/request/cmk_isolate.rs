@@ -159,7 +159,7 @@ fn unquoted(value: &str) -> &str {
 }
 
 /// An integer as Go writes them: `1`, `-1`, `0x1`, `0b1`, `0o1`, `01`.
-pub(super) fn go_integer(text: &str) -> Option<i64> {
+pub(crate) fn go_integer(text: &str) -> Option<i64> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -180,7 +180,7 @@ pub(super) fn go_integer(text: &str) -> Option<i64> {
 }
 
 /// For the explanation, which is kept: the program alone, its arguments may be secret.
-pub(super) fn program(command: &[String]) -> &str {
+pub(crate) fn program(command: &[String]) -> &str {
     command.first().map_or("nothing", String::as_str)
 }
 

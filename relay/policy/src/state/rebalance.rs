@@ -1,6 +1,7 @@
 //! What rebalancing has to remember from one round to the next.
 
-use crate::{request::ContainerId, workload::Workloads};
+use super::workloads::Workloads;
+use crate::request::ContainerId;
 use alloc::{
     collections::{BTreeMap, VecDeque},
     string::String,
@@ -158,7 +159,7 @@ impl RebalanceMemory {
         last.filter(|last| last.outcome == Outcome::Trial)
     }
 
-    pub(super) fn settle(&mut self, outcome: Outcome, seen: Option<i64>) {
+    pub(crate) fn settle(&mut self, outcome: Outcome, seen: Option<i64>) {
         if let Some(last) = self.history.back_mut() {
             last.outcome = outcome;
             last.seen_ns_per_s = seen;
@@ -166,21 +167,21 @@ impl RebalanceMemory {
         }
     }
 
-    pub(super) fn add(&mut self, moved: Moved) {
+    pub(crate) fn add(&mut self, moved: Moved) {
         self.history.push_back(moved);
         while self.history.len() > HISTORY {
             self.history.pop_front();
         }
     }
 
-    pub(super) fn rest(&mut self, part: &Part, until: Nanos) {
+    pub(crate) fn rest(&mut self, part: &Part, until: Nanos) {
         match &part.what {
             What::Pool(name) => self.pools_rest_until.insert(name.clone(), until),
             What::Span | What::Exclusive => self.rests_until.insert(part.id.clone(), until),
         };
     }
 
-    pub(super) fn rests(&self, part: &Part, now: Nanos) -> bool {
+    pub(crate) fn rests(&self, part: &Part, now: Nanos) -> bool {
         let until = match &part.what {
             What::Pool(name) => self.pools_rest_until.get(name),
             What::Span | What::Exclusive => self.rests_until.get(&part.id),
@@ -189,10 +190,42 @@ impl RebalanceMemory {
     }
 
     /// Books what a pool borrows.
-    pub(super) fn lend(&mut self, name: &Arc<str>, cpus: Option<CpuSet>) {
+    pub(crate) fn lend(&mut self, name: &Arc<str>, cpus: Option<CpuSet>) {
         match cpus.filter(|cpus| !cpus.is_empty()) {
             Some(cpus) => self.lent.insert(name.clone(), cpus),
             None => self.lent.remove(name),
         };
+    }
+}
+
+/// A list of CPUs, or `fallback` for none.
+pub(crate) fn or<'a>(cpus: Option<&CpuSet>, fallback: &'a str) -> alloc::borrow::Cow<'a, str> {
+    match cpus {
+        Some(cpus) if !cpus.is_empty() => alloc::format!("{cpus}").into(),
+        _ => fallback.into(),
+    }
+}
+
+impl Part {
+    /// For people: what changes from where to where.
+    pub(crate) fn line(&self) -> String {
+        let (from, to) = (self.from.as_ref(), self.to.as_ref());
+        match &self.what {
+            What::Span => alloc::format!(
+                "from {} to {}",
+                or(from, "all of its pool"),
+                or(to, "all of its pool")
+            ),
+            What::Exclusive => alloc::format!(
+                "exclusive CPUs from {} to {}",
+                or(from, "none"),
+                or(to, "none")
+            ),
+            What::Pool(name) => alloc::format!(
+                "pool {name} borrows {} instead of {}",
+                or(to, "nothing"),
+                or(from, "nothing")
+            ),
+        }
     }
 }

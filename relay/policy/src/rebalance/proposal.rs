@@ -1,0 +1,67 @@
+//! What a policy proposes to move, and what may be moved at all.
+
+use crate::{
+    annotation::wants_rebalance,
+    contention::CONFIDENT,
+    decision::Change,
+    measured::Observed,
+    request::{ContainerId, Request},
+    state::rebalance::{Part, RebalanceMemory},
+    view::View,
+};
+use alloc::{string::String, vec::Vec};
+
+/// A move a policy proposes.
+#[derive(Clone, Debug)]
+pub(crate) struct Proposal {
+    pub(crate) parts: Vec<Part>,
+    /// Who else is to win by it; judged too.
+    pub(crate) watched: Vec<ContainerId>,
+    pub(crate) reason: &'static str,
+    pub(crate) gain_ns_per_s: u64,
+    pub(crate) wins: Wins,
+    pub(crate) why: Vec<String>,
+    /// The choices it was made from, best first.
+    pub(crate) candidates: Vec<String>,
+}
+
+/// What a move is to win, and is therefore judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wins {
+    /// Less of all that is lost: waiting, cache refill, foreigners.
+    Time,
+    /// Less cache refill after far migrations. What it promises is small beside the noise of waiting, which
+    /// therefore gets longer to show that it is not worse.
+    Refill,
+    /// Nothing but order: a loan that is no longer needed goes back. Kept unless it hurts.
+    Order,
+}
+
+/// What a policy must know for its containers to be moved.
+pub(crate) trait Movable {
+    /// Moves that would help, by the measurements.
+    fn proposals(&self, view: View<'_>) -> Vec<Proposal>;
+    /// Everybody's new placement when the parts are carried out, where `lent` holds what pools borrow
+    /// then; `None` when that is not possible or changes nothing.
+    fn carried_out(
+        &self,
+        view: View<'_>,
+        parts: &[Part],
+        memory: &RebalanceMemory,
+    ) -> Option<Vec<Change>>;
+}
+
+/// Whether a container may be moved at all, and what was seen of it.
+pub(crate) fn movable<'a>(
+    view: View<'a>,
+    id: &ContainerId,
+    request: &Request,
+) -> Option<&'a Observed> {
+    confident(view, id).filter(|_| wants_rebalance(request) != Some(false))
+}
+
+/// What was seen of a container, if it was seen for long enough.
+pub(crate) fn confident<'a>(view: View<'a>, id: &ContainerId) -> Option<&'a Observed> {
+    let seen = view.measured.containers.get(id);
+    seen.filter(|seen| seen.confidence.0 >= CONFIDENT)
+}

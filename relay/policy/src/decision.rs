@@ -141,12 +141,7 @@ pub trait Policy: fmt::Debug + Send + Sync {
         Rules::default()
     }
 
-    /// Whether [`rebalance`](Self::rebalance) is worth asking at all.
-    fn rebalances(&self) -> bool {
-        false
-    }
-
-    /// A better placement of what already runs, if it is worth its cost.
+    /// A better placement of what already runs, if it is worth its cost. `None`: nothing moves now.
     fn rebalance(&self, _view: View<'_>) -> Option<Decision> {
         None
     }

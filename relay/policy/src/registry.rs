@@ -124,9 +124,6 @@ impl Policy for Gated {
     fn rules(&self, topology: &Topology) -> Rules {
         self.policy.rules(topology)
     }
-    fn rebalances(&self) -> bool {
-        self.mode != RebalanceMode::Off && self.policy.rebalances()
-    }
     fn rebalance(&self, view: View<'_>) -> Option<Decision> {
         match self.mode {
             RebalanceMode::Off => None,

@@ -23,7 +23,7 @@ use crate::{
     rules::Rules,
     state::{Container, Placement, workloads::Known},
     view::View,
-    workload::known,
+    workload::profile_of,
 };
 use alloc::{
     collections::BTreeMap,
@@ -106,7 +106,7 @@ impl StaticPools {
             ));
         }
         let contention = Contention::of(view);
-        let known = known(view, request);
+        let known = profile_of(view, request);
         // What it will use, as far as anybody can know.
         let asked = request.requirements.cpu_request.0;
         let expected = known.as_ref().map_or(asked, |known| known.utilisation_mcpu);
@@ -407,10 +407,6 @@ impl Policy for StaticPools {
             changes: self.reconciled(view).map_err(refusal)?,
             ..Decision::default()
         })
-    }
-
-    fn rebalances(&self) -> bool {
-        true
     }
 
     fn rebalance(&self, view: View<'_>) -> Option<Decision> {

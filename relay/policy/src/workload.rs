@@ -79,7 +79,7 @@ pub(crate) fn key(request: &Request) -> String {
 }
 
 /// What is known of a container that comes: from those that are gone, or from one that still runs.
-pub(crate) fn known(view: View<'_>, request: &Request) -> Option<Known> {
+pub(crate) fn profile_of(view: View<'_>, request: &Request) -> Option<Known> {
     view.state
         .rebalance
         .workloads

@@ -7,6 +7,6 @@ mod policies {
     mod moves;
     mod rebalance;
     mod sequences;
-    mod slices;
+    mod static_engine;
     mod stp;
 }

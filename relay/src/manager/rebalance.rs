@@ -35,9 +35,7 @@ impl Owner {
             self.decider.measured.paced(ROUND_NS),
         ) {
             self.feedback.round_at = at;
-            if self.decider.policy.rebalances() {
-                self.rebalance().await;
-            }
+            self.rebalance().await;
         }
     }
 

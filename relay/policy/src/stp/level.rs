@@ -1,5 +1,5 @@
-//! Levelling the shared lists of a pool: containers that wait move to a list with room, pairs that hurt
-//! each other are parted, and exclusive lists are exchanged where the pod asked for it.
+//! Levelling the shared lists of a pool: containers that wait move to a list with room, pairs that interfere
+//! with each other are separated, and exclusive lists are exchanged where the pod asked for it.
 
 use super::{
     Ask, FULL_MILLI, StaticPools,
@@ -12,7 +12,7 @@ use crate::{
     explanation::{TOLD, choices},
     measured::Observed,
     rebalance::{
-        interference::{HURT_NS_PER_S, PAIR_MILLI_PER_S, due_to},
+        interference::{InterferingPair, interfering_pairs},
         proposal::{Movable, Proposal, Wins, movable},
     },
     request::ContainerId,
@@ -23,18 +23,14 @@ use crate::{
     view::View,
 };
 use alloc::{format, string::String, vec, vec::Vec};
-use core::cmp::Reverse;
 use resmgr_topology::CpuSet;
 
 /// Waiting from which a container is worth moving, nanoseconds per second.
 const WAITS_NS_PER_S: u64 = 50_000_000;
 /// The other list must stay this much less busy with the container on it, thousandths.
 const HYSTERESIS_MILLI: u64 = 200;
-/// Time per second others ran on its own CPUs, nanoseconds.
-const FOREIGN_NS_PER_S: u64 = 20_000_000;
-/// Pairs looked at, the worst first.
-const PAIRS: usize = 4;
-
+/// Time per second that intruders ran on its CPUs from which it is worth others, nanoseconds.
+const INTRUDER_NS_PER_S: u64 = 20_000_000;
 /// A container on one shared list that may be moved.
 struct Shared<'a> {
     id: &'a ContainerId,
@@ -141,31 +137,22 @@ fn level(view: View<'_>, contention: &Contention, shared: &Shared<'_>) -> Option
     })
 }
 
-/// One of two that hurt each other goes to another list: the victim, or else who hurts it.
-fn parting(policy: &StaticPools, view: View<'_>, contention: &Contention) -> Vec<Proposal> {
-    let mut pairs: Vec<(u64, &ContainerId, &ContainerId)> = Vec::new();
-    for (id, seen) in &view.measured.containers {
-        let others = seen.preempted_by.iter().filter(|(by, _)| *by != id);
-        let worst = others.max_by_key(|(_, rate)| **rate);
-        if let Some((by, rate)) = worst.filter(|(_, rate)| **rate >= PAIR_MILLI_PER_S)
-            && seen.wait_ns_per_s >= HURT_NS_PER_S
-        {
-            pairs.push((*rate, id, by));
-        }
-    }
-    pairs.sort_by_key(|(rate, id, _)| (Reverse(*rate), *id));
+/// One container of an interfering pair goes to another list: the victim, or else the aggressor.
+fn separate(policy: &StaticPools, view: View<'_>, contention: &Contention) -> Vec<Proposal> {
     let mut proposals = Vec::new();
-    for (rate, victim, by) in pairs.into_iter().take(PAIRS) {
+    for pair in interfering_pairs(view.measured) {
+        let InterferingPair {
+            victim, aggressor, ..
+        } = pair;
         let list = |id| {
-            let one = view.state.containers.get(id)?;
-            one.placement.lists.first().copied()
+            let container = view.state.containers.get(id)?;
+            container.placement.lists.first().copied()
         };
-        let hurt = view.measured.containers.get(victim);
-        let (Some(hurt), Some(on), true) = (hurt, list(victim), list(victim) == list(by)) else {
+        let Some(common) = list(victim).filter(|common| list(aggressor) == Some(*common)) else {
             continue;
         };
-        for goes in [victim, by] {
-            let Some(shared) = policy.shared(view, goes) else {
+        for moved in [victim, aggressor] {
+            let Some(shared) = policy.shared(view, moved) else {
                 continue;
             };
             let here = contention.mean(&online(view, &shared.list));
@@ -176,16 +163,16 @@ fn parting(policy: &StaticPools, view: View<'_>, contention: &Contention) -> Vec
             };
             proposals.push(Proposal {
                 parts: vec![shared.to(other)],
-                watched: vec![victim.clone(), by.clone()],
+                watched: vec![victim.clone(), aggressor.clone()],
                 reason: "parting",
-                // Who hurts is moved for the sake of the other: half as sure to help.
-                gain_ns_per_s: due_to(hurt, rate) / if goes == victim { 2 } else { 4 },
+                // The aggressor is moved for the sake of the victim: half as sure to help.
+                gain_ns_per_s: pair.attributed_wait() / if moved == victim { 2 } else { 4 },
                 wins: Wins::Time,
                 why: vec![
                     format!(
-                        "{by} preempts {victim} {} times a second on list {on}, who waits {} µs/s",
-                        rate / 1000,
-                        hurt.wait_ns_per_s / 1000
+                        "{aggressor} preempts {victim} {} times a second on list {common}, who waits {} µs/s",
+                        pair.preempted_milli_per_s / 1000,
+                        pair.victim_seen.wait_ns_per_s / 1000
                     ),
                     format!("list {} would be {there} of 1000 busy with it", other.cpus),
                 ],
@@ -208,7 +195,7 @@ fn exchange(
     let seen = view.measured.containers.get(id)?;
     if placed.exclusive.is_empty()
         || placed.cpus.is_empty()
-        || seen.foreign_ns_per_s < FOREIGN_NS_PER_S
+        || seen.foreign_ns_per_s < INTRUDER_NS_PER_S
         || !wants_exclusive_moved(&one.request)
     {
         return None;
@@ -260,7 +247,7 @@ impl Movable for StaticPools {
     fn proposals(&self, view: View<'_>) -> Vec<Proposal> {
         let contention = Contention::of(view);
         // Of two that win as much the more precise one is first.
-        let mut proposals = parting(self, view, &contention);
+        let mut proposals = separate(self, view, &contention);
         for (id, one) in &view.state.containers {
             match self.shared(view, id) {
                 Some(shared) => proposals.extend(level(view, &contention, &shared)),

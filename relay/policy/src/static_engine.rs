@@ -1,79 +1,83 @@
 //! What `static` and `static-plus` have in common: exclusive CPUs are sliced off a shared pool.
 //!
 //! The pool is never stored: it is the policy's CPUs without those that containers hold exclusively. It
-//! never runs empty. Every decision settles all containers: who is shared follows the pool, who is purely
-//! exclusive is never widened.
+//! never runs empty. Every decision reassigns all containers: shared ones follow the pool, purely exclusive
+//! ones are never widened.
 
-mod confine;
 mod explain;
-mod settle;
+mod moves;
+mod reassign;
 
 use crate::{
     annotation::wants_rebalance,
     config::{ConfigProblem, Reserved, StaticConfig},
     contention::Contention,
-    decision::{Decision, Refusal},
+    decision::{Decision, Policy, Refusal},
     explanation::listed,
+    rebalance::rebalance,
     request::{ContainerId, QosClass, Request},
     rules::Rules,
-    state::{Placement, rebalance::RebalanceMemory},
+    state::{Container, Placement, rebalance::RebalanceMemory, workloads::Known},
     view::View,
-    workload::known as known_of,
+    workload::profile_of,
 };
 use alloc::{format, sync::Arc, vec, vec::Vec};
-use core::{cmp::Reverse, fmt};
+use core::{cmp::Reverse, fmt, marker::PhantomData};
 use resmgr_topology::{CpuId, CpuSet, Cpus, MilliCpu, Preference, Topology, allocate, keep};
 
 /// The CPUs of a policy on the machine as it is now, before anything is sliced off.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sets {
+pub struct CpuPools {
     /// Never given out exclusively.
-    pub(crate) reserved: CpuSet,
+    pub reserved: CpuSet,
     /// Kernel-isolated CPUs: given out exclusively, never shared.
-    pub(crate) isolated: CpuSet,
+    pub isolated: CpuSet,
     /// What shared containers run on.
-    pub(crate) pool: CpuSet,
+    pub shared: CpuSet,
     /// CPUs one pool lends to the other for the time being.
-    pub(crate) lent: Lent,
+    pub loans: Loans,
 }
 
 /// What pools borrow of each other; empty unless a rebalancing decided it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Lent {
+pub struct Loans {
     /// Reserved CPUs that shared containers may use too.
-    pub(crate) shared: CpuSet,
+    pub to_shared: CpuSet,
     /// CPUs of the shared pool that containers of reserved namespaces may use too.
-    pub(crate) reserved: CpuSet,
+    pub to_reserved: CpuSet,
 }
 
-impl Sets {
-    /// Takes over what pools borrow, as far as the lender still has it.
-    pub(crate) fn borrow<F: Flavour>(&mut self, memory: &RebalanceMemory) {
-        let of = |name: &str, lender: &CpuSet| {
-            let lent = memory.lent.get(name).filter(|_| F::SPILLS);
-            lent.map_or(CpuSet::EMPTY, |lent| lent.intersection(lender))
+impl CpuPools {
+    /// With what the pools borrow, as far as the lender still has it.
+    fn with_loans<V: Variant>(self, memory: &RebalanceMemory) -> Self {
+        let loan = |borrower: &str, lender: &CpuSet| {
+            let loan = memory.lent.get(borrower).filter(|_| V::SPILLS);
+            loan.map_or(CpuSet::EMPTY, |loan| loan.intersection(lender))
         };
-        self.lent = Lent {
-            shared: of("shared", &self.reserved),
-            reserved: of("reserved", &self.pool),
-        };
+        Self {
+            loans: Loans {
+                to_shared: loan("shared", &self.reserved),
+                to_reserved: loan("reserved", &self.shared),
+            },
+            ..self
+        }
     }
 }
 
 /// What a request is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Split {
+pub struct CpuSplit {
     /// Whole CPUs, exclusive.
-    pub(crate) full: usize,
+    pub full: usize,
     /// The part served by the shared pool (or the reserved CPUs).
-    pub(crate) part: MilliCpu,
+    pub part: MilliCpu,
     /// Runs on the reserved CPUs.
-    pub(crate) reserved: bool,
+    pub reserved: bool,
 }
 
 /// Where exclusive CPUs may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum From {
+pub enum CpuSource {
     /// Kernel-isolated CPUs.
     Isolated,
     /// Kernel-isolated CPUs, if they make up exactly one full core.
@@ -85,21 +89,24 @@ pub(crate) enum From {
 }
 
 /// How one policy differs from the other.
-pub(crate) trait Flavour: fmt::Debug + Send + Sync {
+pub trait Variant: fmt::Debug + Send + Sync {
     /// Name of the policy.
     const NAME: &'static str;
     /// Shared containers beyond the pool's capacity also get the reserved CPUs.
     const SPILLS: bool;
     /// `cpu.shares` follow the shared part.
     const SETS_SHARES: bool;
-    fn sets(config: &StaticConfig, reserved: &CpuSet, topology: &Topology) -> Sets;
-    fn split(config: &StaticConfig, request: &Request) -> Split;
-    fn sources(config: &StaticConfig, request: &Request, full: usize) -> Vec<From>;
+    /// The pools on this machine, where `reserved` are the reserved CPUs that are online.
+    fn pools(config: &StaticConfig, reserved: &CpuSet, topology: &Topology) -> CpuPools;
+    /// How much of a request is exclusive.
+    fn split(config: &StaticConfig, request: &Request) -> CpuSplit;
+    /// Where its exclusive CPUs may come from, the best first.
+    fn sources(config: &StaticConfig, request: &Request, full: usize) -> Vec<CpuSource>;
 }
 
 /// A container while a decision is made.
 #[derive(Debug)]
-pub(crate) struct Item<'a> {
+struct Item<'a> {
     id: &'a ContainerId,
     request: &'a Request,
     arrival: u64,
@@ -108,100 +115,93 @@ pub(crate) struct Item<'a> {
     confined: Option<Cpus>,
 }
 
-/// The engine of a slicing policy.
+/// A policy that slices exclusive CPUs off a shared pool.
 #[derive(Clone, Debug)]
-pub(crate) struct Slices<F> {
-    pub(crate) config: StaticConfig,
+pub struct StaticEngine<V> {
+    config: StaticConfig,
     reserved: CpuSet,
-    flavour: core::marker::PhantomData<F>,
+    variant: PhantomData<V>,
 }
 
-impl<F: Flavour> Slices<F> {
-    /// Checks the configuration against the machine and picks the reserved CPUs.
-    pub(crate) fn new(
-        topology: &Topology,
-        config: StaticConfig,
-    ) -> Result<Self, Vec<ConfigProblem>> {
-        let reserved = reserve::<F>(topology, &config).map_err(|problem| vec![problem])?;
-        let this = Self {
+impl<V: Variant> StaticEngine<V> {
+    /// Checks the configuration against the machine and picks the reserved CPUs. Make a new one when the
+    /// machine changes.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration: no reservation, or CPUs that are not available.
+    pub fn new(topology: &Topology, config: StaticConfig) -> Result<Self, Vec<ConfigProblem>> {
+        let reserved = reserve::<V>(topology, &config).map_err(|problem| vec![problem])?;
+        let engine = Self {
             config,
             reserved,
-            flavour: core::marker::PhantomData,
+            variant: PhantomData,
         };
-        if this.sets(topology).pool.is_empty() {
+        if engine.pools(topology).shared.is_empty() {
             return Err(vec![ConfigProblem::new(
                 "available-resources",
                 "no CPU is left for shared containers: make more CPUs available or reserve fewer",
             )]);
         }
-        Ok(this)
+        Ok(engine)
     }
 
-    pub(crate) fn sets(&self, topology: &Topology) -> Sets {
+    fn pools(&self, topology: &Topology) -> CpuPools {
         let online = self.reserved.intersection(&topology.online);
-        F::sets(&self.config, &online, topology)
+        V::pools(&self.config, &online, topology)
     }
 
     /// The same with what pools borrow of each other now.
-    fn sets_now(&self, view: View<'_>) -> Sets {
-        let mut sets = self.sets(view.topology);
-        sets.borrow::<F>(&view.state.rebalance);
-        sets
+    fn pools_now(&self, view: View<'_>) -> CpuPools {
+        let memory = &view.state.rebalance;
+        self.pools(view.topology).with_loans::<V>(memory)
+    }
+}
+
+impl<V: Variant> Policy for StaticEngine<V> {
+    fn name(&self) -> &'static str {
+        V::NAME
     }
 
-    pub(crate) fn rules(&self, topology: &Topology) -> Rules {
-        let sets = self.sets(topology);
-        let usable = sets.pool.union(&sets.reserved).union(&sets.isolated);
-        Rules {
-            places: true,
-            reserved: sets.reserved,
-            usable: Some(usable),
-            exclusive_only: sets.isolated,
-        }
-    }
-
-    pub(crate) fn place(&self, view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
-        let sets = self.sets_now(view);
+    fn place(&self, view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
+        let pools = self.pools_now(view);
         let mut items = items(view, Some(&request.id));
         let known = view.state.containers.get(&request.id);
-        let held = known.map_or(CpuSet::EMPTY, |one| *one.placement.exclusive);
+        let held = known.map_or(CpuSet::EMPTY, |container| *container.placement.exclusive);
         let taken = taken(&items);
-        let contention = match F::split(&self.config, request).full {
+        let contention = match V::split(&self.config, request).full {
             0 => Contention::unasked(view),
             _ => Contention::of(view),
         };
-        let chosen = self.choose(view, &sets, request, &held, &taken, &contention)?;
+        let exclusive = self.choose(view, &pools, request, &held, &taken, &contention)?;
         // It begins where its predecessors were better off, if it fits in there.
-        let known_of = known_of(view, request);
-        let came_before = known_of
+        let profile = profile_of(view, request);
+        let inherited_domain = profile
             .as_ref()
             .filter(|_| wants_rebalance(request) != Some(false))
-            .and_then(|one| one.confined);
+            .and_then(|profile| profile.confined);
         let at = items.partition_point(|item| *item.id < request.id);
         let item = Item {
             id: &request.id,
             request,
-            arrival: known.map_or(view.state.next_arrival, |one| one.arrival),
+            arrival: known.map_or(view.state.next_arrival, |container| container.arrival),
             old: None,
-            exclusive: chosen.cpus.into(),
+            exclusive: exclusive.cpus.into(),
             confined: known
-                .and_then(|one| one.placement.confined.clone())
-                .or(came_before.map(Cpus::from)),
+                .and_then(|container| container.placement.confined.clone())
+                .or(inherited_domain.map(Cpus::from)),
         };
         items.insert(at, item);
-        let mut changes = self.settle(view.topology, &sets, &items);
+        let mut changes = self.reassign_shared(view.topology, &pools, &items);
+        let choice = Choice {
+            pools,
+            taken,
+            contention,
+            exclusive,
+            profile,
+        };
         for change in changes.iter_mut().filter(|change| change.id == request.id) {
             change.request = Some(Arc::new(request.clone()));
-            change.explanation = Some(self.explain(
-                view,
-                &sets,
-                request,
-                &change.placement,
-                &taken,
-                &chosen,
-                &contention,
-                known_of.as_ref(),
-            ));
+            change.explanation = Some(self.explain(view, request, &change.placement, &choice));
         }
         Ok(Decision {
             changes,
@@ -209,55 +209,71 @@ impl<F: Flavour> Slices<F> {
         })
     }
 
-    pub(crate) fn release(&self, view: View<'_>, gone: &ContainerId) -> Decision {
+    fn release(&self, view: View<'_>, gone: &ContainerId) -> Decision {
         if !view.state.containers.contains_key(gone) {
             return Decision::default();
         }
-        let sets = self.sets_now(view);
+        let pools = self.pools_now(view);
         Decision {
             released: vec![gone.clone()],
-            changes: self.settle(view.topology, &sets, &items(view, Some(gone))),
+            changes: self.reassign_shared(view.topology, &pools, &items(view, Some(gone))),
             ..Decision::default()
         }
     }
 
-    pub(crate) fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
-        let sets = self.sets_now(view);
+    fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
+        let pools = self.pools_now(view);
         let mut items = items(view, None);
-        // Guaranteed first, then by size: also who keeps what, should two claim the same CPU.
+        // Guaranteed first, then by size: the first of two containers that claim the same CPU keeps it.
         let mut order: Vec<usize> = (0..items.len()).collect();
         order.sort_by_key(|index| {
             let item = items.get(*index);
             item.map(|item| {
-                let full = F::split(&self.config, item.request).full;
+                let full = V::split(&self.config, item.request).full;
                 (item.request.qos, Reverse(full), item.arrival)
             })
         });
-        let kept: Vec<CpuSet> = self.kept(&sets, &items, &order);
-        let repaired = self.replace(view, &sets, &items, &order, &kept);
-        // What is kept may leave too little for the rest: then everything moves before anybody is refused.
+        let kept: Vec<CpuSet> = self.kept(&pools, &items, &order);
+        let repaired = self.replace(view, &pools, &items, &order, &kept);
+        // What is kept may leave too little for the rest: then everything moves before any is refused.
         let nothing = vec![CpuSet::EMPTY; items.len()];
         let exclusive =
-            repaired.or_else(|_first| self.replace(view, &sets, &items, &order, &nothing))?;
+            repaired.or_else(|_first| self.replace(view, &pools, &items, &order, &nothing))?;
         for (item, exclusive) in items.iter_mut().zip(exclusive) {
             item.exclusive = exclusive.into();
         }
         Ok(Decision {
-            changes: self.settle(view.topology, &sets, &items),
+            changes: self.reassign_shared(view.topology, &pools, &items),
             ..Decision::default()
         })
     }
 
+    fn rules(&self, topology: &Topology) -> Rules {
+        let pools = self.pools(topology);
+        Rules {
+            places: true,
+            reserved: pools.reserved,
+            usable: Some(pools.shared.union(&pools.reserved).union(&pools.isolated)),
+            exclusive_only: pools.isolated,
+        }
+    }
+
+    fn rebalance(&self, view: View<'_>) -> Option<Decision> {
+        rebalance(self, view)
+    }
+}
+
+impl<V: Variant> StaticEngine<V> {
     /// What each container may keep of what it holds.
-    fn kept(&self, sets: &Sets, items: &[Item<'_>], order: &[usize]) -> Vec<CpuSet> {
+    fn kept(&self, pools: &CpuPools, items: &[Item<'_>], order: &[usize]) -> Vec<CpuSet> {
         let mut kept = vec![CpuSet::EMPTY; items.len()];
         let mut taken = CpuSet::EMPTY;
         for index in order {
             if let (Some(item), Some(slot)) = (items.get(*index), kept.get_mut(*index)) {
-                let split = F::split(&self.config, item.request);
-                let sources = F::sources(&self.config, item.request, split.full);
+                let split = V::split(&self.config, item.request);
+                let sources = V::sources(&self.config, item.request, split.full);
                 let held = item.exclusive.difference(&taken);
-                *slot = legal_part(sets, &sources, &held, split.full);
+                *slot = legal_part(pools, &sources, &held, split.full);
                 taken = taken.union(slot);
             }
         }
@@ -267,7 +283,7 @@ impl<F: Flavour> Slices<F> {
     fn replace(
         &self,
         view: View<'_>,
-        sets: &Sets,
+        pools: &CpuPools,
         items: &[Item<'_>],
         order: &[usize],
         kept: &[CpuSet],
@@ -278,7 +294,7 @@ impl<F: Flavour> Slices<F> {
         for index in order {
             if let (Some(item), Some(slot)) = (items.get(*index), result.get_mut(*index)) {
                 let others = taken.difference(slot);
-                let chosen = self.choose(view, sets, item.request, slot, &others, &contention)?;
+                let chosen = self.choose(view, pools, item.request, slot, &others, &contention)?;
                 taken = others.union(&chosen.cpus);
                 *slot = chosen.cpus;
             }
@@ -290,26 +306,26 @@ impl<F: Flavour> Slices<F> {
     fn choose(
         &self,
         view: View<'_>,
-        sets: &Sets,
+        pools: &CpuPools,
         request: &Request,
         held: &CpuSet,
         taken: &CpuSet,
         contention: &Contention,
-    ) -> Result<Chosen, Refusal> {
-        let split = F::split(&self.config, request);
+    ) -> Result<ExclusiveCpus, Refusal> {
+        let split = V::split(&self.config, request);
         if split.full == 0 {
-            return Ok(Chosen::default());
+            return Ok(ExclusiveCpus::default());
         }
         let topology = view.topology;
-        let sources = F::sources(&self.config, request, split.full);
-        let held = legal_part(sets, &sources, &held.difference(taken), split.full);
+        let sources = V::sources(&self.config, request, split.full);
+        let held = legal_part(pools, &sources, &held.difference(taken), split.full);
         let cost = |cpu| contention.cost(cpu);
         let preference = Preference {
             near: (!held.is_empty()).then_some(&held),
             cost: (!contention.is_empty()).then_some(&cost),
         };
         let shared_left = |cpus: &CpuSet| {
-            let left = sets.pool.difference(taken).difference(cpus);
+            let left = pools.shared.difference(taken).difference(cpus);
             !left.is_empty()
         };
         if held.len() >= split.full {
@@ -317,8 +333,8 @@ impl<F: Flavour> Slices<F> {
             if shared_left(&cpus) {
                 let from = sources
                     .iter()
-                    .find(|one| cpus.is_subset(&source(sets, **one)));
-                return Ok(Chosen {
+                    .find(|one| cpus.is_subset(&source(pools, **one)));
+                return Ok(ExclusiveCpus {
                     cpus,
                     from: from.copied(),
                     kept: true,
@@ -326,8 +342,8 @@ impl<F: Flavour> Slices<F> {
             }
         }
         for from in &sources {
-            let free = source(sets, *from).difference(taken);
-            let cpus = if *from == From::IsolatedCore {
+            let free = source(pools, *from).difference(taken);
+            let cpus = if *from == CpuSource::IsolatedCore {
                 let cores = topology.cores.iter();
                 let mut whole = cores.map(|core| core.cpus.intersection(&topology.online));
                 whole.find(|core| core.len() == split.full && core.is_subset(&free))
@@ -339,25 +355,31 @@ impl<F: Flavour> Slices<F> {
                 allocate(topology, &free, split.full, &preference)
             };
             if let Some(cpus) = cpus.filter(shared_left) {
-                return Ok(Chosen {
+                return Ok(ExclusiveCpus {
                     cpus,
                     from: Some(*from),
                     kept: false,
                 });
             }
         }
-        Err(self.refuse(sets, request, split, taken))
+        Err(self.refuse(pools, request, split, taken))
     }
 
-    fn refuse(&self, sets: &Sets, request: &Request, split: Split, taken: &CpuSet) -> Refusal {
-        let free = source(sets, From::Pool).difference(taken);
-        let isolated = sets.isolated.difference(taken);
+    fn refuse(
+        &self,
+        pools: &CpuPools,
+        request: &Request,
+        split: CpuSplit,
+        taken: &CpuSet,
+    ) -> Refusal {
+        let free = source(pools, CpuSource::Pool).difference(taken);
+        let isolated = pools.isolated.difference(taken);
         Refusal {
             message: format!(
                 "{}: not enough capacity for {}: {} exclusive CPUs requested, {} free to slice off the \
                  shared pool ({}), {} isolated ({}); the shared pool keeps at least one CPU. Request fewer \
                  CPUs or end other exclusive containers",
-                F::NAME,
+                V::NAME,
                 request.full_name(),
                 split.full,
                 free.len(),
@@ -371,34 +393,45 @@ impl<F: Flavour> Slices<F> {
 
 /// Exclusive CPUs found for a request.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Chosen {
+struct ExclusiveCpus {
     cpus: CpuSet,
-    from: Option<From>,
+    from: Option<CpuSource>,
     kept: bool,
 }
 
+/// What a placement was decided by.
+struct Choice {
+    pools: CpuPools,
+    /// CPUs that other containers hold exclusively.
+    taken: CpuSet,
+    contention: Contention,
+    exclusive: ExclusiveCpus,
+    /// What its predecessors did.
+    profile: Option<Known>,
+}
+
 /// Whether a container's quota would throttle CPUs nobody else may use.
-pub(crate) fn unthrottled(request: &Request, split: Split) -> bool {
+fn unthrottled(request: &Request, split: CpuSplit) -> bool {
     split.full > 0 && split.part == MilliCpu(0) && request.qos == QosClass::Guaranteed
 }
 
-fn source(sets: &Sets, from: From) -> CpuSet {
-    let pool = sets.pool.difference(&sets.reserved);
+fn source(pools: &CpuPools, from: CpuSource) -> CpuSet {
+    let pool = pools.shared.difference(&pools.reserved);
     match from {
-        From::Isolated | From::IsolatedCore => sets.isolated,
-        From::Pool => pool,
-        From::Either => pool.union(&sets.isolated),
+        CpuSource::Isolated | CpuSource::IsolatedCore => pools.isolated,
+        CpuSource::Pool => pool,
+        CpuSource::Either => pool.union(&pools.isolated),
     }
 }
 
 /// The largest part of `held` that one source alone may provide; empty when nothing is to be held.
-fn legal_part(sets: &Sets, sources: &[From], held: &CpuSet, full: usize) -> CpuSet {
+fn legal_part(pools: &CpuPools, sources: &[CpuSource], held: &CpuSet, full: usize) -> CpuSet {
     if full == 0 {
         return CpuSet::EMPTY;
     }
     let mut best = CpuSet::EMPTY;
     for from in sources {
-        let part = held.intersection(&source(sets, *from));
+        let part = held.intersection(&source(pools, *from));
         if part.len() > best.len() {
             best = part;
         }
@@ -409,7 +442,7 @@ fn legal_part(sets: &Sets, sources: &[From], held: &CpuSet, full: usize) -> CpuS
 fn items<'a>(view: View<'a>, without: Option<&ContainerId>) -> Vec<Item<'a>> {
     let all = view.state.containers.iter();
     let rest = all.filter(|(id, _)| Some(*id) != without);
-    let item = |(id, one): (&'a ContainerId, &'a crate::state::Container)| Item {
+    let item = |(id, one): (&'a ContainerId, &'a Container)| Item {
         id,
         request: &one.request,
         arrival: one.arrival,
@@ -425,14 +458,14 @@ fn taken(items: &[Item<'_>]) -> CpuSet {
     each.fold(CpuSet::EMPTY, |all, item| all.union(&item.exclusive))
 }
 
-fn reserve<F: Flavour>(
+fn reserve<V: Variant>(
     topology: &Topology,
     config: &StaticConfig,
 ) -> Result<CpuSet, ConfigProblem> {
     const KEY: &str = "reserved-resources";
     let machine = config.available.unwrap_or(topology.online);
     let machine = machine.intersection(&topology.online);
-    let usable = F::sets(config, &CpuSet::EMPTY, topology).pool;
+    let usable = V::pools(config, &CpuSet::EMPTY, topology).shared;
     match config.reserved {
         Some(Reserved::Set(set)) if !set.is_empty() => {
             let outside = set.difference(&machine);
@@ -464,7 +497,7 @@ fn reserve<F: Flavour>(
             format!(
                 "the policy {} needs reserved CPUs and none are given: set cpu=cpuset:LIST, or a \
                  quantity such as cpu=1000m",
-                F::NAME
+                V::NAME
             ),
         )),
     }

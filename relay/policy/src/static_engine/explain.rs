@@ -1,8 +1,7 @@
-//! Why a container got the CPUs it got, for whoever has to understand it at night.
+//! Why a container got the CPUs it got, for people who have to understand it at night.
 
-use super::{Chosen, Flavour, From, Sets, Slices, source};
+use super::{Choice, CpuSource, StaticEngine, Variant, source};
 use crate::{
-    contention::Contention,
     explanation::{Explanation, TOLD, choices, listed},
     request::Request,
     state::{Placement, Quota, workloads::Known},
@@ -12,23 +11,21 @@ use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;
 use resmgr_topology::CpuSet;
 
-impl<F: Flavour> Slices<F> {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "everything the decision saw is told"
-    )]
+impl<V: Variant> StaticEngine<V> {
     pub(super) fn explain(
         &self,
         view: View<'_>,
-        sets: &Sets,
         request: &Request,
         placement: &Placement,
-        taken: &CpuSet,
-        chosen: &Chosen,
-        contention: &Contention,
-        known: Option<&Known>,
+        choice: &Choice,
     ) -> Explanation {
-        let split = F::split(&self.config, request);
+        let Choice {
+            pools,
+            contention,
+            exclusive,
+            ..
+        } = choice;
+        let split = V::split(&self.config, request);
         let name = request.full_name();
         let on = &placement.cpus;
         let summary = match (&placement.pool, split.full) {
@@ -47,30 +44,31 @@ impl<F: Flavour> Slices<F> {
             split.full,
             split.part
         )];
-        let rule = match chosen.from {
-            _ if chosen.kept => Some("kept what it held"),
-            Some(From::Isolated) => Some("kernel-isolated CPUs are free and preferred"),
-            Some(From::IsolatedCore) => Some("one full kernel-isolated core is free"),
-            Some(From::Pool) => {
+        let rule = match exclusive.from {
+            _ if exclusive.kept => Some("kept what it held"),
+            Some(CpuSource::Isolated) => Some("kernel-isolated CPUs are free and preferred"),
+            Some(CpuSource::IsolatedCore) => Some("one full kernel-isolated core is free"),
+            Some(CpuSource::Pool) => {
                 Some("sliced off the shared pool: whole cores close together first")
             }
-            Some(From::Either) => {
+            Some(CpuSource::Either) => {
                 Some("too few of one kind: from the shared pool and isolated CPUs")
             }
             None if split.reserved => Some("its namespace runs on the reserved CPUs"),
             None => None,
         };
         reasons.extend(rule.map(String::from));
-        let pool = sets.pool.difference(taken).difference(&chosen.cpus);
+        let taken = choice.taken.union(&exclusive.cpus);
+        let shared = pools.shared.difference(&taken);
         reasons.push(format!(
             "shared pool now {}, reserved {}",
-            listed(&pool),
-            listed(&sets.reserved)
+            listed(&shared),
+            listed(&pools.reserved)
         ));
         if placement.cpus != placement.exclusive
-            && F::SPILLS
-            && !sets.reserved.is_empty()
-            && sets.reserved.is_subset(&placement.cpus)
+            && V::SPILLS
+            && !pools.reserved.is_empty()
+            && pools.reserved.is_subset(&placement.cpus)
             && !split.reserved
         {
             reasons.push("the shared pool is over-committed: reserved CPUs are added".into());
@@ -78,21 +76,21 @@ impl<F: Flavour> Slices<F> {
         if placement.quota == Quota::Unlimited {
             reasons.push("quota removed: its CPUs are its own".into());
         }
-        reasons.extend(known.map(Known::line));
+        reasons.extend(choice.profile.as_ref().map(Known::line));
         if let Some(confined) = &placement.confined {
             reasons.push(format!(
                 "confined to {confined}, where a rebalancing had put it or its predecessors"
             ));
         }
-        let lent = sets.lent.shared.intersection(&placement.cpus);
-        if placement.pool.as_deref() == Some("shared") && !lent.is_empty() && !split.reserved {
+        let loan = pools.loans.to_shared.intersection(&placement.cpus);
+        if placement.pool.as_deref() == Some("shared") && !loan.is_empty() && !split.reserved {
             reasons.push(format!(
-                "the shared pool borrows CPUs {lent} of the reserved ones"
+                "the shared pool borrows CPUs {loan} of the reserved ones"
             ));
         }
         reasons.extend(contention.note.clone());
-        let candidates = match split.full > 0 && !chosen.kept {
-            true => candidates(view, sets, taken, chosen, contention),
+        let candidates = match split.full > 0 && !exclusive.kept {
+            true => candidates(view, choice),
             false => Vec::new(),
         };
         if !candidates.is_empty() && !contention.is_empty() {
@@ -112,15 +110,15 @@ impl<F: Flavour> Slices<F> {
 
 /// The domains that could have given the CPUs, the smallest kind that holds them, the chosen ones first,
 /// then those with the least contention.
-fn candidates(
-    view: View<'_>,
-    sets: &Sets,
-    taken: &CpuSet,
-    chosen: &Chosen,
-    contention: &Contention,
-) -> Vec<String> {
+fn candidates(view: View<'_>, choice: &Choice) -> Vec<String> {
+    let Choice {
+        pools,
+        contention,
+        exclusive,
+        ..
+    } = choice;
     let topology = view.topology;
-    let free = source(sets, From::Either).difference(taken);
+    let free = source(pools, CpuSource::Either).difference(&choice.taken);
     type Kind<'a> = Vec<(u32, &'a CpuSet)>;
     let cores = topology.cores.iter().map(|one| (one.id.0, &one.cpus));
     let llcs = topology.llcs.iter().map(|one| (one.id.0, &one.cpus));
@@ -133,7 +131,7 @@ fn candidates(
         ("node", nodes.collect()),
         ("package", packages.collect()),
     ];
-    let holds = |kind: &Kind<'_>| kind.iter().any(|(_, cpus)| chosen.cpus.is_subset(cpus));
+    let holds = |kind: &Kind<'_>| kind.iter().any(|(_, cpus)| exclusive.cpus.is_subset(cpus));
     // Nodes are what people know: smaller ones only where measurements tell them apart.
     let [_, _, nodes, packages] = &kinds;
     let measured = !contention.is_empty();
@@ -151,7 +149,7 @@ fn candidates(
         if width == 0 {
             continue;
         }
-        let got = cpus.intersection(&chosen.cpus);
+        let got = cpus.intersection(&exclusive.cpus);
         let cost: u64 = here.iter().map(|cpu| contention.cost(cpu)).sum();
         let cost = cost / u64::try_from(width).unwrap_or(1);
         order.push((Reverse(got.len()), cost, index, (*id, *cpus)));
@@ -159,7 +157,7 @@ fn candidates(
     order.sort_unstable_by_key(|(got, cost, index, _)| (*got, *cost, *index));
     let lines = order.iter().map(|(.., (id, cpus))| {
         let here = cpus.intersection(&free);
-        let isolated = here.intersection(&sets.isolated).len();
+        let isolated = here.intersection(&pools.isolated).len();
         let measured = match contention.is_empty() {
             true => String::new(),
             false => format!(
@@ -173,7 +171,7 @@ fn candidates(
             "{kind} {id}: {} CPUs free ({isolated} isolated) of {}{measured}; gives {}",
             here.len(),
             cpus.len(),
-            listed(&cpus.intersection(&chosen.cpus))
+            listed(&cpus.intersection(&exclusive.cpus))
         )
     });
     choices(lines, TOLD)

@@ -1,6 +1,6 @@
-//! From who holds what exclusively to what is written for everybody.
+//! CpuSource who holds what exclusively to what is written for everybody.
 
-use super::{Flavour, Item, Sets, Slices, Split, taken, unthrottled};
+use super::{CpuPools, CpuSplit, Item, StaticEngine, Variant, taken, unthrottled};
 use crate::{
     annotation::wants_rebalance,
     decision::Change,
@@ -17,54 +17,54 @@ struct Common {
     pool: Cpus,
     /// For those beyond its capacity.
     spilled: Cpus,
-    /// With what it borrows.
-    borrowing: Cpus,
+    /// With what it borrows of the reserved CPUs.
+    shared_on_loan: Cpus,
     /// The reserved CPUs.
     reserved: Cpus,
-    /// With what they borrow.
-    reserved_borrowing: Cpus,
+    /// With what they borrow of the shared pool.
+    reserved_on_loan: Cpus,
 }
 
 impl Common {
-    fn of(sets: &Sets, taken: &CpuSet) -> Self {
-        let pool = match sets.pool.difference(taken) {
+    fn of(pools: &CpuPools, taken: &CpuSet) -> Self {
+        let pool = match pools.shared.difference(taken) {
             // Every CPU of the pool went offline.
-            pool if pool.is_empty() => sets.reserved,
+            pool if pool.is_empty() => pools.reserved,
             pool => pool,
         };
-        let lent = sets.lent.reserved.intersection(&pool);
+        let loan = pools.loans.to_reserved.intersection(&pool);
         Self {
             pool: pool.into(),
-            spilled: pool.union(&sets.reserved).into(),
-            borrowing: pool.union(&sets.lent.shared).into(),
-            reserved: sets.reserved.into(),
-            reserved_borrowing: sets.reserved.union(&lent).into(),
+            spilled: pool.union(&pools.reserved).into(),
+            shared_on_loan: pool.union(&pools.loans.to_shared).into(),
+            reserved: pools.reserved.into(),
+            reserved_on_loan: pools.reserved.union(&loan).into(),
         }
     }
 
     fn each(&self) -> impl Iterator<Item = &Cpus> {
-        let pool = [&self.pool, &self.spilled, &self.borrowing];
+        let pool = [&self.pool, &self.spilled, &self.shared_on_loan];
         pool.into_iter()
-            .chain([&self.reserved, &self.reserved_borrowing])
+            .chain([&self.reserved, &self.reserved_on_loan])
     }
 }
 
-impl<F: Flavour> Slices<F> {
-    /// New placements of all whose placement changes, in the order of `items`: by id.
-    pub(super) fn settle(
+impl<V: Variant> StaticEngine<V> {
+    /// New placements of all containers whose placement changes, in the order of `items`: by id.
+    pub(super) fn reassign_shared(
         &self,
         topology: &Topology,
-        sets: &Sets,
+        pools: &CpuPools,
         items: &[Item<'_>],
     ) -> Vec<Change> {
-        let common = Common::of(sets, &taken(items));
+        let common = Common::of(pools, &taken(items));
         let shared: Arc<str> = "shared".into();
         let reserved: Arc<str> = "reserved".into();
         let may_borrow = |request: &Request| wants_rebalance(request) != Some(false);
         let splits = items
             .iter()
-            .map(|item| F::split(&self.config, item.request));
-        let splits: Vec<Split> = splits.collect();
+            .map(|item| V::split(&self.config, item.request));
+        let splits: Vec<CpuSplit> = splits.collect();
         let spills = self.spills(items, &splits, &common.pool);
         let pins = self.config.pin_memory;
         let mut mems = pins.then(|| Mems::new(topology, common.each()));
@@ -77,21 +77,22 @@ impl<F: Flavour> Slices<F> {
             };
             if split.reserved && !common.reserved.is_empty() {
                 placement.pool = Some(reserved.clone());
-                placement.cpus = if !sets.lent.reserved.is_empty() && may_borrow(item.request) {
-                    common.reserved_borrowing.clone()
+                placement.cpus = if !pools.loans.to_reserved.is_empty() && may_borrow(item.request)
+                {
+                    common.reserved_on_loan.clone()
                 } else {
                     common.reserved.clone()
                 };
             } else if item.exclusive.is_empty() || split.part.0 > 0 {
                 let base = if spills {
                     &common.spilled
-                } else if !sets.lent.shared.is_empty() && may_borrow(item.request) {
-                    &common.borrowing
+                } else if !pools.loans.to_shared.is_empty() && may_borrow(item.request) {
+                    &common.shared_on_loan
                 } else {
                     &common.pool
                 };
-                let fits = |span: &&Cpus| {
-                    let inside = base.intersection(span);
+                let fits = |domain: &&Cpus| {
+                    let inside = base.intersection(domain);
                     let needs = usize::try_from(split.part.0.div_ceil(1000)).unwrap_or(usize::MAX);
                     inside.len() >= needs.max(1)
                 };
@@ -99,13 +100,13 @@ impl<F: Flavour> Slices<F> {
                 placement.cpus = match &placement.confined {
                     None if item.exclusive.is_empty() => base.clone(),
                     None => item.exclusive.union(base).into(),
-                    Some(span) => item.exclusive.union(&base.intersection(span)).into(),
+                    Some(domain) => item.exclusive.union(&base.intersection(domain)).into(),
                 };
                 placement.pool = Some(shared.clone());
             } else {
                 placement.cpus = item.exclusive.clone();
             }
-            if F::SETS_SHARES {
+            if V::SETS_SHARES {
                 let whole = u32::try_from(split.full).unwrap_or(u32::MAX);
                 let milli = if split.part.0 > 0 {
                     split.part.0
@@ -133,17 +134,18 @@ impl<F: Flavour> Slices<F> {
         changes
     }
 
-    /// Whose shared part is beyond the pool's capacity: Guaranteed pods first, then by arrival.
-    fn spills(&self, items: &[Item<'_>], splits: &[Split], pool: &CpuSet) -> Vec<bool> {
+    /// Which containers have their shared part beyond the pool's capacity, which is given to Guaranteed pods
+    /// first, then by arrival.
+    fn spills(&self, items: &[Item<'_>], splits: &[CpuSplit], pool: &CpuSet) -> Vec<bool> {
         let mut spills = vec![false; items.len()];
-        let counts = |split: &Split| !split.reserved && (split.full == 0 || split.part.0 > 0);
+        let counts = |split: &CpuSplit| !split.reserved && (split.full == 0 || split.part.0 > 0);
         let parts = splits.iter().filter(|split| counts(split));
         let asked_milli = parts.fold(0u64, |sum, split| {
             sum.saturating_add(u64::from(split.part.0))
         });
         let capacity = u64::try_from(pool.len()).unwrap_or(u64::MAX);
         let mut left_milli = capacity.saturating_mul(1000);
-        if !F::SPILLS || asked_milli <= left_milli {
+        if !V::SPILLS || asked_milli <= left_milli {
             return spills;
         }
         let mut order: Vec<(QosClass, u64, usize)> = Vec::with_capacity(items.len());

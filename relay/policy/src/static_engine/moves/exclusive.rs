@@ -1,7 +1,7 @@
 //! Other exclusive CPUs for a container whose pod lets them be exchanged: together instead of scattered,
 //! or away from CPUs on which others run all the same.
 
-use super::{Scene, single};
+use super::context::{Context, single};
 use crate::{
     measured::Observed,
     rebalance::{
@@ -9,45 +9,45 @@ use crate::{
         proposal::{Proposal, Wins},
     },
     request::ContainerId,
-    slices::{Flavour, Slices, source},
     state::{
         Container,
         rebalance::{Part, What},
     },
+    static_engine::{StaticEngine, Variant, source},
 };
 use alloc::{format, vec};
 use resmgr_topology::{CpuSet, Preference, Topology, allocate};
 
 /// Far migrations per second from which scattered CPUs are worth others, thousandths.
-const WANDERS_MILLI_PER_S: u64 = 20_000;
-/// Time per second others ran on its CPUs, nanoseconds.
-const FOREIGN_NS_PER_S: u64 = 20_000_000;
+const FAR_MIGRATIONS_MILLI_PER_S: u64 = 20_000;
+/// Time per second that intruders ran on its CPUs from which it is worth others, nanoseconds.
+const INTRUDER_NS_PER_S: u64 = 20_000_000;
 
 /// Whether there is anything to win at all.
 pub(super) fn suffers(seen: &Observed) -> bool {
-    wanders(seen) || seen.foreign_ns_per_s >= FOREIGN_NS_PER_S
+    migrates_far(seen) || seen.foreign_ns_per_s >= INTRUDER_NS_PER_S
 }
 
-fn wanders(seen: &Observed) -> bool {
+fn migrates_far(seen: &Observed) -> bool {
     let package = seen.package_migrations_milli_per_s;
-    package.saturating_add(seen.node_migrations_milli_per_s) >= WANDERS_MILLI_PER_S
+    package.saturating_add(seen.node_migrations_milli_per_s) >= FAR_MIGRATIONS_MILLI_PER_S
 }
 
-pub(super) fn proposal<F: Flavour>(
-    policy: &Slices<F>,
-    scene: &Scene<'_>,
+pub(super) fn proposal<V: Variant>(
+    engine: &StaticEngine<V>,
+    context: &Context<'_>,
     id: &ContainerId,
-    one: &Container,
+    container: &Container,
     seen: &Observed,
 ) -> Option<Proposal> {
-    let topology = scene.view.topology;
-    let held = *one.placement.exclusive;
-    let sources = F::sources(&policy.config, &one.request, held.len());
+    let topology = context.view.topology;
+    let held = *container.placement.exclusive;
+    let sources = V::sources(&engine.config, &container.request, held.len());
     let from = sources
         .into_iter()
-        .find(|from| held.is_subset(&source(&scene.sets, *from)))?;
-    let free = source(&scene.sets, from).difference(&scene.taken);
-    let cost = |cpu| scene.contention.cost(cpu);
+        .find(|from| held.is_subset(&source(&context.pools, *from)))?;
+    let free = source(&context.pools, from).difference(&context.taken);
+    let cost = |cpu| context.contention.cost(cpu);
     let preference = Preference {
         cost: Some(&cost),
         ..Preference::default()
@@ -55,7 +55,7 @@ pub(super) fn proposal<F: Flavour>(
     let choose = |from: &CpuSet| allocate(topology, from, held.len(), &preference);
     let package = seen.package_migrations_milli_per_s;
     let node = seen.node_migrations_milli_per_s;
-    let (to, reason, gain, wins, why) = if wanders(seen) {
+    let (to, reason, gain, wins, why) = if migrates_far(seen) {
         let to = choose(&free.union(&held))?;
         let saves = match (spread(topology, &held), spread(topology, &to)) {
             ((packages, _), (fewer, 1)) if fewer < packages => {
@@ -72,7 +72,7 @@ pub(super) fn proposal<F: Flavour>(
         );
         (to, "migrations", saves, Wins::Refill, why)
     } else {
-        // Others have no business there, but cannot be driven off: other CPUs may be left alone.
+        // Intruders have no business there, but cannot be driven off: other CPUs may be free of them.
         let to = choose(&free)?;
         let why = format!(
             "others ran {} µs/s on its CPUs {held}; {to} are free",

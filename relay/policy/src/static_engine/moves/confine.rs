@@ -1,0 +1,108 @@
+//! Confining shared containers whose threads migrate far to a domain they fit in, and giving those another
+//! domain that wait where they are.
+
+use super::context::{Context, Domain, Level, SharedContainer, confine, need, single};
+use crate::{
+    rebalance::{
+        cost::{LLC_MIGRATION_US, NODE_MIGRATION_US, PACKAGE_MIGRATION_US},
+        limits::MIN_GAIN_NS,
+        proposal::{Proposal, Wins},
+    },
+    state::rebalance::or,
+};
+use alloc::{format, vec, vec::Vec};
+use core::cmp::Reverse;
+
+/// Far migrations per second from which a container is worth confining, thousandths.
+const FAR_MIGRATIONS_MILLI_PER_S: u64 = 20_000;
+/// Waiting from which a confined container is worth another domain, nanoseconds per second.
+const WAITS_NS_PER_S: u64 = 100_000_000;
+/// Candidates told of.
+const TOLD: usize = 8;
+
+pub(super) fn proposal(context: &Context<'_>, shared: SharedContainer<'_>) -> Option<Proposal> {
+    let seen = shared.seen;
+    let package = seen.package_migrations_milli_per_s;
+    let node = seen.node_migrations_milli_per_s;
+    let llc = seen.llc_migrations_milli_per_s;
+    // Thousandths of migrations times microseconds are nanoseconds.
+    let saves = |level: Level| {
+        let (package, node, llc) = (
+            package.saturating_mul(PACKAGE_MIGRATION_US),
+            node.saturating_mul(NODE_MIGRATION_US),
+            llc.saturating_mul(LLC_MIGRATION_US),
+        );
+        match level {
+            Level::Llc => package.saturating_add(node).saturating_add(llc),
+            Level::Node => package.saturating_add(node),
+            Level::Package => package,
+            Level::Pool => 0,
+        }
+    };
+    let migrates_far =
+        package.saturating_add(node).saturating_add(llc) >= FAR_MIGRATIONS_MILLI_PER_S;
+    let waits = shared.placed.confined.is_some() && seen.wait_ns_per_s >= WAITS_NS_PER_S;
+    if !migrates_far && !waits {
+        return None;
+    }
+    // A cache of its own must be worth the narrowness; a node need not.
+    let caches = saves(Level::Llc) >= saves(Level::Node).saturating_add(MIN_GAIN_NS);
+    let offered = |domain: &&Domain| {
+        let narrower = migrates_far && !shared.placed.cpus.is_subset(&domain.cpus);
+        let other = Some(&domain.cpus) != shared.placed.confined.as_deref();
+        (domain.level != Level::Llc || caches) && other && (narrower || waits)
+    };
+    let mut choices: Vec<_> = context
+        .domains
+        .iter()
+        .filter(offered)
+        .map(|domain| (domain, domain.left(shared, &[])))
+        .collect();
+    choices.sort_by_key(|(domain, left)| {
+        // A container that waits wants room first, one that migrates far a small domain.
+        let level = if migrates_far {
+            domain.level
+        } else {
+            Level::Pool
+        };
+        (
+            left.is_none(),
+            level,
+            Reverse(*left),
+            domain.level,
+            domain.id,
+        )
+    });
+    let (domain, left) = choices.first()?;
+    let left = (*left)?;
+    let (reason, gain, wins) = if migrates_far {
+        ("migrations", saves(domain.level), Wins::Refill)
+    } else {
+        ("contention", seen.wait_ns_per_s / 2, Wins::Time)
+    };
+    let to = (domain.level != Level::Pool).then_some(domain.cpus);
+    Some(Proposal {
+        why: vec![
+            format!(
+                "{} migrations/s between packages, {} between nodes, {} between caches, {} µs/s waited on {}",
+                package / 1000,
+                node / 1000,
+                llc / 1000,
+                seen.wait_ns_per_s / 1000,
+                or(shared.placed.confined.as_deref(), "all of its pool"),
+            ),
+            format!(
+                "needs {}m, fits in {}: {left}m would still be free",
+                need(shared),
+                domain.name
+            ),
+        ],
+        candidates: choices
+            .iter()
+            .take(TOLD)
+            .map(|(domain, left)| domain.line(*left, saves(domain.level) / 1000))
+            .collect(),
+        wins,
+        ..single(confine(shared, to), reason, gain)
+    })
+}

@@ -1,0 +1,174 @@
+//! What all kinds of moves look at: the pools, the shared containers, and the domains these can be confined to.
+
+use crate::{
+    contention::Contention,
+    measured::Observed,
+    rebalance::proposal::{Proposal, Wins, movable},
+    request::ContainerId,
+    state::{
+        Placement,
+        rebalance::{Part, What},
+    },
+    static_engine::CpuPools,
+    view::View,
+};
+use alloc::{format, string::String, vec, vec::Vec};
+use resmgr_topology::CpuSet;
+
+/// Part of a domain's CPU time that may be used after the move, per cent.
+const FILL_PERCENT: u64 = 75;
+
+/// The machine, the pools and the containers at the time of a proposal.
+pub(super) struct Context<'a> {
+    pub(super) view: View<'a>,
+    pub(super) pools: CpuPools,
+    /// The shared pool now, without what it borrows.
+    pub(super) pool: CpuSet,
+    pub(super) taken: CpuSet,
+    pub(super) contention: Contention,
+    pub(super) domains: Vec<Domain>,
+}
+
+/// A shared container that may be moved.
+#[derive(Clone, Copy)]
+pub(super) struct SharedContainer<'a> {
+    pub(super) id: &'a ContainerId,
+    pub(super) placed: &'a Placement,
+    pub(super) seen: &'a Observed,
+}
+
+impl<'a> Context<'a> {
+    /// The container, when it runs in the shared pool only and may be moved.
+    pub(super) fn shared(&self, id: &'a ContainerId) -> Option<SharedContainer<'a>> {
+        let one = self.view.state.containers.get(id)?;
+        let placed = &one.placement;
+        let shared = placed.exclusive.is_empty() && placed.pool.as_deref() == Some("shared");
+        let seen = movable(self.view, id, &one.request).filter(|_| shared)?;
+        Some(SharedContainer { id, placed, seen })
+    }
+}
+
+/// How large a domain is; the smaller, the less far a container can migrate in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    Llc,
+    Node,
+    Package,
+    Pool,
+}
+
+/// A part of the machine that has a part of the pool.
+#[derive(Clone, Debug)]
+pub(super) struct Domain {
+    pub(super) level: Level,
+    pub(super) id: u32,
+    pub(super) cpus: CpuSet,
+    /// Its part of the pool, and how much of that is used and may be.
+    inside: CpuSet,
+    busy_milli: u64,
+    room_milli: u64,
+    pub(super) name: String,
+}
+
+impl Domain {
+    /// What would be free of it with a container that needs `need` and uses its CPUs now; `None` when
+    /// it does not fit.
+    pub(super) fn left(
+        &self,
+        shared: SharedContainer<'_>,
+        also_gone: &[SharedContainer<'_>],
+    ) -> Option<u64> {
+        let mut used = self.busy_milli;
+        for one in also_gone.iter().chain([&shared]) {
+            // What it uses of each CPU now goes with it.
+            let width = u64::try_from(one.placed.cpus.len().max(1)).unwrap_or(1);
+            let own = u64::from(one.seen.utilisation_mcpu) / width;
+            let both = self.inside.intersection(&one.placed.cpus).len();
+            used = used.saturating_sub(own * u64::try_from(both).unwrap_or(0));
+        }
+        self.room_milli
+            .checked_sub(used.saturating_add(need(shared)))
+    }
+
+    pub(super) fn line(&self, left: Option<u64>, saves_us: u64) -> String {
+        let fits = match left {
+            Some(left) => format!("{left}m would still be free"),
+            None => String::from("it does not fit"),
+        };
+        format!(
+            "{}: {} CPUs of the pool, {}m used of {}m that may be; {fits}; saves {saves_us} µs/s",
+            self.name,
+            self.inside.len(),
+            self.busy_milli,
+            self.room_milli
+        )
+    }
+}
+
+/// What a container needs: what it uses, and at least what it asked for; thousandths of a CPU.
+pub(super) fn need(shared: SharedContainer<'_>) -> u64 {
+    u64::from(shared.seen.utilisation_mcpu).max(u64::from(shared.placed.shared.0))
+}
+
+/// Caches, nodes and packages that have a part of the pool and not all of it, and all of it.
+pub(super) fn domains(view: View<'_>, contention: &Contention, pool: &CpuSet) -> Vec<Domain> {
+    let domain = |level, id, cpus: &CpuSet, name| {
+        let inside = cpus.intersection(pool);
+        Domain {
+            level,
+            id,
+            cpus: *cpus,
+            inside,
+            busy_milli: contention.sum(&inside),
+            room_milli: u64::try_from(inside.len()).unwrap_or(0) * 10 * FILL_PERCENT,
+            name,
+        }
+    };
+    let nodes = view.topology.nodes.iter();
+    let nodes =
+        nodes.map(|one| domain(Level::Node, one.id.0, &one.cpus, format!("node {}", one.id)));
+    let packages = view.topology.packages.iter();
+    let packages = packages.map(|one| {
+        domain(
+            Level::Package,
+            one.id.0,
+            &one.cpus,
+            format!("package {}", one.id),
+        )
+    });
+    let llcs = view.topology.llcs.iter();
+    let llcs = llcs.map(|one| domain(Level::Llc, one.id.0, &one.cpus, format!("cache {}", one.id)));
+    let whole = domain(Level::Pool, 0, pool, String::from("all of the pool"));
+    let mut domains: Vec<Domain> = Vec::new();
+    for one in nodes.chain(packages).chain(llcs) {
+        let known = |other: &Domain| other.inside == one.inside;
+        if !one.inside.is_empty() && one.inside != *pool && !domains.iter().any(known) {
+            domains.push(one);
+        }
+    }
+    domains.push(whole);
+    domains
+}
+
+/// A part that changes what a shared container is confined to.
+pub(super) fn confine(shared: SharedContainer<'_>, to: Option<CpuSet>) -> Part {
+    Part {
+        id: shared.id.clone(),
+        what: What::Span,
+        from: shared.placed.confined.as_deref().copied(),
+        to,
+    }
+}
+
+/// One part, one reason.
+pub(super) fn single(part: Part, reason: &'static str, gain_ns_per_s: u64) -> Proposal {
+    Proposal {
+        parts: vec![part],
+        watched: Vec::new(),
+        reason,
+        gain_ns_per_s,
+        wins: Wins::Time,
+        why: Vec::new(),
+        candidates: Vec::new(),
+    }
+}

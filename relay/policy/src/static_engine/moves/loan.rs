@@ -1,0 +1,167 @@
+//! Loans between pools: of the shared and the reserved CPUs an idle pool may lend a part of its own to an
+//! overloaded one. The lender's containers go on running there; nothing exclusive is touched.
+
+use super::context::Context;
+use crate::{
+    rebalance::proposal::{Proposal, Wins, movable},
+    request::ContainerId,
+    state::rebalance::{Part, What, or},
+};
+use alloc::{format, string::String, sync::Arc, vec, vec::Vec};
+use resmgr_topology::{CpuSet, Preference, allocate};
+
+/// A pool this busy (thousandths) whose members wait this long for each of its CPUs is overloaded.
+const OVERLOADED_BUSY_MILLI: u64 = 800;
+const OVERLOADED_WAIT_NS_PER_S: u64 = 100_000_000;
+/// A pool at most this busy whose members wait less than this is idle and may lend.
+const IDLE_BUSY_MILLI: u64 = 300;
+const IDLE_WAIT_NS_PER_S: u64 = 10_000_000;
+/// What a pool borrowed goes back when it would be at most this busy without it.
+const RETURN_BUSY_MILLI: u64 = 500;
+
+struct Pool<'a> {
+    name: &'static str,
+    own: CpuSet,
+    /// What it borrows now.
+    on_loan: CpuSet,
+    wait_ns_per_s: u64,
+    used_milli: u64,
+    /// The member that waits most, and how long.
+    worst: Option<(u64, &'a ContainerId)>,
+}
+
+impl Pool<'_> {
+    fn per_cpu(&self, sum: u64) -> u64 {
+        let cpus = self.own.union(&self.on_loan).len().max(1);
+        sum / u64::try_from(cpus).unwrap_or(1)
+    }
+
+    fn busy(&self, context: &Context<'_>) -> u64 {
+        self.per_cpu(context.contention.sum(&self.own.union(&self.on_loan)))
+    }
+
+    fn is_overloaded(&self, context: &Context<'_>) -> bool {
+        self.busy(context) >= OVERLOADED_BUSY_MILLI
+            && self.per_cpu(self.wait_ns_per_s) >= OVERLOADED_WAIT_NS_PER_S
+    }
+
+    fn is_idle(&self, context: &Context<'_>) -> bool {
+        self.busy(context) <= IDLE_BUSY_MILLI
+            && self.per_cpu(self.wait_ns_per_s) < IDLE_WAIT_NS_PER_S
+    }
+
+    fn line(&self, context: &Context<'_>) -> String {
+        format!(
+            "pool {}: CPUs {}, borrows {}; {} of 1000 busy, {} µs/s waited for each CPU",
+            self.name,
+            self.own,
+            or(Some(&self.on_loan), "nothing"),
+            self.busy(context),
+            self.per_cpu(self.wait_ns_per_s) / 1000
+        )
+    }
+}
+
+pub(super) fn proposals(context: &Context<'_>) -> Vec<Proposal> {
+    if context.pool.is_empty() || context.pools.reserved.is_empty() {
+        return Vec::new();
+    }
+    let mut shared = pool(context, "shared", context.pool, context.pools.reserved);
+    let mut reserved = pool(context, "reserved", context.pools.reserved, context.pool);
+    for (id, container) in &context.view.state.containers {
+        let pool = match container.placement.pool.as_deref() {
+            Some("shared") => &mut shared,
+            Some("reserved") => &mut reserved,
+            _ => continue,
+        };
+        if let Some(seen) = movable(context.view, id, &container.request) {
+            pool.wait_ns_per_s = pool.wait_ns_per_s.saturating_add(seen.wait_ns_per_s);
+            pool.used_milli += u64::from(seen.utilisation_mcpu);
+            pool.worst = pool.worst.max(Some((seen.wait_ns_per_s, id)));
+        }
+    }
+    let pairs = [(&shared, &reserved), (&reserved, &shared)];
+    let each = pairs.into_iter();
+    each.filter_map(|(borrower, lender)| proposal(context, borrower, lender))
+        .collect()
+}
+
+fn pool<'a>(context: &Context<'_>, name: &'static str, own: CpuSet, lender: CpuSet) -> Pool<'a> {
+    let loan = context.view.state.rebalance.lent.get(name);
+    Pool {
+        name,
+        own,
+        on_loan: loan.map_or(CpuSet::EMPTY, |loan| loan.intersection(&lender)),
+        wait_ns_per_s: 0,
+        used_milli: 0,
+        worst: None,
+    }
+}
+
+fn proposal(context: &Context<'_>, borrower: &Pool<'_>, lender: &Pool<'_>) -> Option<Proposal> {
+    let (_, worst) = borrower.worst?;
+    let candidates = vec![borrower.line(context), lender.line(context)];
+    let make = |to, reason, gain_ns_per_s, wins, why| Proposal {
+        parts: vec![Part {
+            id: worst.clone(),
+            what: What::Pool(Arc::from(borrower.name)),
+            from: (!borrower.on_loan.is_empty()).then_some(borrower.on_loan),
+            to,
+        }],
+        watched: Vec::new(),
+        reason,
+        gain_ns_per_s,
+        wins,
+        why: vec![why],
+        candidates,
+    };
+    if borrower.on_loan.is_empty() {
+        if !borrower.is_overloaded(context)
+            || !lender.is_idle(context)
+            || !lender.on_loan.is_empty()
+        {
+            return None;
+        }
+        // Half at most, and no more than doubles the borrower: the lender keeps CPUs to itself.
+        let count = (lender.own.len() / 2).min(borrower.own.len());
+        let cost = |cpu| context.contention.cost(cpu);
+        let preference = Preference {
+            near: Some(&borrower.own),
+            cost: Some(&cost),
+        };
+        let loan = allocate(context.view.topology, &lender.own, count, &preference)
+            .filter(|loan| !loan.is_empty())?;
+        let parts = u64::try_from(borrower.own.len() + loan.len()).unwrap_or(1);
+        let new = u64::try_from(loan.len()).unwrap_or(0);
+        let gain = borrower.wait_ns_per_s / parts.max(1) * new;
+        let why = format!(
+            "pool {} starves ({} of 1000 busy, at least {OVERLOADED_BUSY_MILLI}), pool {} is idle ({}, at most \
+             {IDLE_BUSY_MILLI}): it lends {loan}",
+            borrower.name,
+            borrower.busy(context),
+            lender.name,
+            lender.busy(context)
+        );
+        return Some(make(Some(loan), "starving", gain, Wins::Time, why));
+    }
+    let own = u64::try_from(borrower.own.len().max(1)).unwrap_or(1);
+    let without = borrower.used_milli / own;
+    let calm = borrower.per_cpu(borrower.wait_ns_per_s) < IDLE_WAIT_NS_PER_S;
+    if without <= RETURN_BUSY_MILLI && calm {
+        let why = format!(
+            "pool {} would be {without} of 1000 busy without what it borrows, at most {RETURN_BUSY_MILLI}",
+            borrower.name
+        );
+        return Some(make(None, "idle", 0, Wins::Order, why));
+    }
+    if lender.is_overloaded(context) && !borrower.is_overloaded(context) {
+        let why = format!(
+            "pool {} starves itself ({} of 1000 busy): it takes back what it lent",
+            lender.name,
+            lender.busy(context)
+        );
+        let gain = lender.wait_ns_per_s / 4;
+        return Some(make(None, "starving", gain, Wins::Time, why));
+    }
+    None
+}

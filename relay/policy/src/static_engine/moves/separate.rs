@@ -1,0 +1,100 @@
+//! Separating pairs that interfere: two shared containers of which one takes CPUs away from the other are
+//! confined to domains that have nothing in common.
+
+use super::context::{Context, Domain, Level, SharedContainer, confine};
+use crate::{
+    rebalance::{
+        interference::{InterferingPair, interfering_pairs},
+        proposal::{Proposal, Wins},
+    },
+    state::rebalance::{Part, or},
+};
+use alloc::{format, vec, vec::Vec};
+use core::cmp::Reverse;
+
+/// Pairs of domains told of.
+const TOLD: usize = 8;
+
+pub(super) fn proposals(context: &Context<'_>) -> Vec<Proposal> {
+    let pairs = interfering_pairs(context.view.measured).into_iter();
+    pairs.filter_map(|pair| separate(context, pair)).collect()
+}
+
+fn separate<'a>(context: &Context<'a>, pair: InterferingPair<'a>) -> Option<Proposal> {
+    let InterferingPair {
+        victim: victim_id,
+        aggressor: aggressor_id,
+        ..
+    } = pair;
+    let (victim, aggressor) = (context.shared(victim_id)?, context.shared(aggressor_id)?);
+    if victim.placed.cpus.is_disjoint(&aggressor.placed.cpus) {
+        return None;
+    }
+    let fitting = |container: SharedContainer<'a>, also_gone: SharedContainer<'a>| {
+        let domains = context.domains.iter();
+        let parts = domains.filter(|domain| domain.level != Level::Pool);
+        let fit = parts.filter_map(move |domain| {
+            let left = domain.left(container, &[also_gone])?;
+            Some((domain, left))
+        });
+        fit.collect::<Vec<_>>()
+    };
+    let victim_domains = fitting(victim, aggressor);
+    let aggressor_domains = fitting(aggressor, victim);
+    let stays = |container: SharedContainer<'_>, domain: &Domain| {
+        container.placed.confined.as_deref() == Some(&domain.cpus)
+    };
+    let mut choices = Vec::new();
+    for (victim_domain, victim_left) in &victim_domains {
+        for (aggressor_domain, aggressor_left) in &aggressor_domains {
+            if victim_domain.cpus.is_disjoint(&aggressor_domain.cpus) {
+                let moves = [
+                    stays(victim, victim_domain),
+                    stays(aggressor, aggressor_domain),
+                ];
+                let moves = moves.iter().filter(|stays| !**stays).count();
+                // Large domains first: both containers have more CPUs to choose from.
+                let level = Reverse(victim_domain.level.min(aggressor_domain.level));
+                let room = Reverse(*victim_left.min(aggressor_left));
+                choices.push((moves, level, room, *victim_domain, *aggressor_domain));
+            }
+        }
+    }
+    choices.sort_by_key(|(moves, level, room, ..)| (*moves, *level, *room));
+    let (_, _, _, victim_domain, aggressor_domain) = choices.first()?;
+    let parts: Vec<Part> = [(victim, victim_domain), (aggressor, aggressor_domain)]
+        .into_iter()
+        .filter(|(container, domain)| !stays(*container, domain))
+        .map(|(container, domain)| confine(container, Some(domain.cpus)))
+        .collect();
+    Some(Proposal {
+        parts,
+        watched: vec![victim_id.clone(), aggressor_id.clone()],
+        reason: "parting",
+        gain_ns_per_s: pair.attributed_wait() / 2,
+        wins: Wins::Time,
+        why: vec![
+            format!(
+                "{aggressor_id} preempts {victim_id} {} times a second, who waits {} µs/s; they run on {} and {}",
+                pair.preempted_milli_per_s / 1000,
+                victim.seen.wait_ns_per_s / 1000,
+                or(victim.placed.confined.as_deref(), "all of the pool"),
+                or(aggressor.placed.confined.as_deref(), "all of the pool"),
+            ),
+            format!(
+                "{victim_id} fits in {}, {aggressor_id} in {}",
+                victim_domain.name, aggressor_domain.name
+            ),
+        ],
+        candidates: choices
+            .iter()
+            .take(TOLD)
+            .map(|(moves, _, room, victim_domain, aggressor_domain)| {
+                format!(
+                    "{victim_id} in {}, {aggressor_id} in {}: {moves} moves, at least {}m free in both",
+                    victim_domain.name, aggressor_domain.name, room.0
+                )
+            })
+            .collect(),
+    })
+}

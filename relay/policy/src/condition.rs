@@ -6,12 +6,14 @@ use crate::{
 };
 use core::fmt;
 use resmgr_topology::Nanos;
+use serde::{Deserialize, Serialize};
 
 /// Measurements older than this (5 s) say nothing about now: the window within which decisions fall back.
 pub const STALE_NS: u64 = 5_000_000_000;
 
 /// What the measurements are good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Condition {
     /// They may be acted on.
     Usable,

@@ -8,8 +8,6 @@ use crate::{
 };
 use alloc::{
     collections::{BTreeMap, btree_map::Entry},
-    format,
-    string::String,
     vec,
     vec::Vec,
 };
@@ -29,7 +27,7 @@ pub(crate) struct Contention {
     /// Waiting of those who may run on a CPU, each spread over all its CPUs, microseconds per second.
     waits: Vec<u64>,
     /// Why it is empty.
-    pub(crate) note: Option<String>,
+    pub(crate) unusable: Option<Condition>,
 }
 
 impl Contention {
@@ -40,14 +38,14 @@ impl Contention {
             costs: Vec::new(),
             busy: Vec::new(),
             waits: Vec::new(),
-            note: (!condition.is_usable()).then(|| format!("{condition}")),
+            unusable: (!condition.is_usable()).then_some(condition),
         }
     }
 
     pub(crate) fn of(view: View<'_>) -> Self {
         let measured = view.measured;
         let mut this = Self::unasked(view);
-        if this.note.is_some() {
+        if this.unusable.is_some() {
             return this;
         }
         let cpus = view.topology.cpus.last().map_or(0, |cpu| cpu.id.0 + 1);

@@ -57,7 +57,7 @@ impl Decision {
                 memory.lend(name, part.from);
             }
         }
-        memory.settle(Outcome::Shadow, None);
+        memory.record_outcome(Outcome::Shadow, None);
         for change in core::mem::take(&mut self.changes) {
             if let Some(mut why) = change.explanation {
                 why.summary = format!("shadow, not done: {}", why.summary);

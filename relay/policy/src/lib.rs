@@ -37,7 +37,7 @@ pub use check::{Violation, check};
 pub use condition::{Condition, STALE_NS};
 pub use config::{ConfigProblem, Reserved, StaticConfig};
 pub use decision::{Change, Decision, Policy, Refusal};
-pub use explanation::Explanation;
+pub use explanation::{Candidate, CpuSource, DomainContention, DomainLevel, Explanation, Reason};
 pub use measured::{Confidence, Fidelity, HALF_LIFE, Measured, Observed};
 pub use none::Unplaced;
 pub use quantity::{Quantity, QuantityError};
@@ -51,7 +51,7 @@ pub use request::{
         AnnotationError, Entry as AnnotationEntry, RESOURCES_ANNOTATION, entry_of_annotation,
     },
     basis::{Annotated, Basis, judge_pod},
-    cmk_isolate::{Isolate, parse_isolate},
+    cmk_isolate::{EXCLUSIVE_CORES, Isolate, parse_isolate},
     estimate::{
         CriResources, estimate, milli_from_quota, milli_from_shares, quota_from_milli,
         shares_from_milli,
@@ -61,13 +61,11 @@ pub use request::{
 pub use rules::Rules;
 pub use state::{
     Container, Placement, Quota, State,
-    rebalance::{Judged, Moved, Outcome, Part, RebalanceMemory, Wandered, What},
+    rebalance::{Benefit, Judged, Moved, Outcome, Part, RebalanceMemory, Wandered, What},
     workloads::{Known, Workloads},
 };
 pub use static_plus::StaticPlusPolicy;
 pub use static_policy::StaticPolicy;
-pub use stp::{
-    CpuListConfig, EXCLUSIVE_CORES, PoolConfig, PoolsConfig, StaticPools, pools_from_directory,
-};
+pub use stp::{CpuListConfig, PoolConfig, PoolsConfig, StaticPools, pools_from_directory};
 pub use view::View;
 pub use workload::{MAX_WORKLOADS, remember, workload};

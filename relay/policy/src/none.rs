@@ -2,7 +2,7 @@
 
 use crate::{
     decision::{Change, Decision, Policy, Refusal},
-    explanation::Explanation,
+    explanation::{Explanation, Reason},
     request::{ContainerId, Request},
     state::Placement,
     view::View,
@@ -30,7 +30,9 @@ impl Policy for Unplaced {
     fn place(&self, _view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
         let explanation = Explanation {
             summary: format!("{}: not pinned", request.name),
-            reasons: vec![format!("the policy {} places nothing", self.name)],
+            reasons: vec![Reason::PlacesNothing {
+                policy: self.name.into(),
+            }],
             candidates: Vec::new(),
         };
         Ok(Decision {

@@ -13,7 +13,7 @@ use crate::{
     config::{ConfigProblem, Reserved, StaticConfig},
     contention::Contention,
     decision::{Decision, Policy, Refusal},
-    explanation::listed,
+    explanation::{CpuSource, listed},
     rebalance::rebalance,
     request::{ContainerId, QosClass, Request},
     rules::Rules,
@@ -73,19 +73,6 @@ pub struct CpuSplit {
     pub part: MilliCpu,
     /// Runs on the reserved CPUs.
     pub reserved: bool,
-}
-
-/// Where exclusive CPUs may come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CpuSource {
-    /// Kernel-isolated CPUs.
-    Isolated,
-    /// Kernel-isolated CPUs, if they make up exactly one full core.
-    IsolatedCore,
-    /// CPUs sliced off the pool.
-    Pool,
-    /// Both together.
-    Either,
 }
 
 /// How one policy differs from the other.

@@ -4,8 +4,9 @@
 use crate::{
     annotation::prefer_isolated,
     config::StaticConfig,
+    explanation::CpuSource,
     request::{QosClass, Request},
-    static_engine::{CpuPools, CpuSource, CpuSplit, Loans, StaticEngine, Variant},
+    static_engine::{CpuPools, CpuSplit, Loans, StaticEngine, Variant},
 };
 use alloc::{vec, vec::Vec};
 use resmgr_topology::{CpuSet, MilliCpu, Topology};

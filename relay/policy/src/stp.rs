@@ -3,12 +3,11 @@
 //! A list of an exclusive pool belongs to one container; lists of other pools are shared by many. What a
 //! container holds is recorded list by list. Memory, shares and quota are left alone.
 
-mod ask;
 mod directory;
 mod level;
+mod pool_request;
 mod pools;
 
-pub use ask::EXCLUSIVE_CORES;
 pub use directory::pools_from_directory;
 pub use pools::{CpuListConfig, PoolConfig, PoolsConfig};
 
@@ -17,11 +16,13 @@ use crate::{
     config::ConfigProblem,
     contention::{CONFIDENT, Contention, with_seen},
     decision::{Change, Decision, Policy, Refusal},
-    explanation::{Explanation, TOLD, choices, listed},
+    explanation::{
+        Candidate, Explanation, MAX_LISTED_CANDIDATES, Reason, first_candidates, listed,
+    },
     rebalance::rebalance,
     request::{ContainerId, Request},
     rules::Rules,
-    state::{Container, Placement, workloads::Known},
+    state::{Container, Placement},
     view::View,
     workload::profile_of,
 };
@@ -33,7 +34,7 @@ use alloc::{
     vec,
     vec::Vec,
 };
-use ask::Ask;
+use pool_request::PoolRequest;
 use pools::{List, Pool};
 use resmgr_topology::{CpuId, CpuSet, Cpus, Topology};
 
@@ -87,29 +88,31 @@ impl StaticPools {
         &self,
         view: View<'_>,
         request: &Request,
-        ask: &Ask,
+        asked: &PoolRequest,
         others: &[(&ContainerId, &Placement)],
     ) -> Result<(Placement, Explanation), String> {
-        let name = &ask.pool;
+        let name = &asked.pool;
         let pool = self.pools.get(name);
         let pool = pool.ok_or_else(|| format!("non-existent pool {name:?}"))?;
-        if pool.exclusive && ask.exclusive == 0 {
+        if pool.exclusive && asked.exclusive == 0 {
             return Err(
                 "exclusive pool specified but the number of exclusive CPUs requested is 0"
                     .to_string(),
             );
         }
-        if !pool.exclusive && ask.exclusive > 0 {
+        if !pool.exclusive && asked.exclusive > 0 {
             return Err(format!(
                 "container \"{}\" with exclusive CPUs set to run in non-exclusive pool {name:?}",
                 request.full_name()
             ));
         }
         let contention = Contention::of(view);
-        let known = profile_of(view, request);
-        // What it will use, as far as anybody can know.
-        let asked = request.requirements.cpu_request.0;
-        let expected = known.as_ref().map_or(asked, |known| known.utilisation_mcpu);
+        let profile = profile_of(view, request);
+        // What it will use, as far as that can be known.
+        let requested = request.requirements.cpu_request.0;
+        let expected = profile
+            .as_ref()
+            .map_or(requested, |profile| profile.utilisation_mcpu);
         let online = &view.topology.online;
         let mut held = CpuSet::EMPTY;
         for (_, one) in others {
@@ -120,25 +123,24 @@ impl StaticPools {
         let uses = uses(view, pool, others);
         let mut candidates: Vec<(Load, usize, &List)> = Vec::new();
         for (index, (list, on)) in pool.lists.iter().zip(&uses).enumerate() {
-            let wanted = ask.socket.is_none_or(|socket| socket == list.socket);
+            let wanted = asked.socket.is_none_or(|socket| socket == list.socket);
             let usable = !list.cpus.is_disjoint(online);
             if wanted && usable && list.cpus.is_disjoint(&held) {
                 candidates.push((load(view, &contention, list, on, expected), index, list));
             }
         }
         candidates.sort_by_key(|(load, index, _)| (*load, *index));
-        let socket = ask
-            .socket
-            .map_or(String::new(), |id| format!(" with socket id {id}"));
-        let count = ask.exclusive.max(1);
+        let socket = asked.socket;
+        let on_socket = socket.map_or(String::new(), |id| format!(" with socket id {id}"));
+        let count = asked.exclusive.max(1);
         if candidates.len() < count {
             return Err(if pool.exclusive {
                 format!(
-                    "not enough free cpu lists in pool {name:?}{socket}: {count} requested, {} free",
+                    "not enough free cpu lists in pool {name:?}{on_socket}: {count} requested, {} free",
                     candidates.len()
                 )
             } else {
-                format!("no available cpu lists in pool {name:?} (any of them{socket})")
+                format!("no available cpu lists in pool {name:?} (any of them{on_socket})")
             });
         }
         let lists: Vec<CpuSet> = candidates
@@ -146,35 +148,41 @@ impl StaticPools {
             .take(count)
             .map(|(_, _, list)| list.cpus)
             .collect();
-        let placement = self.placement(view.topology, request, name, lists, ask);
-        let mut reasons = vec![match ask.exclusive {
-            0 => format!("pool {name:?} is shared: the least used list{socket}"),
-            n => format!("pool {name:?} is exclusive: {n} free lists{socket}"),
+        let placement = self.placement(view.topology, request, name, lists, asked);
+        let mut reasons = vec![match asked.exclusive {
+            0 => Reason::SharedPool {
+                pool: name.clone(),
+                socket,
+            },
+            lists => Reason::ExclusivePool {
+                pool: name.clone(),
+                lists,
+                socket,
+            },
         }];
-        reasons.extend(ask.notes.iter().cloned());
+        reasons.extend(asked.notes.iter().cloned());
         if !contention.is_empty() {
-            reasons.push(
-                format!(
-                    "rule: lists that would be over {FULL_MILLI} of 1000 busy with it last; then by measured \
-                     wait of those on them, busy time with it, busy time around it, requests, configuration"
-                ),
-            );
+            reasons.push(Reason::LeastContendedList {
+                full_milli: FULL_MILLI,
+            });
         }
-        reasons.extend(known.as_ref().map(Known::line));
-        reasons.extend(contention.note.clone());
+        reasons.extend(profile.as_ref().map(Reason::from));
+        reasons.extend(contention.unusable.map(Reason::from));
         let assigned = placement
             .lists
             .iter()
             .fold(CpuSet::EMPTY, |all, one| all.union(one));
-        if ask.no_affinity {
-            reasons.push("not pinned, as it asked: CMK_CPUS_ASSIGNED tells it its CPUs".into());
+        if asked.no_affinity {
+            reasons.push(Reason::NotPinned);
         }
         let explanation = Explanation {
             summary: format!("{}: CPUs {assigned} of pool {name:?}", request.full_name()),
             reasons,
-            candidates: choices(
-                candidates.iter().map(|(load, _, list)| load.line(list)),
-                count.saturating_add(TOLD),
+            candidates: first_candidates(
+                candidates
+                    .iter()
+                    .map(|(load, _, list)| load.candidate(list)),
+                count.saturating_add(MAX_LISTED_CANDIDATES),
             ),
         };
         Ok((placement, explanation))
@@ -186,7 +194,7 @@ impl StaticPools {
         request: &Request,
         name: &str,
         lists: Vec<CpuSet>,
-        ask: &Ask,
+        asked: &PoolRequest,
     ) -> Placement {
         let assigned = lists.iter().fold(CpuSet::EMPTY, |all, one| all.union(one));
         let online = Cpus::from(assigned.intersection(&topology.online));
@@ -209,11 +217,15 @@ impl StaticPools {
             } else {
                 request.requirements.cpu_request
             },
-            cpus: if ask.no_affinity { Cpus::EMPTY } else { online },
+            cpus: if asked.no_affinity {
+                Cpus::EMPTY
+            } else {
+                online
+            },
             lists,
-            socket: ask.socket,
+            socket: asked.socket,
             env,
-            command: ask.command.clone(),
+            command: asked.command.clone(),
             ..Placement::default()
         }
     }
@@ -254,12 +266,12 @@ impl StaticPools {
                 "cpu list \"{list}\" configured for container \"{id}\" not found in pool {name:?}"
             ));
         }
-        let ask = Ask {
+        let asked = PoolRequest {
             no_affinity: old.cpus.is_empty(),
             socket: old.socket,
-            ..Ask::default()
+            ..PoolRequest::default()
         };
-        let placement = self.placement(topology, &one.request, name, old.lists.clone(), &ask);
+        let placement = self.placement(topology, &one.request, name, old.lists.clone(), &asked);
         let alive = !placement
             .lists
             .iter()
@@ -271,8 +283,8 @@ impl StaticPools {
     }
 
     fn reconciled(&self, view: View<'_>) -> Result<Vec<Change>, String> {
-        let mut settled: BTreeMap<&ContainerId, Placement> = BTreeMap::new();
-        let mut homeless: Vec<(&ContainerId, &Container)> = Vec::new();
+        let mut placed: BTreeMap<&ContainerId, Placement> = BTreeMap::new();
+        let mut unplaceable: Vec<(&ContainerId, &Container)> = Vec::new();
         let mut order: Vec<_> = view.state.containers.iter().collect();
         order.sort_by_key(|(_, one)| {
             (
@@ -291,41 +303,48 @@ impl StaticPools {
             match kept.filter(|kept| kept.exclusive.is_disjoint(&taken)) {
                 Some(kept) => {
                     taken = taken.union(&kept.exclusive);
-                    settled.insert(id, kept);
+                    placed.insert(id, kept);
                 }
-                None => homeless.push((id, one)),
+                None => unplaceable.push((id, one)),
             }
         }
         let mut why: BTreeMap<&ContainerId, Explanation> = BTreeMap::new();
-        for (id, one) in homeless {
-            let mut ask = Ask::of(&one.request)?;
+        for (id, one) in unplaceable {
+            let mut asked = PoolRequest::of(&one.request)?;
             if !one.placement.lists.is_empty() {
                 // Its command line is not kept: what it was given says what it asked for.
-                ask.pool = one
+                asked.pool = one
                     .placement
                     .pool
                     .as_deref()
                     .unwrap_or("shared")
                     .to_string();
-                ask.exclusive = if one.placement.exclusive.is_empty() {
+                asked.exclusive = if one.placement.exclusive.is_empty() {
                     0
                 } else {
                     one.placement.lists.len()
                 };
-                ask.socket = one.placement.socket;
-                ask.no_affinity = one.placement.cpus.is_empty();
-                ask.notes
-                    .push(format!("its lists {:?} are gone", one.placement.lists));
+                asked.socket = one.placement.socket;
+                asked.no_affinity = one.placement.cpus.is_empty();
+                asked.notes.push(Reason::ListsGone {
+                    lists: one
+                        .placement
+                        .lists
+                        .iter()
+                        .copied()
+                        .map(Cpus::from)
+                        .collect(),
+                });
             }
-            let others: Vec<_> = settled.iter().map(|(id, one)| (*id, one)).collect();
-            let decided = self.decide(view, &one.request, &ask, &others);
+            let others: Vec<_> = placed.iter().map(|(id, one)| (*id, one)).collect();
+            let decided = self.decide(view, &one.request, &asked, &others);
             let (placement, explanation) =
                 decided.map_err(|text| format!("{text}; container \"{id}\""))?;
-            settled.insert(id, placement);
+            placed.insert(id, placement);
             why.insert(id, explanation);
         }
         let mut changes = Vec::new();
-        for (id, mut placement) in settled {
+        for (id, mut placement) in placed {
             placement.command = None;
             let old = view.state.containers.get(id).map(|one| &one.placement);
             let same = old.is_some_and(|old| {
@@ -371,7 +390,7 @@ impl Policy for StaticPools {
                         request.full_name(),
                         listed(&one.placement.cpus)
                     ),
-                    reasons: vec!["placed before; pools do not follow a changed request".into()],
+                    reasons: vec![Reason::KeptLists],
                     candidates: Vec::new(),
                 },
             )),
@@ -379,7 +398,8 @@ impl Policy for StaticPools {
                 let others = view.state.containers.iter();
                 let others = others.filter(|(id, _)| **id != request.id);
                 let others: Vec<_> = others.map(|(id, one)| (id, &one.placement)).collect();
-                Ask::of(request).and_then(|ask| self.decide(view, request, &ask, &others))
+                PoolRequest::of(request)
+                    .and_then(|asked| self.decide(view, request, &asked, &others))
             }
         };
         let (placement, explanation) = decided.map_err(refusal)?;
@@ -431,19 +451,17 @@ impl Policy for StaticPools {
 }
 
 impl Load {
-    fn line(&self, list: &List) -> String {
-        format!(
-            "list {} (socket {}): {} containers, {}m requested per CPU, {} of 1000 busy, {} with it, {} around it, \
-             {} ms/s waited",
-            list.cpus,
-            list.socket,
-            self.containers,
-            self.milli_per_cpu,
-            self.busy,
-            self.with,
-            self.around,
-            self.wait * 10
-        )
+    fn candidate(&self, list: &List) -> Candidate {
+        Candidate::List {
+            cpus: list.cpus.into(),
+            socket: list.socket,
+            containers: self.containers,
+            requested_milli_per_cpu: self.milli_per_cpu,
+            busy_milli: self.busy,
+            busy_with_it_milli: self.with,
+            busy_around_milli: self.around,
+            waited_ms_per_s: self.wait * 10,
+        }
     }
 }
 

@@ -90,8 +90,8 @@ fn record(snapshot: &Snapshot, moved: &Moved) -> Value {
         "seen_ns_per_s": moved.seen_ns_per_s,
         "why": why.map(|note| json!({
             "summary": note.why.summary,
-            "reasons": note.why.reasons,
-            "candidates": note.why.candidates,
+            "reasons": note.why.reason_lines(),
+            "candidates": note.why.candidate_lines(),
         })),
     })
 }

@@ -5,7 +5,7 @@ use crate::{
     inspect::{
         server::Views,
         top::TopView,
-        view::{ContainerView, DecisionView, ExplainView, PoolView, StateView},
+        view::{ContainerView, DecisionValues, DecisionView, ExplainView, PoolView, StateView},
     },
     manager::{ContainerRef, ManagerHandle, Snapshot},
 };
@@ -143,8 +143,12 @@ impl Views for LiveViews {
                 .map(|note| DecisionView {
                     at: rfc3339(note.at_unix_s),
                     summary: note.why.summary.clone(),
-                    reasons: note.why.reasons.clone(),
-                    candidates: note.why.candidates.clone(),
+                    reasons: note.why.reason_lines(),
+                    candidates: note.why.candidate_lines(),
+                    values: DecisionValues {
+                        reasons: note.why.reasons.clone(),
+                        candidates: note.why.candidates.clone(),
+                    },
                 })
                 .collect(),
         })

@@ -1,5 +1,6 @@
 //! The placement as people and scripts see it: one type, printed as a table or as JSON.
 
+use resmgr_policy::{Candidate, Reason};
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Write as _};
 
@@ -82,6 +83,18 @@ pub struct DecisionView {
     /// The choices considered, best first.
     #[serde(default)]
     pub candidates: Vec<String>,
+    /// The same reasons and candidates as values, for programs.
+    #[serde(default)]
+    pub values: DecisionValues,
+}
+
+/// What a decision was made by: what the lines of a [`DecisionView`] are made of, in the same order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionValues {
+    /// The rules, with the numbers they saw.
+    pub reasons: Vec<Reason>,
+    /// The choices, with their numbers.
+    pub candidates: Vec<Candidate>,
 }
 
 /// Rows of text under a heading, columns aligned.

@@ -541,7 +541,7 @@ fn unplace(
                 summary:
                     "not placed: it runs on all CPUs that no other container holds exclusively"
                         .to_owned(),
-                reasons: vec![why.to_string()],
+                reasons: vec![why.to_string().into()],
                 candidates: Vec::new(),
             },
         });

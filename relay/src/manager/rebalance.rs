@@ -89,7 +89,7 @@ impl Owner {
         let explained =
             explained.filter_map(|change| Some((&change.id, change.explanation.as_ref()?)));
         for (id, why) in explained.chain(decision.notes.iter().map(|(id, why)| (id, why))) {
-            tracing::info!(container = %id, why = why.reasons.join("; "), "{}", why.summary);
+            tracing::info!(container = %id, why = why.reason_lines().join("; "), "{}", why.summary);
         }
         if let Some(last) = history(self).filter(|last| changed(before.as_ref(), last)) {
             self.feedback.moves.add(&last);

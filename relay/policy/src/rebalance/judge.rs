@@ -2,7 +2,7 @@
 
 use crate::{
     decision::{Change, Decision},
-    explanation::Explanation,
+    explanation::{Explanation, Reason},
     rebalance::{
         cost::lost_ns_per_s,
         limits::{
@@ -19,25 +19,25 @@ use crate::{
     view::View,
     workload::key,
 };
-use alloc::{format, string::String, sync::Arc, vec, vec::Vec};
+use alloc::{boxed::Box, format, string::String, sync::Arc, vec, vec::Vec};
 use resmgr_topology::Nanos;
 
 /// What is known of a move by now.
-struct Seen {
+struct Verdict {
     won: i64,
     /// It has kept its promise, and may already be kept.
     proven: bool,
     /// When it is undone, if it is not proven by then.
     until_ns: u64,
-    numbers: String,
+    reason: Reason,
 }
 
 pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Option<Decision> {
     let mut memory = view.state.rebalance.clone();
     let lives = |id: &ContainerId| view.state.containers.contains_key(id);
-    let since = view.now.0.saturating_sub(trial.at.0);
+    let since = since_ns(view, trial);
     if !trial.judged.iter().any(|one| lives(&one.id)) {
-        memory.settle(Outcome::Ended, None);
+        memory.record_outcome(Outcome::Ended, None);
         return Some(Decision {
             memory: Some(memory),
             ..Decision::default()
@@ -50,37 +50,33 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
     let stay_lost = stay.fold(0u64, |sum, one| sum.saturating_add(one.lost_ns_per_s));
     if stay_lost < trial.lost_ns_per_s / 2 {
         // Going back would be a second move without a reason; what it is like now is another question.
-        let text = "those for whose sake it was made are gone: it stays".into();
-        return Some(settled(view, trial, memory, (Outcome::Ended, None), text));
+        let reason = Reason::BeneficiariesGone;
+        return Some(stays(view, trial, memory, (Outcome::Ended, None), reason));
     }
-    let seen = match &trial.wandered {
-        Some(before) => wandering(view, trial, before),
-        None => losing(view, trial),
+    let verdict = match &trial.wandered {
+        Some(before) => by_refill(view, trial, before),
+        None => by_time(view, trial),
     };
-    let Some(seen) = seen else {
-        // Too little is known: what cannot be judged in a while stays, so that others get their turn.
+    let Some(verdict) = verdict else {
+        // Too little is known: a move that cannot be judged in a while stays, so that the next gets its turn.
         if since <= view.measured.paced(VERIFY_NS).saturating_mul(10) {
             return None;
         }
-        let text = format!(
-            "nothing could be measured in {} s: it stays",
-            since / SECOND_NS
-        );
-        return Some(settled(view, trial, memory, (Outcome::Kept, None), text));
+        let reason = Reason::NothingMeasured {
+            after_s: since / SECOND_NS,
+        };
+        return Some(stays(view, trial, memory, (Outcome::Kept, None), reason));
     };
-    let (won, numbers) = (
-        seen.won,
-        format!("{} after {} s", seen.numbers, since / SECOND_NS),
-    );
-    if seen.proven {
+    let won = verdict.won;
+    if verdict.proven {
         let outcome = (Outcome::Kept, Some(won));
-        return Some(settled(view, trial, memory, outcome, numbers));
+        return Some(stays(view, trial, memory, outcome, verdict.reason));
     }
-    if since < seen.until_ns {
+    if since < verdict.until_ns {
         return None;
     }
-    memory.settle(Outcome::Undone, Some(won));
-    // Others who came meanwhile make everybody wait more: that says little against the move.
+    memory.record_outcome(Outcome::Undone, Some(won));
+    // Containers that came meanwhile make all wait more: that says little against the move.
     let came = view.state.next_arrival.saturating_sub(trial.arrivals);
     let rest_ns = view
         .measured
@@ -106,7 +102,7 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
         })
         .collect();
     let mut decision = Decision {
-        changes: policy.carried_out(view, &back, &memory).unwrap_or_default(),
+        changes: policy.apply_steps(view, &back, &memory).unwrap_or_default(),
         memory: Some(memory),
         ..Decision::default()
     };
@@ -114,13 +110,13 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
         let name = view.state.containers.get(&part.id);
         let name = name.map_or_else(String::new, |one| one.request.full_name());
         let mut reasons = vec![
-            format!("{numbers}; not tried again for {} s", rest_ns / SECOND_NS),
-            format!("moved back: {}", part.line()),
+            not_again(verdict.reason.clone(), rest_ns / SECOND_NS),
+            Reason::MovedBack {
+                step: Box::new(part.clone()),
+            },
         ];
         if came > 0 {
-            reasons.push(format!(
-                "others came meanwhile ({came}), who make everybody wait more: it rests only so long"
-            ));
+            reasons.push(Reason::ArrivedMeanwhile { count: came });
         }
         Explanation {
             summary: format!("{name}: move undone, it did not help ({})", trial.reason),
@@ -143,6 +139,10 @@ pub(super) fn tell(decision: &mut Decision, id: &ContainerId, why: Explanation) 
     }
 }
 
+fn since_ns(view: View<'_>, trial: &Moved) -> u64 {
+    view.now.0.saturating_sub(trial.at.0)
+}
+
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -161,18 +161,18 @@ fn harm_ns_per_s(view: View<'_>, trial: &Moved) -> i64 {
     signed(after.saturating_sub(before).saturating_sub(noise))
 }
 
-/// The same for people: nothing where there is none.
-fn beside(harm_ns_per_s: i64) -> String {
-    match harm_ns_per_s {
-        0 => String::new(),
-        some => format!(" and {} µs/s more lost by those beside", some / 1000),
+/// The same of a move that was undone: not tried again for so long.
+fn not_again(mut reason: Reason, seconds: u64) -> Reason {
+    if let Reason::TimeWon { cooldown_s, .. } | Reason::RefillWon { cooldown_s, .. } = &mut reason {
+        *cooldown_s = Some(seconds);
     }
+    reason
 }
 
 /// By its migrations: half as many cache refills as were promised must be saved, and at least half of that
 /// must be left of it when what it waits more is taken off. Waiting has longer to come right: it varies with
 /// other work.
-fn wandering(view: View<'_>, trial: &Moved, before: &Wandered) -> Option<Seen> {
+fn by_refill(view: View<'_>, trial: &Moved, before: &Wandered) -> Option<Verdict> {
     let seen = confident(view, &trial.id)?;
     let after = Wandered::of(seen);
     let won = signed(before.refill_ns_per_s) - signed(after.refill_ns_per_s);
@@ -181,23 +181,24 @@ fn wandering(view: View<'_>, trial: &Moved, before: &Wandered) -> Option<Seen> {
     let harm = harm_ns_per_s(view, trial);
     let calm = waited.saturating_add(harm) <= won / 2;
     let until = if ended { VERIFY_WAITING_NS } else { VERIFY_NS };
-    Some(Seen {
+    Some(Verdict {
         won,
         proven: ended && calm,
         until_ns: view.measured.paced(until),
-        numbers: format!(
-            "promised {} µs/s less cache refill, seen {} µs/s, and {} µs/s waited where it was {} µs/s,{}",
-            trial.promised_ns_per_s / 1000,
-            won / 1000,
-            after.wait_ns_per_s / 1000,
-            before.wait_ns_per_s / 1000,
-            beside(harm)
-        ),
+        reason: Reason::RefillWon {
+            promised_ns_per_s: trial.promised_ns_per_s,
+            seen_ns_per_s: won,
+            wait_before_ns_per_s: before.wait_ns_per_s,
+            wait_ns_per_s: after.wait_ns_per_s,
+            harm_ns_per_s: harm,
+            after_s: since_ns(view, trial) / SECOND_NS,
+            cooldown_s: None,
+        },
     })
 }
 
 /// By the time that is lost, by those who are still there.
-fn losing(view: View<'_>, trial: &Moved) -> Option<Seen> {
+fn by_time(view: View<'_>, trial: &Moved) -> Option<Verdict> {
     let (mut before, mut after) = (0u64, 0u64);
     for one in &trial.judged {
         if !view.state.containers.contains_key(&one.id) {
@@ -219,32 +220,33 @@ fn losing(view: View<'_>, trial: &Moved) -> Option<Seen> {
         // It promised nothing, but was not to hurt; that is known at the end.
         0 => {
             let least = -signed(MIN_GAIN_NS.max(before / 10));
-            won >= least && view.now.0.saturating_sub(trial.at.0) >= verify_ns
+            won >= least && since_ns(view, trial) >= verify_ns
         }
         _ => won >= signed(promised / 2),
     };
-    Some(Seen {
+    Some(Verdict {
         won,
         proven,
         until_ns: verify_ns,
-        numbers: format!(
-            "promised {} µs/s less waiting and cache refill, seen {} µs/s{}",
-            promised / 1000,
-            saved / 1000,
-            beside(harm)
-        ),
+        reason: Reason::TimeWon {
+            promised_ns_per_s: promised,
+            seen_ns_per_s: saved,
+            harm_ns_per_s: harm,
+            after_s: since_ns(view, trial) / SECOND_NS,
+            cooldown_s: None,
+        },
     })
 }
 
-/// It stays, and who was moved rests.
-fn settled(
+/// The move stays, and the containers that were moved rest.
+fn stays(
     view: View<'_>,
     trial: &Moved,
     mut memory: RebalanceMemory,
     (outcome, won): (Outcome, Option<i64>),
-    numbers: String,
+    reason: Reason,
 ) -> Decision {
-    memory.settle(outcome, won);
+    memory.record_outcome(outcome, won);
     let until = Nanos(view.now.0.saturating_add(view.measured.paced(REST_NS)));
     let mut decision = Decision::default();
     for part in &trial.parts {
@@ -258,7 +260,7 @@ fn settled(
                 container.request.full_name(),
                 trial.reason
             ),
-            reasons: vec![numbers.clone()],
+            reasons: vec![reason.clone()],
             candidates: Vec::new(),
         };
         decision.notes.push((part.id.clone(), why));

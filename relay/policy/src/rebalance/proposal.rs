@@ -4,12 +4,13 @@ use crate::{
     annotation::wants_rebalance,
     contention::CONFIDENT,
     decision::Change,
+    explanation::{Candidate, Reason},
     measured::Observed,
     request::{ContainerId, Request},
-    state::rebalance::{Part, RebalanceMemory},
+    state::rebalance::{Benefit, Part, RebalanceMemory},
     view::View,
 };
-use alloc::{string::String, vec::Vec};
+use alloc::vec::Vec;
 
 /// A move a policy proposes.
 #[derive(Clone, Debug)]
@@ -19,22 +20,10 @@ pub(crate) struct Proposal {
     pub(crate) watched: Vec<ContainerId>,
     pub(crate) reason: &'static str,
     pub(crate) gain_ns_per_s: u64,
-    pub(crate) wins: Wins,
-    pub(crate) why: Vec<String>,
+    pub(crate) benefit: Benefit,
+    pub(crate) reasons: Vec<Reason>,
     /// The choices it was made from, best first.
-    pub(crate) candidates: Vec<String>,
-}
-
-/// What a move is to win, and is therefore judged by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wins {
-    /// Less of all that is lost: waiting, cache refill, foreigners.
-    Time,
-    /// Less cache refill after far migrations. What it promises is small beside the noise of waiting, which
-    /// therefore gets longer to show that it is not worse.
-    Refill,
-    /// Nothing but order: a loan that is no longer needed goes back. Kept unless it hurts.
-    Order,
+    pub(crate) candidates: Vec<Candidate>,
 }
 
 /// What a policy must know for its containers to be moved.
@@ -43,7 +32,7 @@ pub(crate) trait Movable {
     fn proposals(&self, view: View<'_>) -> Vec<Proposal>;
     /// Everybody's new placement when the parts are carried out, where `lent` holds what pools borrow
     /// then; `None` when that is not possible or changes nothing.
-    fn carried_out(
+    fn apply_steps(
         &self,
         view: View<'_>,
         parts: &[Part],

@@ -3,19 +3,19 @@
 use super::judge::tell;
 use crate::{
     decision::Decision,
-    explanation::Explanation,
+    explanation::{Explanation, Reason},
     rebalance::{
         cost::{PAYBACK_S, cost_ns_per_s, lost_ns_per_s},
         limits::{
             BUDGET_PER_MINUTE, MIN_GAIN_NS, REST_NS, SECOND_NS, VERIFY_NS, VERIFY_WAITING_NS,
         },
-        proposal::{Movable, Proposal, Wins, confident, movable},
+        proposal::{Movable, Proposal, confident, movable},
     },
-    state::rebalance::{Judged, Moved, Outcome, Part, RebalanceMemory, Wandered, What},
+    state::rebalance::{Benefit, Judged, Moved, Outcome, Part, RebalanceMemory, Wandered, What},
     view::View,
     workload::key,
 };
-use alloc::{format, string::String, vec, vec::Vec};
+use alloc::{format, vec::Vec};
 use core::cmp::Reverse;
 use resmgr_topology::{CpuSet, Nanos};
 
@@ -40,7 +40,7 @@ pub(super) fn propose(policy: &impl Movable, view: View<'_>) -> Option<Decision>
         })
         .filter(|(cost, one)| {
             let pays = one.gain_ns_per_s >= MIN_GAIN_NS && one.gain_ns_per_s > *cost;
-            (pays || one.wins == Wins::Order)
+            (pays || one.benefit == Benefit::Order)
                 && !one.parts.iter().any(|part| rests(view, memory, part))
         })
         .collect();
@@ -73,7 +73,7 @@ fn carry_out(
             memory.lend(name, part.to);
         }
     }
-    let changes = policy.carried_out(view, &best.parts, &memory)?;
+    let changes = policy.apply_steps(view, &best.parts, &memory)?;
     let id = best.parts.first()?.id.clone();
     let judged = judges(view, &best);
     let lost = judged
@@ -88,7 +88,7 @@ fn carry_out(
         memory.rest(part, until);
     }
     let wandered = view.measured.containers.get(&id).map(Wandered::of);
-    let mut reasons = core::mem::take(&mut best.why);
+    let mut reasons = core::mem::take(&mut best.reasons);
     reasons.extend(promise(view, &best, lost, cost));
     let explanations: Vec<_> = best
         .parts
@@ -97,7 +97,7 @@ fn carry_out(
             let container = view.state.containers.get(&part.id)?;
             let name = container.request.full_name();
             let explanation = Explanation {
-                summary: format!("{name}: moved because of {}: {}", best.reason, part.line()),
+                summary: format!("{name}: moved because of {}: {part}", best.reason),
                 reasons: reasons.clone(),
                 candidates: best.candidates.clone(),
             };
@@ -117,7 +117,7 @@ fn carry_out(
         seen_ns_per_s: None,
         outcome: Outcome::Trial,
         arrivals: view.state.next_arrival,
-        wandered: wandered.filter(|_| best.wins == Wins::Refill),
+        wandered: wandered.filter(|_| best.benefit == Benefit::Refill),
         neighbours,
     });
     let mut decision = Decision {
@@ -132,33 +132,21 @@ fn carry_out(
 }
 
 /// What is expected of a move, and when and how it is judged.
-fn promise(view: View<'_>, best: &Proposal, lost: u64, cost: u64) -> Vec<String> {
+fn promise(view: View<'_>, best: &Proposal, lost: u64, cost: u64) -> Vec<Reason> {
     let seconds = |ns| view.measured.paced(ns) / SECOND_NS;
-    let judged = format!("judged after {} s", seconds(VERIFY_NS));
-    let undone = match best.wins {
-        Wins::Order => {
-            let text = format!("wins nothing but order; {judged}, undone if anybody waits more");
-            return vec![text];
-        }
-        Wins::Time => format!("{judged}, undone if less than half is won"),
-        Wins::Refill => format!(
-            "{judged}, undone if less than half of the refill is won, or if it waits more for {} s",
-            seconds(VERIFY_WAITING_NS)
-        ),
+    let promise = (best.benefit != Benefit::Order).then_some(Reason::Promise {
+        promised_ns_per_s: best.gain_ns_per_s,
+        lost_ns_per_s: lost,
+        cost_ns_per_s: cost,
+        payback_s: PAYBACK_S,
+    });
+    let rule = Reason::MoveRule {
+        benefit: best.benefit,
+        min_gain_ns_per_s: MIN_GAIN_NS,
+        judged_after_s: seconds(VERIFY_NS),
+        judged_waiting_after_s: seconds(VERIFY_WAITING_NS),
     };
-    vec![
-        format!(
-            "promises {} µs/s of {} µs/s lost to waiting and cache refill; moving its memory and warming \
-             caches costs {} µs/s over {PAYBACK_S} s",
-            best.gain_ns_per_s / 1000,
-            lost / 1000,
-            cost / 1000
-        ),
-        format!(
-            "rule: the move that wins most, of those that win more than they cost and than {} µs/s; {undone}",
-            MIN_GAIN_NS / 1000
-        ),
-    ]
+    promise.into_iter().chain([rule]).collect()
 }
 
 /// Whose loss is compared: of pools those that lose most, otherwise whoever moves or is to win by it.

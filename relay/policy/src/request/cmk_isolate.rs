@@ -9,6 +9,9 @@ use alloc::{
     vec::Vec,
 };
 
+/// The extended resource that counts exclusive CPU lists.
+pub const EXCLUSIVE_CORES: &str = "cmk.intel.com/exclusive-cores";
+
 /// A recognised command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Isolate {

@@ -45,6 +45,19 @@ impl Outcome {
     }
 }
 
+/// What a move is to win, and is therefore judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Benefit {
+    /// Less of all that is lost: waiting, cache refill, time of intruders.
+    Time,
+    /// Less cache refill after far migrations. What it promises is small beside the noise of waiting, which
+    /// therefore gets longer to show that it is not worse.
+    Refill,
+    /// Nothing but order: a loan that is no longer needed goes back. Kept unless it harms.
+    Order,
+}
+
 /// What of a container, or of its pool, a move changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -159,7 +172,7 @@ impl RebalanceMemory {
         last.filter(|last| last.outcome == Outcome::Trial)
     }
 
-    pub(crate) fn settle(&mut self, outcome: Outcome, seen: Option<i64>) {
+    pub(crate) fn record_outcome(&mut self, outcome: Outcome, seen: Option<i64>) {
         if let Some(last) = self.history.back_mut() {
             last.outcome = outcome;
             last.seen_ns_per_s = seen;
@@ -206,22 +219,25 @@ pub(crate) fn or<'a>(cpus: Option<&CpuSet>, fallback: &'a str) -> alloc::borrow:
     }
 }
 
-impl Part {
-    /// For people: what changes from where to where.
-    pub(crate) fn line(&self) -> String {
+impl fmt::Display for Part {
+    /// What changes from where to where.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (from, to) = (self.from.as_ref(), self.to.as_ref());
         match &self.what {
-            What::Span => alloc::format!(
+            What::Span => write!(
+                f,
                 "from {} to {}",
                 or(from, "all of its pool"),
                 or(to, "all of its pool")
             ),
-            What::Exclusive => alloc::format!(
+            What::Exclusive => write!(
+                f,
                 "exclusive CPUs from {} to {}",
                 or(from, "none"),
                 or(to, "none")
             ),
-            What::Pool(name) => alloc::format!(
+            What::Pool(name) => write!(
+                f,
                 "pool {name} borrows {} instead of {}",
                 or(to, "nothing"),
                 or(from, "nothing")

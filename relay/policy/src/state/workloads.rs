@@ -1,6 +1,6 @@
 //! What is remembered of workloads.
 
-use alloc::{collections::BTreeMap, format, string::String};
+use alloc::{collections::BTreeMap, string::String};
 use resmgr_topology::{CpuSet, Nanos};
 use serde::{Deserialize, Serialize};
 
@@ -56,15 +56,5 @@ impl Known {
             confined: now.confined,
             ..self.clone()
         }
-    }
-
-    /// For explanations.
-    pub(crate) fn line(&self) -> String {
-        format!(
-            "its predecessors used {}m, waited {} ms/s, migrated far {} times a second",
-            self.utilisation_mcpu,
-            self.wait_ns_per_s / 1_000_000,
-            self.far_migrations_milli_per_s / 1000
-        )
     }
 }

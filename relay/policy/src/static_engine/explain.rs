@@ -1,13 +1,16 @@
 //! Why a container got the CPUs it got, for people who have to understand it at night.
 
-use super::{Choice, CpuSource, StaticEngine, Variant, source};
+use super::{Choice, StaticEngine, Variant, source};
 use crate::{
-    explanation::{Explanation, TOLD, choices, listed},
+    explanation::{
+        Candidate, CpuSource, DomainContention, DomainLevel, Explanation, MAX_LISTED_CANDIDATES,
+        Reason, first_candidates,
+    },
     request::Request,
-    state::{Placement, Quota, workloads::Known},
+    state::{Placement, Quota},
     view::View,
 };
-use alloc::{format, string::String, vec, vec::Vec};
+use alloc::{format, vec, vec::Vec};
 use core::cmp::Reverse;
 use resmgr_topology::CpuSet;
 
@@ -36,69 +39,52 @@ impl<V: Variant> StaticEngine<V> {
                 placement.exclusive, split.part
             ),
         };
-        let mut reasons = vec![format!(
-            "{:?} pod, {}m CPU requested ({}): {} exclusive, {}m shared",
-            request.qos,
-            request.requirements.cpu_request,
-            request.requirements.source,
-            split.full,
-            split.part
-        )];
-        let rule = match exclusive.from {
-            _ if exclusive.kept => Some("kept what it held"),
-            Some(CpuSource::Isolated) => Some("kernel-isolated CPUs are free and preferred"),
-            Some(CpuSource::IsolatedCore) => Some("one full kernel-isolated core is free"),
-            Some(CpuSource::Pool) => {
-                Some("sliced off the shared pool: whole cores close together first")
-            }
-            Some(CpuSource::Either) => {
-                Some("too few of one kind: from the shared pool and isolated CPUs")
-            }
-            None if split.reserved => Some("its namespace runs on the reserved CPUs"),
+        let mut reasons = vec![Reason::Requested {
+            qos: request.qos,
+            cpu_milli: request.requirements.cpu_request,
+            source: request.requirements.source,
+            exclusive: split.full,
+            shared_milli: split.part,
+        }];
+        reasons.extend(match exclusive.from {
+            _ if exclusive.kept => Some(Reason::KeptExclusive),
+            Some(source) => Some(Reason::TakenFrom { source }),
+            None if split.reserved => Some(Reason::ReservedNamespace),
             None => None,
-        };
-        reasons.extend(rule.map(String::from));
+        });
         let taken = choice.taken.union(&exclusive.cpus);
-        let shared = pools.shared.difference(&taken);
-        reasons.push(format!(
-            "shared pool now {}, reserved {}",
-            listed(&shared),
-            listed(&pools.reserved)
-        ));
+        reasons.push(Reason::PoolsNow {
+            shared: pools.shared.difference(&taken).into(),
+            reserved: pools.reserved.into(),
+        });
         if placement.cpus != placement.exclusive
             && V::SPILLS
             && !pools.reserved.is_empty()
             && pools.reserved.is_subset(&placement.cpus)
             && !split.reserved
         {
-            reasons.push("the shared pool is over-committed: reserved CPUs are added".into());
+            reasons.push(Reason::PoolOvercommitted);
         }
         if placement.quota == Quota::Unlimited {
-            reasons.push("quota removed: its CPUs are its own".into());
+            reasons.push(Reason::QuotaRemoved);
         }
-        reasons.extend(choice.profile.as_ref().map(Known::line));
+        reasons.extend(choice.profile.as_ref().map(Reason::from));
         if let Some(confined) = &placement.confined {
-            reasons.push(format!(
-                "confined to {confined}, where a rebalancing had put it or its predecessors"
-            ));
+            reasons.push(Reason::Confined {
+                cpus: confined.clone(),
+            });
         }
         let loan = pools.loans.to_shared.intersection(&placement.cpus);
         if placement.pool.as_deref() == Some("shared") && !loan.is_empty() && !split.reserved {
-            reasons.push(format!(
-                "the shared pool borrows CPUs {loan} of the reserved ones"
-            ));
+            reasons.push(Reason::BorrowsReserved { cpus: loan.into() });
         }
-        reasons.extend(contention.note.clone());
+        reasons.extend(contention.unusable.map(Reason::from));
         let candidates = match split.full > 0 && !exclusive.kept {
             true => candidates(view, choice),
             false => Vec::new(),
         };
         if !candidates.is_empty() && !contention.is_empty() {
-            reasons.push(
-                "rule: what fits the topology best; among equals the least busy cores and caches, and those \
-                 whose containers wait least"
-                    .into(),
-            );
+            reasons.push(Reason::TopologyThenContention);
         }
         Explanation {
             summary,
@@ -110,7 +96,7 @@ impl<V: Variant> StaticEngine<V> {
 
 /// The domains that could have given the CPUs, the smallest kind that holds them, the chosen ones first,
 /// then those with the least contention.
-fn candidates(view: View<'_>, choice: &Choice) -> Vec<String> {
+fn candidates(view: View<'_>, choice: &Choice) -> Vec<Candidate> {
     let Choice {
         pools,
         contention,
@@ -125,18 +111,18 @@ fn candidates(view: View<'_>, choice: &Choice) -> Vec<String> {
     let nodes = topology.nodes.iter().map(|one| (one.id.0, &one.cpus));
     let packages = topology.packages.iter();
     let packages = packages.map(|one| (one.id.0, &one.cpus));
-    let kinds: [(&str, Kind<'_>); 4] = [
-        ("core", cores.collect()),
-        ("cache", llcs.collect()),
-        ("node", nodes.collect()),
-        ("package", packages.collect()),
+    let kinds: [(DomainLevel, Kind<'_>); 4] = [
+        (DomainLevel::Core, cores.collect()),
+        (DomainLevel::Cache, llcs.collect()),
+        (DomainLevel::Node, nodes.collect()),
+        (DomainLevel::Package, packages.collect()),
     ];
     let holds = |kind: &Kind<'_>| kind.iter().any(|(_, cpus)| exclusive.cpus.is_subset(cpus));
     // Nodes are what people know: smaller ones only where measurements tell them apart.
     let [_, _, nodes, packages] = &kinds;
     let measured = !contention.is_empty();
     let mut smaller = kinds.iter().take(2).filter(|_| measured);
-    let (kind, groups) =
+    let (level, groups) =
         match smaller.find(|(_, groups)| groups.len() > nodes.1.len() && holds(groups)) {
             Some(smaller) => smaller,
             None if holds(&nodes.1) || !holds(&packages.1) => nodes,
@@ -155,24 +141,21 @@ fn candidates(view: View<'_>, choice: &Choice) -> Vec<String> {
         order.push((Reverse(got.len()), cost, index, (*id, *cpus)));
     }
     order.sort_unstable_by_key(|(got, cost, index, _)| (*got, *cost, *index));
-    let lines = order.iter().map(|(.., (id, cpus))| {
+    let domains = order.iter().map(|(.., (id, cpus))| {
         let here = cpus.intersection(&free);
-        let isolated = here.intersection(&pools.isolated).len();
-        let measured = match contention.is_empty() {
-            true => String::new(),
-            false => format!(
-                ", {} of 1000 busy, {} of 1000 around it, {} ms/s waited there",
-                contention.mean(cpus),
-                contention.around(topology, cpus),
-                contention.waited_us(cpus) / 1000
-            ),
-        };
-        format!(
-            "{kind} {id}: {} CPUs free ({isolated} isolated) of {}{measured}; gives {}",
-            here.len(),
-            cpus.len(),
-            listed(&cpus.intersection(&exclusive.cpus))
-        )
+        Candidate::Domain {
+            level: *level,
+            id: *id,
+            free: here.len(),
+            isolated: here.intersection(&pools.isolated).len(),
+            size: cpus.len(),
+            contention: measured.then(|| DomainContention {
+                busy_milli: contention.mean(cpus),
+                busy_around_milli: contention.around(topology, cpus),
+                waited_us_per_s: contention.waited_us(cpus),
+            }),
+            given: cpus.intersection(&exclusive.cpus).into(),
+        }
     });
-    choices(lines, TOLD)
+    first_candidates(domains, MAX_LISTED_CANDIDATES)
 }

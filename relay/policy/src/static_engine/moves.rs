@@ -52,7 +52,7 @@ impl<V: Variant> Movable for StaticEngine<V> {
         proposals
     }
 
-    fn carried_out(
+    fn apply_steps(
         &self,
         view: View<'_>,
         parts: &[Part],

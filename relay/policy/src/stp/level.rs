@@ -2,27 +2,27 @@
 //! with each other are separated, and exclusive lists are exchanged where the pod asked for it.
 
 use super::{
-    Ask, FULL_MILLI, StaticPools,
+    FULL_MILLI, PoolRequest, StaticPools,
     pools::{List, Pool},
 };
 use crate::{
     annotation::wants_exclusive_moved,
     contention::Contention,
     decision::Change,
-    explanation::{TOLD, choices},
+    explanation::{Candidate, MAX_LISTED_CANDIDATES, Reason, first_candidates},
     measured::Observed,
     rebalance::{
         interference::{InterferingPair, interfering_pairs},
-        proposal::{Movable, Proposal, Wins, movable},
+        proposal::{Movable, Proposal, movable},
     },
     request::ContainerId,
     state::{
         Container, Placement,
-        rebalance::{Part, RebalanceMemory, What},
+        rebalance::{Benefit, Part, RebalanceMemory, What},
     },
     view::View,
 };
-use alloc::{format, string::String, vec, vec::Vec};
+use alloc::{vec, vec::Vec};
 use resmgr_topology::CpuSet;
 
 /// Waiting from which a container is worth moving, nanoseconds per second.
@@ -96,14 +96,13 @@ fn online(view: View<'_>, list: &CpuSet) -> CpuSet {
     list.intersection(&view.topology.online)
 }
 
-fn told(others: &[(u64, &List)]) -> Vec<String> {
-    let lines = others.iter().map(|(busy, list)| {
-        format!(
-            "list {} (socket {}): would be {busy} of 1000 busy with it",
-            list.cpus, list.socket
-        )
+fn candidates(others: &[(u64, &List)]) -> Vec<Candidate> {
+    let candidates = others.iter().map(|(busy, list)| Candidate::OtherList {
+        cpus: list.cpus.into(),
+        socket: list.socket,
+        busy_with_it_milli: *busy,
     });
-    choices(lines, TOLD)
+    first_candidates(candidates, MAX_LISTED_CANDIDATES)
 }
 
 fn level(view: View<'_>, contention: &Contention, shared: &Shared<'_>) -> Option<Proposal> {
@@ -121,19 +120,20 @@ fn level(view: View<'_>, contention: &Contention, shared: &Shared<'_>) -> Option
         watched: Vec::new(),
         reason: "contention",
         gain_ns_per_s: shared.seen.wait_ns_per_s / 2,
-        wins: Wins::Time,
-        why: vec![
-            format!(
-                "waited {} µs/s on list {}, {here} of 1000 busy",
-                shared.seen.wait_ns_per_s / 1000,
-                shared.list
-            ),
-            format!(
-                "list {} would be {there} of 1000 busy with it, at least {HYSTERESIS_MILLI} less",
-                other.cpus
-            ),
+        benefit: Benefit::Time,
+        reasons: vec![
+            Reason::WaitsOnList {
+                wait_ns_per_s: shared.seen.wait_ns_per_s,
+                list: shared.list.into(),
+                busy_milli: here,
+            },
+            Reason::OtherList {
+                list: other.cpus.into(),
+                busy_with_it_milli: *there,
+                least_difference_milli: Some(HYSTERESIS_MILLI),
+            },
         ],
-        candidates: told(&others),
+        candidates: candidates(&others),
     })
 }
 
@@ -167,16 +167,22 @@ fn separate(policy: &StaticPools, view: View<'_>, contention: &Contention) -> Ve
                 reason: "parting",
                 // The aggressor is moved for the sake of the victim: half as sure to help.
                 gain_ns_per_s: pair.attributed_wait() / if moved == victim { 2 } else { 4 },
-                wins: Wins::Time,
-                why: vec![
-                    format!(
-                        "{aggressor} preempts {victim} {} times a second on list {common}, who waits {} µs/s",
-                        pair.preempted_milli_per_s / 1000,
-                        pair.victim_seen.wait_ns_per_s / 1000
-                    ),
-                    format!("list {} would be {there} of 1000 busy with it", other.cpus),
+                benefit: Benefit::Time,
+                reasons: vec![
+                    Reason::InterferesOnList {
+                        aggressor: aggressor.clone(),
+                        victim: victim.clone(),
+                        preempted_milli_per_s: pair.preempted_milli_per_s,
+                        wait_ns_per_s: pair.victim_seen.wait_ns_per_s,
+                        list: common.into(),
+                    },
+                    Reason::OtherList {
+                        list: other.cpus.into(),
+                        busy_with_it_milli: *there,
+                        least_difference_milli: None,
+                    },
                 ],
-                candidates: told(&others),
+                candidates: candidates(&others),
             });
         }
     }
@@ -226,14 +232,14 @@ fn exchange(
         watched: Vec::new(),
         reason: "foreign",
         gain_ns_per_s: seen.foreign_ns_per_s / 2,
-        wins: Wins::Time,
-        why: vec![
-            format!(
-                "others ran {} µs/s on its CPUs {}; {to} are free",
-                seen.foreign_ns_per_s / 1000,
-                placed.exclusive
-            ),
-            "its pod lets exclusive CPUs be exchanged (annotation rebalance-exclusive)".into(),
+        benefit: Benefit::Time,
+        reasons: vec![
+            Reason::Intruders {
+                intruder_ns_per_s: seen.foreign_ns_per_s,
+                held: placed.exclusive.clone(),
+                free: to.into(),
+            },
+            Reason::ExchangeAllowed,
         ],
         candidates: Vec::new(),
     })
@@ -257,7 +263,7 @@ impl Movable for StaticPools {
         proposals
     }
 
-    fn carried_out(
+    fn apply_steps(
         &self,
         view: View<'_>,
         parts: &[Part],
@@ -292,11 +298,11 @@ impl Movable for StaticPools {
             if exclusive && lists.len() != old.lists.len() {
                 return None;
             }
-            let ask = Ask {
+            let asked = PoolRequest {
                 socket: old.socket,
-                ..Ask::default()
+                ..PoolRequest::default()
             };
-            let new = self.placement(view.topology, &one.request, name, lists, &ask);
+            let new = self.placement(view.topology, &one.request, name, lists, &asked);
             if new.cpus.is_empty() || new.cpus == old.cpus {
                 return None;
             }

@@ -79,6 +79,13 @@ impl World {
 
     pub(super) fn apply(&mut self, decision: &Decision) {
         self.state.apply(decision);
+        let changes = decision.changes.iter();
+        let explained = changes.filter_map(|change| change.explanation.as_ref());
+        for why in explained.chain(decision.notes.iter().map(|(_, why)| why)) {
+            let written = serde_json::to_string(why).unwrap();
+            let read: Explanation = serde_json::from_str(&written).unwrap();
+            assert_eq!(read, *why, "{written}");
+        }
         let rules = self.policy.rules(&self.topology);
         assert_eq!(check(&self.topology, &self.state, &rules), []);
     }

@@ -3,8 +3,8 @@
 use super::common::*;
 use proptest::prelude::*;
 use resmgr_policy::{
-    BUDGET_PER_MINUTE, Confidence, ContainerId, CpuListConfig, Observed, Outcome, PoolConfig,
-    PoolsConfig,
+    BUDGET_PER_MINUTE, Confidence, ContainerId, CpuListConfig, Explanation, Observed, Outcome,
+    PoolConfig, PoolsConfig,
     QosClass::{Burstable, Guaranteed},
     REST_NS, RebalanceMode, STALE_NS, Settings, StaticPlusPolicy, StaticPools, VERIFY_NS,
     VERIFY_WAITING_NS, by_name,
@@ -102,7 +102,7 @@ fn what_others_who_came_may_have_spoilt_is_tried_again_after_a_rest() {
     let undone = world.policy.rebalance(world.view()).unwrap();
     let why = undone.changes[0].explanation.as_ref().unwrap();
     assert!(
-        why.reasons[2].starts_with("others came meanwhile (1)"),
+        why.reason_lines()[2].starts_with("others came meanwhile (1)"),
         "{why:?}"
     );
     assert!(step(&mut world) > 0);
@@ -142,7 +142,10 @@ fn a_move_that_hurts_those_it_is_put_beside_is_undone() {
         let decision = world.policy.rebalance(world.view()).unwrap();
         step(&mut world);
         assert_eq!(last(&world), outcome, "{decision:?}");
-        let told = format!("{decision:?}").contains("190000 µs/s more lost by those beside");
+        let changes = decision.changes.iter();
+        let explanations = changes.filter_map(|change| change.explanation.as_ref());
+        let mut lines = explanations.flat_map(Explanation::reason_lines);
+        let told = lines.any(|line| line.contains("190000 µs/s more lost by those beside"));
         assert_eq!(told, outcome == Outcome::Undone, "{decision:?}");
         // Who was watched is not remembered for longer.
         assert!(world.state.rebalance.history[0].neighbours.is_empty());

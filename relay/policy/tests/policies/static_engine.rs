@@ -185,7 +185,7 @@ fn explanations_name_numbers_and_rule() {
         "{why:?}"
     );
     assert!(
-        why.reasons
+        why.reason_lines()
             .iter()
             .any(|line| line.contains("2000m CPU requested")),
         "{why:?}"

@@ -3,22 +3,23 @@
 
 use super::context::{Context, Domain, Level, SharedContainer, confine, need, single};
 use crate::{
+    explanation::Reason,
     rebalance::{
         cost::{LLC_MIGRATION_US, NODE_MIGRATION_US, PACKAGE_MIGRATION_US},
         limits::MIN_GAIN_NS,
-        proposal::{Proposal, Wins},
+        proposal::Proposal,
     },
-    state::rebalance::or,
+    state::rebalance::Benefit,
 };
-use alloc::{format, vec, vec::Vec};
+use alloc::{vec, vec::Vec};
 use core::cmp::Reverse;
 
 /// Far migrations per second from which a container is worth confining, thousandths.
 const FAR_MIGRATIONS_MILLI_PER_S: u64 = 20_000;
 /// Waiting from which a confined container is worth another domain, nanoseconds per second.
 const WAITS_NS_PER_S: u64 = 100_000_000;
-/// Candidates told of.
-const TOLD: usize = 8;
+/// Candidates listed.
+const MAX_LISTED: usize = 8;
 
 pub(super) fn proposal(context: &Context<'_>, shared: SharedContainer<'_>) -> Option<Proposal> {
     let seen = shared.seen;
@@ -75,34 +76,33 @@ pub(super) fn proposal(context: &Context<'_>, shared: SharedContainer<'_>) -> Op
     });
     let (domain, left) = choices.first()?;
     let left = (*left)?;
-    let (reason, gain, wins) = if migrates_far {
-        ("migrations", saves(domain.level), Wins::Refill)
+    let (reason, gain, benefit) = if migrates_far {
+        ("migrations", saves(domain.level), Benefit::Refill)
     } else {
-        ("contention", seen.wait_ns_per_s / 2, Wins::Time)
+        ("contention", seen.wait_ns_per_s / 2, Benefit::Time)
     };
     let to = (domain.level != Level::Pool).then_some(domain.cpus);
     Some(Proposal {
-        why: vec![
-            format!(
-                "{} migrations/s between packages, {} between nodes, {} between caches, {} µs/s waited on {}",
-                package / 1000,
-                node / 1000,
-                llc / 1000,
-                seen.wait_ns_per_s / 1000,
-                or(shared.placed.confined.as_deref(), "all of its pool"),
-            ),
-            format!(
-                "needs {}m, fits in {}: {left}m would still be free",
-                need(shared),
-                domain.name
-            ),
+        reasons: vec![
+            Reason::Migrates {
+                package_milli_per_s: package,
+                node_milli_per_s: node,
+                llc_milli_per_s: llc,
+                wait_ns_per_s: seen.wait_ns_per_s,
+                confined: shared.placed.confined.clone(),
+            },
+            Reason::Fits {
+                need_milli: need(shared),
+                domain: domain.name.clone(),
+                left_milli: left,
+            },
         ],
         candidates: choices
             .iter()
-            .take(TOLD)
-            .map(|(domain, left)| domain.line(*left, saves(domain.level) / 1000))
+            .take(MAX_LISTED)
+            .map(|(domain, left)| domain.candidate(*left, saves(domain.level) / 1000))
             .collect(),
-        wins,
+        benefit,
         ..single(confine(shared, to), reason, gain)
     })
 }

@@ -2,12 +2,13 @@
 
 use crate::{
     contention::Contention,
+    explanation::Candidate,
     measured::Observed,
-    rebalance::proposal::{Proposal, Wins, movable},
+    rebalance::proposal::{Proposal, movable},
     request::ContainerId,
     state::{
         Placement,
-        rebalance::{Part, What},
+        rebalance::{Benefit, Part, What},
     },
     static_engine::CpuPools,
     view::View,
@@ -90,18 +91,15 @@ impl Domain {
             .checked_sub(used.saturating_add(need(shared)))
     }
 
-    pub(super) fn line(&self, left: Option<u64>, saves_us: u64) -> String {
-        let fits = match left {
-            Some(left) => format!("{left}m would still be free"),
-            None => String::from("it does not fit"),
-        };
-        format!(
-            "{}: {} CPUs of the pool, {}m used of {}m that may be; {fits}; saves {saves_us} µs/s",
-            self.name,
-            self.inside.len(),
-            self.busy_milli,
-            self.room_milli
-        )
+    pub(super) fn candidate(&self, left_milli: Option<u64>, saves_us_per_s: u64) -> Candidate {
+        Candidate::Confinement {
+            domain: self.name.clone(),
+            size: self.inside.len(),
+            used_milli: self.busy_milli,
+            room_milli: self.room_milli,
+            left_milli,
+            saves_us_per_s,
+        }
     }
 }
 
@@ -167,8 +165,8 @@ pub(super) fn single(part: Part, reason: &'static str, gain_ns_per_s: u64) -> Pr
         watched: Vec::new(),
         reason,
         gain_ns_per_s,
-        wins: Wins::Time,
-        why: Vec::new(),
+        benefit: Benefit::Time,
+        reasons: Vec::new(),
         candidates: Vec::new(),
     }
 }

@@ -3,19 +3,20 @@
 
 use super::context::{Context, single};
 use crate::{
+    explanation::Reason,
     measured::Observed,
     rebalance::{
         cost::{NODE_MIGRATION_US, PACKAGE_MIGRATION_US},
-        proposal::{Proposal, Wins},
+        proposal::Proposal,
     },
     request::ContainerId,
     state::{
         Container,
-        rebalance::{Part, What},
+        rebalance::{Benefit, Part, What},
     },
     static_engine::{StaticEngine, Variant, source},
 };
-use alloc::{format, vec};
+use alloc::vec;
 use resmgr_topology::{CpuSet, Preference, Topology, allocate};
 
 /// Far migrations per second from which scattered CPUs are worth others, thousandths.
@@ -55,7 +56,7 @@ pub(super) fn proposal<V: Variant>(
     let choose = |from: &CpuSet| allocate(topology, from, held.len(), &preference);
     let package = seen.package_migrations_milli_per_s;
     let node = seen.node_migrations_milli_per_s;
-    let (to, reason, gain, wins, why) = if migrates_far(seen) {
+    let (to, reason, gain, benefit, why) = if migrates_far(seen) {
         let to = choose(&free.union(&held))?;
         let saves = match (spread(topology, &held), spread(topology, &to)) {
             ((packages, _), (fewer, 1)) if fewer < packages => {
@@ -65,20 +66,22 @@ pub(super) fn proposal<V: Variant>(
             ((_, nodes), (_, 1)) if nodes > 1 => node * NODE_MIGRATION_US,
             _ => return None,
         };
-        let why = format!(
-            "{} migrations/s between packages, {} between nodes: its CPUs {held} are scattered, {to} are not",
-            package / 1000,
-            node / 1000
-        );
-        (to, "migrations", saves, Wins::Refill, why)
+        let why = Reason::Scattered {
+            package_milli_per_s: package,
+            node_milli_per_s: node,
+            held: held.into(),
+            better: to.into(),
+        };
+        (to, "migrations", saves, Benefit::Refill, why)
     } else {
         // Intruders have no business there, but cannot be driven off: other CPUs may be free of them.
         let to = choose(&free)?;
-        let why = format!(
-            "others ran {} µs/s on its CPUs {held}; {to} are free",
-            seen.foreign_ns_per_s / 1000
-        );
-        (to, "foreign", seen.foreign_ns_per_s / 2, Wins::Time, why)
+        let why = Reason::Intruders {
+            intruder_ns_per_s: seen.foreign_ns_per_s,
+            held: held.into(),
+            free: to.into(),
+        };
+        (to, "foreign", seen.foreign_ns_per_s / 2, Benefit::Time, why)
     };
     let part = Part {
         id: id.clone(),
@@ -87,11 +90,8 @@ pub(super) fn proposal<V: Variant>(
         to: Some(to),
     };
     Some(Proposal {
-        why: vec![
-            why,
-            "its pod lets exclusive CPUs be exchanged (annotation rebalance-exclusive)".into(),
-        ],
-        wins,
+        reasons: vec![why, Reason::ExchangeAllowed],
+        benefit,
         ..single(part, reason, gain)
     })
 }

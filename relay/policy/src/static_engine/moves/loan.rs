@@ -3,11 +3,12 @@
 
 use super::context::Context;
 use crate::{
-    rebalance::proposal::{Proposal, Wins, movable},
+    explanation::{Candidate, Reason},
+    rebalance::proposal::{Proposal, movable},
     request::ContainerId,
-    state::rebalance::{Part, What, or},
+    state::rebalance::{Benefit, Part, What},
 };
-use alloc::{format, string::String, sync::Arc, vec, vec::Vec};
+use alloc::{sync::Arc, vec, vec::Vec};
 use resmgr_topology::{CpuSet, Preference, allocate};
 
 /// A pool this busy (thousandths) whose members wait this long for each of its CPUs is overloaded.
@@ -50,15 +51,14 @@ impl Pool<'_> {
             && self.per_cpu(self.wait_ns_per_s) < IDLE_WAIT_NS_PER_S
     }
 
-    fn line(&self, context: &Context<'_>) -> String {
-        format!(
-            "pool {}: CPUs {}, borrows {}; {} of 1000 busy, {} µs/s waited for each CPU",
-            self.name,
-            self.own,
-            or(Some(&self.on_loan), "nothing"),
-            self.busy(context),
-            self.per_cpu(self.wait_ns_per_s) / 1000
-        )
+    fn candidate(&self, context: &Context<'_>) -> Candidate {
+        Candidate::Pool {
+            pool: self.name.into(),
+            cpus: self.own.into(),
+            on_loan: self.on_loan.into(),
+            busy_milli: self.busy(context),
+            waited_ns_per_s: self.per_cpu(self.wait_ns_per_s),
+        }
     }
 }
 
@@ -100,8 +100,8 @@ fn pool<'a>(context: &Context<'_>, name: &'static str, own: CpuSet, lender: CpuS
 
 fn proposal(context: &Context<'_>, borrower: &Pool<'_>, lender: &Pool<'_>) -> Option<Proposal> {
     let (_, worst) = borrower.worst?;
-    let candidates = vec![borrower.line(context), lender.line(context)];
-    let make = |to, reason, gain_ns_per_s, wins, why| Proposal {
+    let candidates = vec![borrower.candidate(context), lender.candidate(context)];
+    let make = |to, reason, gain_ns_per_s, benefit, why| Proposal {
         parts: vec![Part {
             id: worst.clone(),
             what: What::Pool(Arc::from(borrower.name)),
@@ -111,8 +111,8 @@ fn proposal(context: &Context<'_>, borrower: &Pool<'_>, lender: &Pool<'_>) -> Op
         watched: Vec::new(),
         reason,
         gain_ns_per_s,
-        wins,
-        why: vec![why],
+        benefit,
+        reasons: vec![why],
         candidates,
     };
     if borrower.on_loan.is_empty() {
@@ -134,34 +134,35 @@ fn proposal(context: &Context<'_>, borrower: &Pool<'_>, lender: &Pool<'_>) -> Op
         let parts = u64::try_from(borrower.own.len() + loan.len()).unwrap_or(1);
         let new = u64::try_from(loan.len()).unwrap_or(0);
         let gain = borrower.wait_ns_per_s / parts.max(1) * new;
-        let why = format!(
-            "pool {} starves ({} of 1000 busy, at least {OVERLOADED_BUSY_MILLI}), pool {} is idle ({}, at most \
-             {IDLE_BUSY_MILLI}): it lends {loan}",
-            borrower.name,
-            borrower.busy(context),
-            lender.name,
-            lender.busy(context)
-        );
-        return Some(make(Some(loan), "starving", gain, Wins::Time, why));
+        let why = Reason::PoolOverloaded {
+            borrower: borrower.name.into(),
+            borrower_busy_milli: borrower.busy(context),
+            overloaded_milli: OVERLOADED_BUSY_MILLI,
+            lender: lender.name.into(),
+            lender_busy_milli: lender.busy(context),
+            idle_milli: IDLE_BUSY_MILLI,
+            cpus: loan.into(),
+        };
+        return Some(make(Some(loan), "starving", gain, Benefit::Time, why));
     }
     let own = u64::try_from(borrower.own.len().max(1)).unwrap_or(1);
     let without = borrower.used_milli / own;
     let calm = borrower.per_cpu(borrower.wait_ns_per_s) < IDLE_WAIT_NS_PER_S;
     if without <= RETURN_BUSY_MILLI && calm {
-        let why = format!(
-            "pool {} would be {without} of 1000 busy without what it borrows, at most {RETURN_BUSY_MILLI}",
-            borrower.name
-        );
-        return Some(make(None, "idle", 0, Wins::Order, why));
+        let why = Reason::LoanReturned {
+            borrower: borrower.name.into(),
+            busy_without_milli: without,
+            returned_milli: RETURN_BUSY_MILLI,
+        };
+        return Some(make(None, "idle", 0, Benefit::Order, why));
     }
     if lender.is_overloaded(context) && !borrower.is_overloaded(context) {
-        let why = format!(
-            "pool {} starves itself ({} of 1000 busy): it takes back what it lent",
-            lender.name,
-            lender.busy(context)
-        );
+        let why = Reason::LoanTakenBack {
+            lender: lender.name.into(),
+            busy_milli: lender.busy(context),
+        };
         let gain = lender.wait_ns_per_s / 4;
-        return Some(make(None, "starving", gain, Wins::Time, why));
+        return Some(make(None, "starving", gain, Benefit::Time, why));
     }
     None
 }

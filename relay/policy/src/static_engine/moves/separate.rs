@@ -3,17 +3,18 @@
 
 use super::context::{Context, Domain, Level, SharedContainer, confine};
 use crate::{
+    explanation::{Candidate, Reason},
     rebalance::{
         interference::{InterferingPair, interfering_pairs},
-        proposal::{Proposal, Wins},
+        proposal::Proposal,
     },
-    state::rebalance::{Part, or},
+    state::rebalance::{Benefit, Part},
 };
-use alloc::{format, vec, vec::Vec};
+use alloc::{vec, vec::Vec};
 use core::cmp::Reverse;
 
-/// Pairs of domains told of.
-const TOLD: usize = 8;
+/// Pairs of domains listed.
+const MAX_LISTED: usize = 8;
 
 pub(super) fn proposals(context: &Context<'_>) -> Vec<Proposal> {
     let pairs = interfering_pairs(context.view.measured).into_iter();
@@ -72,29 +73,36 @@ fn separate<'a>(context: &Context<'a>, pair: InterferingPair<'a>) -> Option<Prop
         watched: vec![victim_id.clone(), aggressor_id.clone()],
         reason: "parting",
         gain_ns_per_s: pair.attributed_wait() / 2,
-        wins: Wins::Time,
-        why: vec![
-            format!(
-                "{aggressor_id} preempts {victim_id} {} times a second, who waits {} µs/s; they run on {} and {}",
-                pair.preempted_milli_per_s / 1000,
-                victim.seen.wait_ns_per_s / 1000,
-                or(victim.placed.confined.as_deref(), "all of the pool"),
-                or(aggressor.placed.confined.as_deref(), "all of the pool"),
-            ),
-            format!(
-                "{victim_id} fits in {}, {aggressor_id} in {}",
-                victim_domain.name, aggressor_domain.name
-            ),
+        benefit: Benefit::Time,
+        reasons: vec![
+            Reason::Interferes {
+                aggressor: aggressor_id.clone(),
+                victim: victim_id.clone(),
+                preempted_milli_per_s: pair.preempted_milli_per_s,
+                wait_ns_per_s: victim.seen.wait_ns_per_s,
+                victim_confined: victim.placed.confined.clone(),
+                aggressor_confined: aggressor.placed.confined.clone(),
+            },
+            Reason::FitApart {
+                victim: victim_id.clone(),
+                victim_domain: victim_domain.name.clone(),
+                aggressor: aggressor_id.clone(),
+                aggressor_domain: aggressor_domain.name.clone(),
+            },
         ],
         candidates: choices
             .iter()
-            .take(TOLD)
-            .map(|(moves, _, room, victim_domain, aggressor_domain)| {
-                format!(
-                    "{victim_id} in {}, {aggressor_id} in {}: {moves} moves, at least {}m free in both",
-                    victim_domain.name, aggressor_domain.name, room.0
-                )
-            })
+            .take(MAX_LISTED)
+            .map(
+                |(moves, _, room, victim_domain, aggressor_domain)| Candidate::Separation {
+                    victim: victim_id.clone(),
+                    victim_domain: victim_domain.name.clone(),
+                    aggressor: aggressor_id.clone(),
+                    aggressor_domain: aggressor_domain.name.clone(),
+                    moves: *moves,
+                    left_milli: room.0,
+                },
+            )
             .collect(),
     })
 }

@@ -1,0 +1,251 @@
+//! The choices a decision was made among.
+
+use super::listed;
+use crate::{request::ContainerId, state::rebalance::or};
+use alloc::string::String;
+use core::fmt;
+use resmgr_topology::Cpus;
+use serde::{Deserialize, Serialize};
+
+/// One choice that was considered. `Display` is the line people read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Candidate {
+    /// A part of the machine that could have given exclusive CPUs.
+    Domain {
+        /// What it is.
+        level: DomainLevel,
+        /// Its number.
+        id: u32,
+        /// CPUs of it that no container holds.
+        free: usize,
+        /// Those of them that are kernel-isolated.
+        isolated: usize,
+        /// All its CPUs.
+        size: usize,
+        /// What was measured there; `None` without measurements.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        contention: Option<DomainContention>,
+        /// The CPUs it gives.
+        given: Cpus,
+    },
+    /// A CPU list of static-pools.
+    List {
+        /// Its CPUs.
+        cpus: Cpus,
+        /// The socket it is on.
+        socket: u32,
+        /// Containers on it.
+        containers: usize,
+        /// What these requested, thousandths of a CPU per CPU.
+        requested_milli_per_cpu: u64,
+        /// How busy it is, thousandths.
+        busy_milli: u64,
+        /// How busy it would be with the container, thousandths.
+        busy_with_it_milli: u64,
+        /// How busy the other CPUs of its caches are, thousandths.
+        busy_around_milli: u64,
+        /// How long its containers waited, milliseconds per second.
+        waited_ms_per_s: u64,
+    },
+    /// A CPU list that a running container could move to.
+    OtherList {
+        /// Its CPUs.
+        cpus: Cpus,
+        /// The socket it is on.
+        socket: u32,
+        /// How busy it would be with the container, thousandths.
+        busy_with_it_milli: u64,
+    },
+    /// A pool that may borrow or lend.
+    Pool {
+        /// Its name.
+        pool: String,
+        /// Its own CPUs.
+        cpus: Cpus,
+        /// What it borrows.
+        on_loan: Cpus,
+        /// How busy it is, thousandths.
+        busy_milli: u64,
+        /// How long its members waited for each of its CPUs, nanoseconds per second.
+        waited_ns_per_s: u64,
+    },
+    /// A domain that a shared container could be confined to.
+    Confinement {
+        /// The domain.
+        domain: String,
+        /// Its CPUs of the pool.
+        size: usize,
+        /// How much of these is used, thousandths of a CPU.
+        used_milli: u64,
+        /// How much may be.
+        room_milli: u64,
+        /// What would still be free with the container; `None` where it does not fit.
+        left_milli: Option<u64>,
+        /// Time to refill caches that it would save, microseconds per second.
+        saves_us_per_s: u64,
+    },
+    /// Two domains for two containers that interfere.
+    Separation {
+        /// The container that waits.
+        victim: ContainerId,
+        /// Where it would go.
+        victim_domain: String,
+        /// The container that preempts the victim.
+        aggressor: ContainerId,
+        /// Where that would go.
+        aggressor_domain: String,
+        /// How many of the two move.
+        moves: usize,
+        /// What would be free in both domains at least, thousandths of a CPU.
+        left_milli: u64,
+    },
+    /// Candidates that are not listed.
+    More {
+        /// How many.
+        count: usize,
+    },
+    /// What an earlier version wrote.
+    #[serde(untagged)]
+    Text(String),
+}
+
+/// What was measured on a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainContention {
+    /// How busy its CPUs are, thousandths.
+    pub busy_milli: u64,
+    /// How busy the other CPUs of its caches are, thousandths.
+    pub busy_around_milli: u64,
+    /// How long containers waited for its CPUs, microseconds per second.
+    pub waited_us_per_s: u64,
+}
+
+/// The kinds of parts of the machine that exclusive CPUs are chosen from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DomainLevel {
+    /// A physical core.
+    Core,
+    /// A last-level cache.
+    Cache,
+    /// A NUMA node.
+    Node,
+    /// A package.
+    Package,
+}
+
+impl fmt::Display for DomainLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Core => "core",
+            Self::Cache => "cache",
+            Self::Node => "node",
+            Self::Package => "package",
+        })
+    }
+}
+
+impl fmt::Display for DomainContention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of 1000 busy, {} of 1000 around it, {} ms/s waited there",
+            self.busy_milli,
+            self.busy_around_milli,
+            self.waited_us_per_s / 1000
+        )
+    }
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Domain {
+                level,
+                id,
+                free,
+                isolated,
+                size,
+                contention,
+                given,
+            } => {
+                write!(
+                    f,
+                    "{level} {id}: {free} CPUs free ({isolated} isolated) of {size}"
+                )?;
+                if let Some(contention) = contention {
+                    write!(f, ", {contention}")?;
+                }
+                write!(f, "; gives {}", listed(given))
+            }
+            Self::List {
+                cpus,
+                socket,
+                containers,
+                requested_milli_per_cpu,
+                busy_milli,
+                busy_with_it_milli,
+                busy_around_milli,
+                waited_ms_per_s,
+            } => write!(
+                f,
+                "list {cpus} (socket {socket}): {containers} containers, {requested_milli_per_cpu}m requested per \
+                 CPU, {busy_milli} of 1000 busy, {busy_with_it_milli} with it, {busy_around_milli} around it, \
+                 {waited_ms_per_s} ms/s waited"
+            ),
+            Self::OtherList {
+                cpus,
+                socket,
+                busy_with_it_milli,
+            } => write!(
+                f,
+                "list {cpus} (socket {socket}): would be {busy_with_it_milli} of 1000 busy with it"
+            ),
+            Self::Pool {
+                pool,
+                cpus,
+                on_loan,
+                busy_milli,
+                waited_ns_per_s,
+            } => write!(
+                f,
+                "pool {pool}: CPUs {cpus}, borrows {}; {busy_milli} of 1000 busy, {} µs/s waited for each CPU",
+                or(Some(on_loan), "nothing"),
+                waited_ns_per_s / 1000
+            ),
+            Self::Confinement {
+                domain,
+                size,
+                used_milli,
+                room_milli,
+                left_milli,
+                saves_us_per_s,
+            } => {
+                write!(
+                    f,
+                    "{domain}: {size} CPUs of the pool, {used_milli}m used of {room_milli}m that may be; "
+                )?;
+                match left_milli {
+                    Some(left) => write!(f, "{left}m would still be free")?,
+                    None => f.write_str("it does not fit")?,
+                }
+                write!(f, "; saves {saves_us_per_s} µs/s")
+            }
+            Self::Separation {
+                victim,
+                victim_domain,
+                aggressor,
+                aggressor_domain,
+                moves,
+                left_milli,
+            } => write!(
+                f,
+                "{victim} in {victim_domain}, {aggressor} in {aggressor_domain}: {moves} moves, at least \
+                 {left_milli}m free in both"
+            ),
+            Self::More { count } => write!(f, "and {count} more"),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}

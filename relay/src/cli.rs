@@ -59,6 +59,9 @@ pub enum Command {
     Explain {
         /// Container id, a unique beginning of it, or namespace/pod/container.
         container: String,
+        /// As JSON in place of text.
+        #[arg(long)]
+        json: bool,
     },
     /// Watch how the scheduler treats every container.
     Top {

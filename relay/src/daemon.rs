@@ -69,7 +69,7 @@ pub fn execute(invocation: Invocation) -> Result<(), Failed> {
         Command::Print(text) => commands::print(&text),
         Command::PrintConfig => commands::print_config(&raw),
         Command::State { json } => commands::state(&raw, json),
-        Command::Explain { container } => commands::explain(&raw, &container),
+        Command::Explain { container, json } => commands::explain(&raw, &container, json),
         Command::Run => start::run(&raw),
         Command::Completion { shell } => commands::print(&cli::help::completion(shell)),
         Command::Man => commands::print(&cli::help::manual().map_err(anyhow::Error::from)?),

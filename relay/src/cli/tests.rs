@@ -154,6 +154,14 @@ fn subcommands_take_their_own_words_and_options_of_the_relay() {
             "explain default/pod/c -relay-dir /x",
             Command::Explain {
                 container: "default/pod/c".into(),
+                json: false,
+            },
+        ),
+        (
+            "explain --json default/pod/c",
+            Command::Explain {
+                container: "default/pod/c".into(),
+                json: true,
             },
         ),
         (

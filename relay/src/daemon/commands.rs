@@ -91,9 +91,13 @@ pub fn state(raw: &Raw, as_json: bool) -> Result<(), Failed> {
 ///
 /// # Errors
 /// When no daemon answers, or it knows no such container.
-pub fn explain(raw: &Raw, container: &str) -> Result<(), Failed> {
+pub fn explain(raw: &Raw, container: &str, as_json: bool) -> Result<(), Failed> {
     let view: ExplainView = fetch(raw, &format!("/explain/{container}"))?;
-    print(&view.to_string())
+    if as_json {
+        json(&view)
+    } else {
+        print(&view.to_string())
+    }
 }
 
 /// Gives every container back the CPUs it would have without us: through the running daemon's ledger.

@@ -228,6 +228,7 @@ impl fmt::Display for ExplainView {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use resmgr_topology::CpuSet;
 
     #[test]
     fn the_state_is_a_table_with_aligned_columns() {
@@ -261,5 +262,40 @@ mod tests {
              NAMESPACE  POD   CONTAINER  QOS         REQUEST  EXCLUSIVE  POOL  CPUS  MEMS  ID\n\
              default    db-0  db         Guaranteed  2000m    2-3        -     2-3   -     0123456789ab\n"
         );
+    }
+
+    #[test]
+    fn a_decision_is_text_and_beside_it_values() {
+        let list = Candidate::List {
+            cpus: "0-3".parse::<CpuSet>().unwrap().into(),
+            socket: 0,
+            containers: 1,
+            requested_milli_per_cpu: 100,
+            busy_milli: 300,
+            busy_with_it_milli: 400,
+            busy_around_milli: 200,
+            waited_ms_per_s: 0,
+        };
+        let decision = DecisionView {
+            candidates: vec![list.to_string()],
+            values: DecisionValues {
+                candidates: vec![list],
+                ..DecisionValues::default()
+            },
+            ..DecisionView::default()
+        };
+        let json = serde_json::to_value(&decision).unwrap();
+        assert_eq!(json["values"]["candidates"][0]["kind"], "list");
+        assert_eq!(json["values"]["candidates"][0]["busy_milli"], 300);
+        assert!(
+            json["candidates"][0]
+                .as_str()
+                .unwrap()
+                .contains("300 of 1000 busy")
+        );
+        // A daemon of an earlier version sends text alone.
+        let earlier = r#"{"at":"","summary":"","reasons":["kept what it held"]}"#;
+        let read: DecisionView = serde_json::from_str(earlier).unwrap();
+        assert_eq!(read.values, DecisionValues::default());
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     rules::Rules,
     state::{
         Container, Placement, State,
-        rebalance::{Outcome, RebalanceMemory, What},
+        rebalance::{MoveKind, Outcome, RebalanceMemory},
     },
     view::View,
 };
@@ -52,9 +52,9 @@ impl Decision {
         let Some(trial) = memory.trial().cloned() else {
             return self;
         };
-        for part in &trial.parts {
-            if let What::Pool(name) = &part.what {
-                memory.lend(name, part.from);
+        for step in &trial.steps {
+            if let MoveKind::Pool(name) = &step.kind {
+                memory.lend(name, step.from);
             }
         }
         memory.record_outcome(Outcome::Shadow, None);

@@ -61,7 +61,10 @@ pub use request::{
 pub use rules::Rules;
 pub use state::{
     Container, Placement, Quota, State,
-    rebalance::{Benefit, Judged, Moved, Outcome, Part, RebalanceMemory, Wandered, What},
+    rebalance::{
+        Baseline, Benefit, MigrationBaseline, MoveKind, MoveStep, Outcome, RebalanceMemory,
+        RebalanceMove,
+    },
     workloads::{Known, Workloads},
 };
 pub use static_plus::StaticPlusPolicy;

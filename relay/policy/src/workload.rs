@@ -97,7 +97,7 @@ pub fn remember(view: View<'_>) -> Option<RebalanceMemory> {
     }
     let mut memory = view.state.rebalance.clone();
     let mut changed = false;
-    let watched = memory.trial().map(|trial| trial.parts.clone());
+    let watched = memory.trial().map(|trial| trial.steps.clone());
     let in_trial = |id: &ContainerId| watched.iter().flatten().any(|part| part.id == *id);
     // Of replicas side by side the busiest counts, and one that is confined speaks for all.
     let mut looked: Workloads = BTreeMap::new();

@@ -4,7 +4,7 @@ use crate::{
     dump::Dumper,
     manager::{ManagerHandle, Snapshot},
 };
-use resmgr_policy::{ContainerId, Moved, Outcome};
+use resmgr_policy::{ContainerId, Outcome, RebalanceMove};
 use resmgr_topology::Nanos;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
@@ -44,7 +44,7 @@ pub(super) async fn dump(
 
 /// Moves that are new or have come to an end since the last look. Snapshots may be missed, moves are not:
 /// the state remembers many.
-fn news(snapshot: &Snapshot, known: &mut Known) -> Vec<Moved> {
+fn news(snapshot: &Snapshot, known: &mut Known) -> Vec<RebalanceMove> {
     let history = &snapshot.containers.state().rebalance.history;
     let now: Known = history
         .iter()
@@ -57,10 +57,10 @@ fn news(snapshot: &Snapshot, known: &mut Known) -> Vec<Moved> {
     new.cloned().collect()
 }
 
-fn record(snapshot: &Snapshot, moved: &Moved) -> Value {
+fn record(snapshot: &Snapshot, moved: &RebalanceMove) -> Value {
     let container = |id: &ContainerId| snapshot.containers.get(id);
     let parts: Vec<Value> = moved
-        .parts
+        .steps
         .iter()
         .map(|part| {
             let placed = container(&part.id);
@@ -70,7 +70,7 @@ fn record(snapshot: &Snapshot, moved: &Moved) -> Value {
                 "namespace": request.map(|request| &*request.pod.namespace),
                 "pod": request.map(|request| &*request.pod.name),
                 "container": request.map(|request| &*request.name),
-                "what": part.what.to_string(),
+                "what": part.kind.to_string(),
                 "from": part.from.as_ref().map(ToString::to_string),
                 "to": part.to.as_ref().map(ToString::to_string),
                 "cpus": placed

@@ -1,6 +1,6 @@
 //! What became of moves, counted for the metrics.
 
-use resmgr_policy::{Moved, Outcome};
+use resmgr_policy::{Outcome, RebalanceMove};
 use std::collections::BTreeMap;
 
 /// Moves of one reason that came to one end.
@@ -27,7 +27,7 @@ pub struct MoveCounts {
 
 impl MoveCounts {
     /// Counts what became of a move.
-    pub fn add(&mut self, moved: &Moved) {
+    pub fn add(&mut self, moved: &RebalanceMove) {
         let sum = self
             .sums
             .entry((moved.reason.clone(), moved.outcome))

@@ -2,7 +2,7 @@
 //! what is remembered of workloads. Everything that is decided is logged, counted and explained.
 
 use super::{clock::monotonic, decide::Decided, owner::Owner};
-use resmgr_policy::{Condition, Measured, Moved, remember};
+use resmgr_policy::{Condition, Measured, RebalanceMove, remember};
 use resmgr_topology::Nanos;
 use std::sync::Arc;
 
@@ -99,7 +99,7 @@ impl Owner {
 }
 
 /// Whether the last move is another one, or has come to another end.
-fn changed(before: Option<&Moved>, after: &Moved) -> bool {
+fn changed(before: Option<&RebalanceMove>, after: &RebalanceMove) -> bool {
     before.is_none_or(|before| {
         (before.at, &before.id, before.outcome) != (after.at, &after.id, after.outcome)
     })

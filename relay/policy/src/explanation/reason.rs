@@ -5,7 +5,7 @@ use crate::{
     condition::Condition,
     request::{ContainerId, QosClass, Source, cmk_isolate::EXCLUSIVE_CORES},
     state::{
-        rebalance::{Benefit, Part, or},
+        rebalance::{Benefit, MoveStep, or},
         workloads::Known,
     },
 };
@@ -328,7 +328,7 @@ pub enum Reason {
     /// A step of a move was undone.
     MovedBack {
         /// The step back.
-        step: Box<Part>,
+        step: Box<MoveStep>,
     },
     /// Containers came while a move was watched.
     ArrivedMeanwhile {

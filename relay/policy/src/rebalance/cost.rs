@@ -2,7 +2,7 @@
 
 use crate::{
     measured::Observed,
-    state::rebalance::{Part, Wandered, What},
+    state::rebalance::{MigrationBaseline, MoveKind, MoveStep},
     view::View,
 };
 use resmgr_topology::CpuSet;
@@ -41,7 +41,7 @@ pub(super) fn refill_ns_per_s(seen: &Observed) -> u64 {
     caches.fold(0, u64::saturating_add)
 }
 
-impl Wandered {
+impl MigrationBaseline {
     pub(super) fn of(seen: &Observed) -> Self {
         Self {
             refill_ns_per_s: refill_ns_per_s(seen),
@@ -52,11 +52,11 @@ impl Wandered {
 
 /// What a part of a move costs, spread over the time in which it must pay: memory that lies elsewhere is
 /// copied (or read from afar, which is no cheaper), by NUMA distance; caches are warmed again.
-pub(super) fn cost_ns_per_s(view: View<'_>, part: &Part) -> u64 {
-    let Some(seen) = view.measured.containers.get(&part.id) else {
+pub(super) fn cost_ns_per_s(view: View<'_>, step: &MoveStep) -> u64 {
+    let Some(seen) = view.measured.containers.get(&step.id) else {
         return 0;
     };
-    let (What::Span | What::Exclusive, Some(to)) = (&part.what, &part.to) else {
+    let (MoveKind::Domain | MoveKind::Exclusive, Some(to)) = (&step.kind, &step.to) else {
         // Where it may run on more CPUs than before nothing must move.
         return 0;
     };

@@ -30,9 +30,9 @@ impl InterferingPair<'_> {
     pub(crate) fn attributed_wait(&self) -> u64 {
         let seen = self.victim_seen;
         let all: u64 = seen.preempted_by.values().sum();
-        let part = u128::from(seen.wait_ns_per_s) * u128::from(self.preempted_milli_per_s)
+        let share = u128::from(seen.wait_ns_per_s) * u128::from(self.preempted_milli_per_s)
             / u128::from(all.max(1));
-        u64::try_from(part).unwrap_or(u64::MAX)
+        u64::try_from(share).unwrap_or(u64::MAX)
     }
 }
 

@@ -13,7 +13,9 @@ use crate::{
     },
     request::ContainerId,
     state::{
-        rebalance::{Moved, Outcome, Part, RebalanceMemory, Wandered, What},
+        rebalance::{
+            MigrationBaseline, MoveKind, MoveStep, Outcome, RebalanceMemory, RebalanceMove,
+        },
         workloads::Known,
     },
     view::View,
@@ -32,11 +34,15 @@ struct Verdict {
     reason: Reason,
 }
 
-pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Option<Decision> {
+pub(super) fn judge(
+    policy: &impl Movable,
+    view: View<'_>,
+    trial: &RebalanceMove,
+) -> Option<Decision> {
     let mut memory = view.state.rebalance.clone();
     let lives = |id: &ContainerId| view.state.containers.contains_key(id);
     let since = since_ns(view, trial);
-    if !trial.judged.iter().any(|one| lives(&one.id)) {
+    if !trial.baselines.iter().any(|one| lives(&one.id)) {
         memory.record_outcome(Outcome::Ended, None);
         return Some(Decision {
             memory: Some(memory),
@@ -46,14 +52,14 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
     if since < view.measured.paced(VERIFY_FROM_NS) {
         return None;
     }
-    let stay = trial.judged.iter().filter(|one| lives(&one.id));
+    let stay = trial.baselines.iter().filter(|one| lives(&one.id));
     let stay_lost = stay.fold(0u64, |sum, one| sum.saturating_add(one.lost_ns_per_s));
     if stay_lost < trial.lost_ns_per_s / 2 {
         // Going back would be a second move without a reason; what it is like now is another question.
         let reason = Reason::BeneficiariesGone;
         return Some(stays(view, trial, memory, (Outcome::Ended, None), reason));
     }
-    let verdict = match &trial.wandered {
+    let verdict = match &trial.migrations_before {
         Some(before) => by_refill(view, trial, before),
         None => by_time(view, trial),
     };
@@ -82,23 +88,23 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
         .measured
         .paced(if came == 0 { REST_UNDONE_NS } else { REST_NS });
     let until = Nanos(view.now.0.saturating_add(rest_ns));
-    for part in &trial.parts {
-        memory.rest(part, until);
+    for step in &trial.steps {
+        memory.rest(step, until);
         if came == 0 {
-            remember_undone(view, &mut memory, part, until);
+            remember_undone(view, &mut memory, step, until);
         }
-        if let What::Pool(name) = &part.what {
-            memory.lend(name, part.from);
+        if let MoveKind::Pool(name) = &step.kind {
+            memory.lend(name, step.from);
         }
     }
-    let back: Vec<Part> = trial
-        .parts
+    let back: Vec<MoveStep> = trial
+        .steps
         .iter()
-        .filter(|part| lives(&part.id) || matches!(part.what, What::Pool(_)))
-        .map(|part| Part {
-            from: part.to,
-            to: part.from,
-            ..part.clone()
+        .filter(|step| lives(&step.id) || matches!(step.kind, MoveKind::Pool(_)))
+        .map(|step| MoveStep {
+            from: step.to,
+            to: step.from,
+            ..step.clone()
         })
         .collect();
     let mut decision = Decision {
@@ -106,13 +112,13 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
         memory: Some(memory),
         ..Decision::default()
     };
-    let why = |part: &Part| {
-        let name = view.state.containers.get(&part.id);
+    let why = |step: &MoveStep| {
+        let name = view.state.containers.get(&step.id);
         let name = name.map_or_else(String::new, |one| one.request.full_name());
         let mut reasons = vec![
             not_again(verdict.reason.clone(), rest_ns / SECOND_NS),
             Reason::MovedBack {
-                step: Box::new(part.clone()),
+                step: Box::new(step.clone()),
             },
         ];
         if came > 0 {
@@ -124,8 +130,8 @@ pub(super) fn judge(policy: &impl Movable, view: View<'_>, trial: &Moved) -> Opt
             candidates: Vec::new(),
         }
     };
-    for part in &back {
-        tell(&mut decision, &part.id, why(part));
+    for step in &back {
+        tell(&mut decision, &step.id, why(step));
     }
     Some(decision)
 }
@@ -139,7 +145,7 @@ pub(super) fn tell(decision: &mut Decision, id: &ContainerId, why: Explanation) 
     }
 }
 
-fn since_ns(view: View<'_>, trial: &Moved) -> u64 {
+fn since_ns(view: View<'_>, trial: &RebalanceMove) -> u64 {
     view.now.0.saturating_sub(trial.at.0)
 }
 
@@ -149,7 +155,7 @@ fn signed(value: u64) -> i64 {
 
 /// What those on whose CPUs somebody was moved lose more than before, beyond what such numbers vary by:
 /// nanoseconds per second.
-fn harm_ns_per_s(view: View<'_>, trial: &Moved) -> i64 {
+fn harm_ns_per_s(view: View<'_>, trial: &RebalanceMove) -> i64 {
     let (mut before, mut after) = (0u64, 0u64);
     for one in &trial.neighbours {
         if let Some(seen) = confident(view, &one.id) {
@@ -172,9 +178,9 @@ fn not_again(mut reason: Reason, seconds: u64) -> Reason {
 /// By its migrations: half as many cache refills as were promised must be saved, and at least half of that
 /// must be left of it when what it waits more is taken off. Waiting has longer to come right: it varies with
 /// other work.
-fn by_refill(view: View<'_>, trial: &Moved, before: &Wandered) -> Option<Verdict> {
+fn by_refill(view: View<'_>, trial: &RebalanceMove, before: &MigrationBaseline) -> Option<Verdict> {
     let seen = confident(view, &trial.id)?;
-    let after = Wandered::of(seen);
+    let after = MigrationBaseline::of(seen);
     let won = signed(before.refill_ns_per_s) - signed(after.refill_ns_per_s);
     let ended = won >= signed(trial.promised_ns_per_s / 2);
     let waited = signed(after.wait_ns_per_s) - signed(before.wait_ns_per_s);
@@ -198,9 +204,9 @@ fn by_refill(view: View<'_>, trial: &Moved, before: &Wandered) -> Option<Verdict
 }
 
 /// By the time that is lost, by those who are still there.
-fn by_time(view: View<'_>, trial: &Moved) -> Option<Verdict> {
+fn by_time(view: View<'_>, trial: &RebalanceMove) -> Option<Verdict> {
     let (mut before, mut after) = (0u64, 0u64);
-    for one in &trial.judged {
+    for one in &trial.baselines {
         if !view.state.containers.contains_key(&one.id) {
             continue;
         }
@@ -209,8 +215,8 @@ fn by_time(view: View<'_>, trial: &Moved) -> Option<Verdict> {
         after = after.saturating_add(lost_ns_per_s(seen));
     }
     // What those who have left would have won is not asked of the others.
-    let part = u128::from(before) * u128::from(trial.promised_ns_per_s);
-    let promised = part / u128::from(trial.lost_ns_per_s.max(1));
+    let share = u128::from(before) * u128::from(trial.promised_ns_per_s);
+    let promised = share / u128::from(trial.lost_ns_per_s.max(1));
     let promised = u64::try_from(promised).unwrap_or(u64::MAX);
     let harm = harm_ns_per_s(view, trial);
     let saved = signed(before) - signed(after);
@@ -241,7 +247,7 @@ fn by_time(view: View<'_>, trial: &Moved) -> Option<Verdict> {
 /// The move stays, and the containers that were moved rest.
 fn stays(
     view: View<'_>,
-    trial: &Moved,
+    trial: &RebalanceMove,
     mut memory: RebalanceMemory,
     (outcome, won): (Outcome, Option<i64>),
     reason: Reason,
@@ -249,9 +255,9 @@ fn stays(
     memory.record_outcome(outcome, won);
     let until = Nanos(view.now.0.saturating_add(view.measured.paced(REST_NS)));
     let mut decision = Decision::default();
-    for part in &trial.parts {
-        memory.rest(part, until);
-        let Some(container) = view.state.containers.get(&part.id) else {
+    for step in &trial.steps {
+        memory.rest(step, until);
+        let Some(container) = view.state.containers.get(&step.id) else {
             continue;
         };
         let why = Explanation {
@@ -263,15 +269,15 @@ fn stays(
             reasons: vec![reason.clone()],
             candidates: Vec::new(),
         };
-        decision.notes.push((part.id.clone(), why));
+        decision.notes.push((step.id.clone(), why));
     }
     decision.memory = Some(memory);
     decision
 }
 
 /// A container that comes back under another id is not moved the same way again soon.
-fn remember_undone(view: View<'_>, memory: &mut RebalanceMemory, part: &Part, until: Nanos) {
-    let Some(container) = view.state.containers.get(&part.id) else {
+fn remember_undone(view: View<'_>, memory: &mut RebalanceMemory, step: &MoveStep, until: Nanos) {
+    let Some(container) = view.state.containers.get(&step.id) else {
         return;
     };
     let workloads = Arc::make_mut(&mut memory.workloads);

@@ -7,7 +7,7 @@ use crate::{
     explanation::{Candidate, Reason},
     measured::Observed,
     request::{ContainerId, Request},
-    state::rebalance::{Benefit, Part, RebalanceMemory},
+    state::rebalance::{Benefit, MoveStep, RebalanceMemory},
     view::View,
 };
 use alloc::vec::Vec;
@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 /// A move a policy proposes.
 #[derive(Clone, Debug)]
 pub(crate) struct Proposal {
-    pub(crate) parts: Vec<Part>,
+    pub(crate) steps: Vec<MoveStep>,
     /// Who else is to win by it; judged too.
     pub(crate) watched: Vec<ContainerId>,
     pub(crate) reason: &'static str,
@@ -35,7 +35,7 @@ pub(crate) trait Movable {
     fn apply_steps(
         &self,
         view: View<'_>,
-        parts: &[Part],
+        steps: &[MoveStep],
         memory: &RebalanceMemory,
     ) -> Option<Vec<Change>>;
 }

@@ -11,7 +11,10 @@ use crate::{
         },
         proposal::{Movable, Proposal, confident, movable},
     },
-    state::rebalance::{Benefit, Judged, Moved, Outcome, Part, RebalanceMemory, Wandered, What},
+    state::rebalance::{
+        Baseline, Benefit, MigrationBaseline, MoveKind, MoveStep, Outcome, RebalanceMemory,
+        RebalanceMove,
+    },
     view::View,
     workload::key,
 };
@@ -35,16 +38,16 @@ pub(super) fn propose(policy: &impl Movable, view: View<'_>) -> Option<Decision>
         .proposals(view)
         .into_iter()
         .map(|one| {
-            let costs = one.parts.iter().map(|part| cost_ns_per_s(view, part));
+            let costs = one.steps.iter().map(|step| cost_ns_per_s(view, step));
             (costs.fold(0, u64::saturating_add), one)
         })
         .filter(|(cost, one)| {
             let pays = one.gain_ns_per_s >= MIN_GAIN_NS && one.gain_ns_per_s > *cost;
             (pays || one.benefit == Benefit::Order)
-                && !one.parts.iter().any(|part| rests(view, memory, part))
+                && !one.steps.iter().any(|step| rests(view, memory, step))
         })
         .collect();
-    let first = |one: &Proposal| one.parts.first().map(|part| part.id.clone());
+    let first = |one: &Proposal| one.steps.first().map(|step| step.id.clone());
     proposals.sort_by_cached_key(|(cost, one)| {
         (Reverse(one.gain_ns_per_s.saturating_sub(*cost)), first(one))
     });
@@ -52,13 +55,14 @@ pub(super) fn propose(policy: &impl Movable, view: View<'_>) -> Option<Decision>
     each.find_map(|(cost, best)| carry_out(policy, view, cost, best))
 }
 
-fn rests(view: View<'_>, memory: &RebalanceMemory, part: &Part) -> bool {
+fn rests(view: View<'_>, memory: &RebalanceMemory, step: &MoveStep) -> bool {
     let undone = || {
-        let container = view.state.containers.get(&part.id)?;
+        let container = view.state.containers.get(&step.id)?;
         memory.workloads.get(&key(&container.request))?.rests_until
     };
-    memory.rests(part, view.now)
-        || (!matches!(part.what, What::Pool(_)) && undone().is_some_and(|until| view.now < until))
+    memory.rests(step, view.now)
+        || (!matches!(step.kind, MoveKind::Pool(_))
+            && undone().is_some_and(|until| view.now < until))
 }
 
 fn carry_out(
@@ -68,15 +72,15 @@ fn carry_out(
     mut best: Proposal,
 ) -> Option<Decision> {
     let mut memory = view.state.rebalance.clone();
-    for part in &best.parts {
-        if let What::Pool(name) = &part.what {
-            memory.lend(name, part.to);
+    for step in &best.steps {
+        if let MoveKind::Pool(name) = &step.kind {
+            memory.lend(name, step.to);
         }
     }
-    let changes = policy.apply_steps(view, &best.parts, &memory)?;
-    let id = best.parts.first()?.id.clone();
-    let judged = judges(view, &best);
-    let lost = judged
+    let changes = policy.apply_steps(view, &best.steps, &memory)?;
+    let id = best.steps.first()?.id.clone();
+    let baselines = judges(view, &best);
+    let lost = baselines
         .iter()
         .fold(0u64, |sum, one| sum.saturating_add(one.lost_ns_per_s));
     memory
@@ -84,40 +88,40 @@ fn carry_out(
         .retain(|id, until| view.now < *until && view.state.containers.contains_key(id));
     memory.pools_rest_until.retain(|_, until| view.now < *until);
     let until = Nanos(view.now.0.saturating_add(view.measured.paced(REST_NS)));
-    for part in &best.parts {
-        memory.rest(part, until);
+    for step in &best.steps {
+        memory.rest(step, until);
     }
-    let wandered = view.measured.containers.get(&id).map(Wandered::of);
+    let migrations_before = view.measured.containers.get(&id).map(MigrationBaseline::of);
     let mut reasons = core::mem::take(&mut best.reasons);
     reasons.extend(promise(view, &best, lost, cost));
     let explanations: Vec<_> = best
-        .parts
+        .steps
         .iter()
-        .filter_map(|part| {
-            let container = view.state.containers.get(&part.id)?;
+        .filter_map(|step| {
+            let container = view.state.containers.get(&step.id)?;
             let name = container.request.full_name();
             let explanation = Explanation {
-                summary: format!("{name}: moved because of {}: {part}", best.reason),
+                summary: format!("{name}: moved because of {}: {step}", best.reason),
                 reasons: reasons.clone(),
                 candidates: best.candidates.clone(),
             };
-            Some((part.id.clone(), explanation))
+            Some((step.id.clone(), explanation))
         })
         .collect();
-    let neighbours = neighbours(view, &best, &judged);
-    memory.add(Moved {
+    let neighbours = neighbours(view, &best, &baselines);
+    memory.add(RebalanceMove {
         id,
         at: view.now,
         reason: best.reason.into(),
-        parts: best.parts,
-        judged,
+        steps: best.steps,
+        baselines,
         lost_ns_per_s: lost,
         promised_ns_per_s: best.gain_ns_per_s,
         cost_ns_per_s: cost,
         seen_ns_per_s: None,
         outcome: Outcome::Trial,
         arrivals: view.state.next_arrival,
-        wandered: wandered.filter(|_| best.benefit == Benefit::Refill),
+        migrations_before: migrations_before.filter(|_| best.benefit == Benefit::Refill),
         neighbours,
     });
     let mut decision = Decision {
@@ -150,14 +154,14 @@ fn promise(view: View<'_>, best: &Proposal, lost: u64, cost: u64) -> Vec<Reason>
 }
 
 /// Whose loss is compared: of pools those that lose most, otherwise whoever moves or is to win by it.
-fn judges(view: View<'_>, best: &Proposal) -> Vec<Judged> {
+fn judges(view: View<'_>, best: &Proposal) -> Vec<Baseline> {
     let lost = |id| view.measured.containers.get(id).map_or(0, lost_ns_per_s);
-    let mut judged = Vec::new();
-    for part in &best.parts {
-        let What::Pool(_) = &part.what else {
-            judged.push(Judged {
-                id: part.id.clone(),
-                lost_ns_per_s: lost(&part.id),
+    let mut baselines = Vec::new();
+    for step in &best.steps {
+        let MoveKind::Pool(_) = &step.kind else {
+            baselines.push(Baseline {
+                id: step.id.clone(),
+                lost_ns_per_s: lost(&step.id),
             });
             continue;
         };
@@ -166,32 +170,32 @@ fn judges(view: View<'_>, best: &Proposal) -> Vec<Judged> {
         let members = all.filter(|(id, one)| {
             one.placement.pool.is_some() && movable(view, id, &one.request).is_some()
         });
-        let mut members: Vec<Judged> = members
-            .map(|(id, _)| Judged {
+        let mut members: Vec<Baseline> = members
+            .map(|(id, _)| Baseline {
                 id: id.clone(),
                 lost_ns_per_s: lost(id),
             })
             .collect();
         members.sort_by_key(|one| Reverse(one.lost_ns_per_s));
         members.truncate(POOL_JUDGES);
-        judged.extend(members);
+        baselines.extend(members);
     }
     for id in &best.watched {
-        if !judged.iter().any(|one| one.id == *id) {
-            judged.push(Judged {
+        if !baselines.iter().any(|one| one.id == *id) {
+            baselines.push(Baseline {
                 id: id.clone(),
                 lost_ns_per_s: lost(id),
             });
         }
     }
-    judged
+    baselines
 }
 
 /// Who else may run on the CPUs that somebody is moved to, and was measured.
-fn neighbours(view: View<'_>, best: &Proposal, judged: &[Judged]) -> Vec<Judged> {
+fn neighbours(view: View<'_>, best: &Proposal, baselines: &[Baseline]) -> Vec<Baseline> {
     let mut to = CpuSet::default();
-    for part in &best.parts {
-        if let (What::Span | What::Exclusive, Some(cpus)) = (&part.what, &part.to) {
+    for step in &best.steps {
+        if let (MoveKind::Domain | MoveKind::Exclusive, Some(cpus)) = (&step.kind, &step.to) {
             to = to.union(cpus);
         }
     }
@@ -199,12 +203,12 @@ fn neighbours(view: View<'_>, best: &Proposal, judged: &[Judged]) -> Vec<Judged>
     let beside = all.filter_map(|(id, container)| {
         let cpus = &container.placement.cpus;
         let common = cpus.intersection(&to).len();
-        if common == 0 || judged.iter().any(|one| one.id == *id) {
+        if common == 0 || baselines.iter().any(|one| one.id == *id) {
             return None;
         }
         // Who is not to be moved is not to be hurt either.
         let seen = confident(view, id)?;
-        let one = Judged {
+        let one = Baseline {
             id: id.clone(),
             lost_ns_per_s: lost_ns_per_s(seen),
         };

@@ -61,19 +61,20 @@ pub enum Benefit {
 /// What of a container, or of its pool, a move changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum What {
-    /// The CPUs its shared part is confined to, or its shared list.
-    Span,
+pub enum MoveKind {
+    /// The CPUs its shared part is confined to, or its shared list. Written down as `span`.
+    #[serde(rename = "span")]
+    Domain,
     /// The CPUs it holds exclusively. Only of pods that asked for it.
     Exclusive,
     /// The CPUs its pool borrows of another one.
     Pool(Arc<str>),
 }
 
-impl fmt::Display for What {
+impl fmt::Display for MoveKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Span => f.write_str("span"),
+            Self::Domain => f.write_str("span"),
             Self::Exclusive => f.write_str("exclusive CPUs"),
             Self::Pool(name) => write!(f, "pool {name}"),
         }
@@ -82,30 +83,30 @@ impl fmt::Display for What {
 
 /// One change of a move.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    /// Who; of a pool the member that waits most.
+pub struct MoveStep {
+    /// The container; of a pool the member that waits most.
     pub id: ContainerId,
-    /// What of it.
-    pub what: What,
+    /// What of it is changed.
+    #[serde(rename = "what")]
+    pub kind: MoveKind,
     /// CPUs before; `None`: not confined, nothing borrowed.
     pub from: Option<CpuSet>,
     /// CPUs after.
     pub to: Option<CpuSet>,
 }
 
-/// One container by which a move is judged.
+/// What a container by which a move is judged lost before the move.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Judged {
-    /// Who.
+pub struct Baseline {
+    /// The container.
     pub id: ContainerId,
-    /// Time it lost per second (waiting, refilling caches, foreigners on its CPUs) before the move,
-    /// nanoseconds.
+    /// Time it lost per second (waiting, refilling caches, intruders on its CPUs), nanoseconds.
     pub lost_ns_per_s: u64,
 }
 
 /// What a container was like before a move against its migrations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wandered {
+pub struct MigrationBaseline {
     /// Time per second to refill caches after far migrations, nanoseconds.
     pub refill_ns_per_s: u64,
     /// Time per second it waited, nanoseconds.
@@ -114,17 +115,19 @@ pub struct Wandered {
 
 /// A move that was made, or would have been.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Moved {
-    /// Who it is about: the first part's.
+pub struct RebalanceMove {
+    /// The container it is about: that of the first step.
     pub id: ContainerId,
     /// When (`CLOCK_MONOTONIC`).
     pub at: Nanos,
     /// Short name of the reason: `migrations`, `contention`, `parting`, `foreign`, `starving`, `idle`.
     pub reason: String,
-    /// What it changed; two of a pair that is parted.
-    pub parts: Vec<Part>,
-    /// By whom it is judged.
-    pub judged: Vec<Judged>,
+    /// What it changed; two steps for a pair that is separated.
+    #[serde(rename = "parts")]
+    pub steps: Vec<MoveStep>,
+    /// The containers by which it is judged.
+    #[serde(rename = "judged")]
+    pub baselines: Vec<Baseline>,
     /// What they lost per second together before the move, nanoseconds.
     pub lost_ns_per_s: u64,
     /// Of that, what the move promised to win back.
@@ -135,17 +138,17 @@ pub struct Moved {
     pub seen_ns_per_s: Option<i64>,
     /// What came of it.
     pub outcome: Outcome,
-    /// How many containers had ever come by then: whoever comes while it is watched spoils the comparison.
+    /// How many containers had ever come by then: one that comes while it is watched spoils the comparison.
     #[serde(default)]
     pub arrivals: u64,
-    /// Of a move against migrations: the container before. Such a move is judged by these, others by the
+    /// Of a move against migrations: the container before. Such a move is judged by this, other moves by the
     /// time lost.
+    #[serde(default, rename = "wandered")]
+    pub migrations_before: Option<MigrationBaseline>,
+    /// Containers that may run on the CPUs it moved to: what they lose by it is taken off what it wins. Only
+    /// while it is watched.
     #[serde(default)]
-    pub wandered: Option<Wandered>,
-    /// Those on whose CPUs it moved somebody: what they lose by it is taken off what it wins. Only while it
-    /// is watched.
-    #[serde(default)]
-    pub neighbours: Vec<Judged>,
+    pub neighbours: Vec<Baseline>,
 }
 
 /// What rebalancing has to remember.
@@ -159,7 +162,7 @@ pub struct RebalanceMemory {
     /// CPUs a pool borrows of another, by the borrower's name.
     pub lent: BTreeMap<Arc<str>, CpuSet>,
     /// The last moves, oldest first; a trial is always the last one.
-    pub history: VecDeque<Moved>,
+    pub history: VecDeque<RebalanceMove>,
     /// What is known of containers that came before.
     pub workloads: Arc<Workloads>,
 }
@@ -167,7 +170,7 @@ pub struct RebalanceMemory {
 impl RebalanceMemory {
     /// The move that is being watched, if one is.
     #[must_use]
-    pub fn trial(&self) -> Option<&Moved> {
+    pub fn trial(&self) -> Option<&RebalanceMove> {
         let last = self.history.back();
         last.filter(|last| last.outcome == Outcome::Trial)
     }
@@ -180,24 +183,26 @@ impl RebalanceMemory {
         }
     }
 
-    pub(crate) fn add(&mut self, moved: Moved) {
+    pub(crate) fn add(&mut self, moved: RebalanceMove) {
         self.history.push_back(moved);
         while self.history.len() > HISTORY {
             self.history.pop_front();
         }
     }
 
-    pub(crate) fn rest(&mut self, part: &Part, until: Nanos) {
-        match &part.what {
-            What::Pool(name) => self.pools_rest_until.insert(name.clone(), until),
-            What::Span | What::Exclusive => self.rests_until.insert(part.id.clone(), until),
+    pub(crate) fn rest(&mut self, step: &MoveStep, until: Nanos) {
+        match &step.kind {
+            MoveKind::Pool(name) => self.pools_rest_until.insert(name.clone(), until),
+            MoveKind::Domain | MoveKind::Exclusive => {
+                self.rests_until.insert(step.id.clone(), until)
+            }
         };
     }
 
-    pub(crate) fn rests(&self, part: &Part, now: Nanos) -> bool {
-        let until = match &part.what {
-            What::Pool(name) => self.pools_rest_until.get(name),
-            What::Span | What::Exclusive => self.rests_until.get(&part.id),
+    pub(crate) fn rests(&self, step: &MoveStep, now: Nanos) -> bool {
+        let until = match &step.kind {
+            MoveKind::Pool(name) => self.pools_rest_until.get(name),
+            MoveKind::Domain | MoveKind::Exclusive => self.rests_until.get(&step.id),
         };
         until.is_some_and(|until| now < *until)
     }
@@ -219,24 +224,24 @@ pub(crate) fn or<'a>(cpus: Option<&CpuSet>, fallback: &'a str) -> alloc::borrow:
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for MoveStep {
     /// What changes from where to where.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (from, to) = (self.from.as_ref(), self.to.as_ref());
-        match &self.what {
-            What::Span => write!(
+        match &self.kind {
+            MoveKind::Domain => write!(
                 f,
                 "from {} to {}",
                 or(from, "all of its pool"),
                 or(to, "all of its pool")
             ),
-            What::Exclusive => write!(
+            MoveKind::Exclusive => write!(
                 f,
                 "exclusive CPUs from {} to {}",
                 or(from, "none"),
                 or(to, "none")
             ),
-            What::Pool(name) => write!(
+            MoveKind::Pool(name) => write!(
                 f,
                 "pool {name} borrows {} instead of {}",
                 or(to, "nothing"),

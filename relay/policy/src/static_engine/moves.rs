@@ -12,7 +12,7 @@ use crate::{
     contention::Contention,
     decision::Change,
     rebalance::proposal::{Movable, Proposal, movable},
-    state::rebalance::{Part, RebalanceMemory, What},
+    state::rebalance::{MoveKind, MoveStep, RebalanceMemory},
     view::View,
 };
 use alloc::vec::Vec;
@@ -55,20 +55,20 @@ impl<V: Variant> Movable for StaticEngine<V> {
     fn apply_steps(
         &self,
         view: View<'_>,
-        parts: &[Part],
+        steps: &[MoveStep],
         memory: &RebalanceMemory,
     ) -> Option<Vec<Change>> {
         let pools = self.pools(view.topology).with_loans::<V>(memory);
         let mut items = items(view, None);
-        for part in parts {
-            match &part.what {
-                What::Span => {
-                    let item = items.iter_mut().find(|item| *item.id == part.id)?;
-                    item.confined = part.to.map(Cpus::from);
+        for step in steps {
+            match &step.kind {
+                MoveKind::Domain => {
+                    let item = items.iter_mut().find(|item| *item.id == step.id)?;
+                    item.confined = step.to.map(Cpus::from);
                 }
-                What::Exclusive => {
-                    let to = part.to?;
-                    let item = items.iter_mut().find(|item| *item.id == part.id)?;
+                MoveKind::Exclusive => {
+                    let to = step.to?;
+                    let item = items.iter_mut().find(|item| *item.id == step.id)?;
                     let full = item.exclusive.len();
                     let sources = V::sources(&self.config, item.request, full);
                     let legal = legal_part(&pools, &sources, &to, full);
@@ -79,22 +79,22 @@ impl<V: Variant> Movable for StaticEngine<V> {
                     if legal != to || to.len() != full || !free || pool.is_empty() {
                         return None;
                     }
-                    let item = items.iter_mut().find(|item| *item.id == part.id)?;
+                    let item = items.iter_mut().find(|item| *item.id == step.id)?;
                     item.exclusive = to.into();
                 }
-                What::Pool(_) => {}
+                MoveKind::Pool(_) => {}
             }
         }
         let changes = self.reassign_shared(view.topology, &pools, &items);
-        let done = |part: &Part| {
-            let change = changes.iter().find(|change| change.id == part.id);
-            match &part.what {
-                What::Span => change
-                    .is_some_and(|change| change.placement.confined.as_deref() == part.to.as_ref()),
-                What::Exclusive => change.is_some(),
-                What::Pool(_) => !changes.is_empty(),
+        let done = |step: &MoveStep| {
+            let change = changes.iter().find(|change| change.id == step.id);
+            match &step.kind {
+                MoveKind::Domain => change
+                    .is_some_and(|change| change.placement.confined.as_deref() == step.to.as_ref()),
+                MoveKind::Exclusive => change.is_some(),
+                MoveKind::Pool(_) => !changes.is_empty(),
             }
         };
-        parts.iter().all(done).then_some(changes)
+        steps.iter().all(done).then_some(changes)
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     request::ContainerId,
     state::{
         Container, Placement,
-        rebalance::{Benefit, Part, RebalanceMemory, What},
+        rebalance::{Benefit, MoveKind, MoveStep, RebalanceMemory},
     },
     view::View,
 };
@@ -82,10 +82,10 @@ impl Shared<'_> {
         with_it
     }
 
-    fn to(&self, list: &List) -> Part {
-        Part {
+    fn to(&self, list: &List) -> MoveStep {
+        MoveStep {
             id: self.id.clone(),
-            what: What::Span,
+            kind: MoveKind::Domain,
             from: Some(self.list),
             to: Some(list.cpus),
         }
@@ -116,7 +116,7 @@ fn level(view: View<'_>, contention: &Contention, shared: &Shared<'_>) -> Option
         return None;
     }
     Some(Proposal {
-        parts: vec![shared.to(other)],
+        steps: vec![shared.to(other)],
         watched: Vec::new(),
         reason: "contention",
         gain_ns_per_s: shared.seen.wait_ns_per_s / 2,
@@ -162,7 +162,7 @@ fn separate(policy: &StaticPools, view: View<'_>, contention: &Contention) -> Ve
                 continue;
             };
             proposals.push(Proposal {
-                parts: vec![shared.to(other)],
+                steps: vec![shared.to(other)],
                 watched: vec![victim.clone(), aggressor.clone()],
                 reason: "parting",
                 // The aggressor is moved for the sake of the victim: half as sure to help.
@@ -223,9 +223,9 @@ fn exchange(
         .iter()
         .fold(CpuSet::EMPTY, |all, list| all.union(&list.cpus));
     Some(Proposal {
-        parts: vec![Part {
+        steps: vec![MoveStep {
             id: id.clone(),
-            what: What::Exclusive,
+            kind: MoveKind::Exclusive,
             from: Some(all(&placed.lists)),
             to: Some(to),
         }],
@@ -266,30 +266,30 @@ impl Movable for StaticPools {
     fn apply_steps(
         &self,
         view: View<'_>,
-        parts: &[Part],
+        steps: &[MoveStep],
         _memory: &RebalanceMemory,
     ) -> Option<Vec<Change>> {
         let mut changes = Vec::new();
-        for part in parts {
-            let one = view.state.containers.get(&part.id)?;
+        for step in steps {
+            let one = view.state.containers.get(&step.id)?;
             let old = &one.placement;
             let name = old.pool.as_deref()?;
             let pool = self.pools.get(name)?;
-            let to = part.to?;
-            let lists: Vec<CpuSet> = match &part.what {
-                What::Span => pool.lists.iter().filter(|list| list.cpus == to).collect(),
-                What::Exclusive => {
+            let to = step.to?;
+            let lists: Vec<CpuSet> = match &step.kind {
+                MoveKind::Domain => pool.lists.iter().filter(|list| list.cpus == to).collect(),
+                MoveKind::Exclusive => {
                     let inside = pool.lists.iter().filter(|list| list.cpus.is_subset(&to));
                     inside.collect::<Vec<_>>()
                 }
-                What::Pool(_) => return None,
+                MoveKind::Pool(_) => return None,
             }
             .into_iter()
             .map(|list| list.cpus)
             .collect();
-            let exclusive = part.what == What::Exclusive;
+            let exclusive = step.kind == MoveKind::Exclusive;
             let others = view.state.containers.iter();
-            let mut others = others.filter(|(id, _)| **id != part.id);
+            let mut others = others.filter(|(id, _)| **id != step.id);
             let free =
                 !exclusive || others.all(|(_, one)| one.placement.exclusive.is_disjoint(&to));
             if lists.is_empty() || all(&lists) != to || pool.exclusive != exclusive || !free {
@@ -307,7 +307,7 @@ impl Movable for StaticPools {
                 return None;
             }
             changes.push(Change {
-                id: part.id.clone(),
+                id: step.id.clone(),
                 request: None,
                 // The environment of a running process cannot change.
                 placement: Placement {

@@ -443,7 +443,7 @@ fn the_noise_of_waiting_does_not_take_back_a_move_that_ended_migrations() {
 fn waiting_where_there_was_none_takes_back_a_move_that_ended_migrations() {
     let mut world = crossing();
     let trial = world.state.rebalance.history.back_mut().unwrap();
-    trial.wandered.as_mut().unwrap().wait_ns_per_s = 4 * MS;
+    trial.migrations_before.as_mut().unwrap().wait_ns_per_s = 4 * MS;
     // More than half of the 39.9 ms/s that were won.
     ended(&mut world, 24);
     later(&mut world, VERIFY_WAITING_NS);

@@ -8,7 +8,7 @@ use crate::{
     request::ContainerId,
     state::{
         Placement,
-        rebalance::{Benefit, Part, What},
+        rebalance::{Benefit, MoveKind, MoveStep},
     },
     static_engine::CpuPools,
     view::View,
@@ -149,19 +149,19 @@ pub(super) fn domains(view: View<'_>, contention: &Contention, pool: &CpuSet) ->
 }
 
 /// A part that changes what a shared container is confined to.
-pub(super) fn confine(shared: SharedContainer<'_>, to: Option<CpuSet>) -> Part {
-    Part {
+pub(super) fn confine(shared: SharedContainer<'_>, to: Option<CpuSet>) -> MoveStep {
+    MoveStep {
         id: shared.id.clone(),
-        what: What::Span,
+        kind: MoveKind::Domain,
         from: shared.placed.confined.as_deref().copied(),
         to,
     }
 }
 
 /// One part, one reason.
-pub(super) fn single(part: Part, reason: &'static str, gain_ns_per_s: u64) -> Proposal {
+pub(super) fn single(step: MoveStep, reason: &'static str, gain_ns_per_s: u64) -> Proposal {
     Proposal {
-        parts: vec![part],
+        steps: vec![step],
         watched: Vec::new(),
         reason,
         gain_ns_per_s,

@@ -12,7 +12,7 @@ use crate::{
     request::ContainerId,
     state::{
         Container,
-        rebalance::{Benefit, Part, What},
+        rebalance::{Benefit, MoveKind, MoveStep},
     },
     static_engine::{StaticEngine, Variant, source},
 };
@@ -83,16 +83,16 @@ pub(super) fn proposal<V: Variant>(
         };
         (to, "foreign", seen.foreign_ns_per_s / 2, Benefit::Time, why)
     };
-    let part = Part {
+    let step = MoveStep {
         id: id.clone(),
-        what: What::Exclusive,
+        kind: MoveKind::Exclusive,
         from: Some(held),
         to: Some(to),
     };
     Some(Proposal {
         reasons: vec![why, Reason::ExchangeAllowed],
         benefit,
-        ..single(part, reason, gain)
+        ..single(step, reason, gain)
     })
 }
 

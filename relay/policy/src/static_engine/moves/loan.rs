@@ -6,7 +6,7 @@ use crate::{
     explanation::{Candidate, Reason},
     rebalance::proposal::{Proposal, movable},
     request::ContainerId,
-    state::rebalance::{Benefit, Part, What},
+    state::rebalance::{Benefit, MoveKind, MoveStep},
 };
 use alloc::{sync::Arc, vec, vec::Vec};
 use resmgr_topology::{CpuSet, Preference, allocate};
@@ -102,9 +102,9 @@ fn proposal(context: &Context<'_>, borrower: &Pool<'_>, lender: &Pool<'_>) -> Op
     let (_, worst) = borrower.worst?;
     let candidates = vec![borrower.candidate(context), lender.candidate(context)];
     let make = |to, reason, gain_ns_per_s, benefit, why| Proposal {
-        parts: vec![Part {
+        steps: vec![MoveStep {
             id: worst.clone(),
-            what: What::Pool(Arc::from(borrower.name)),
+            kind: MoveKind::Pool(Arc::from(borrower.name)),
             from: (!borrower.on_loan.is_empty()).then_some(borrower.on_loan),
             to,
         }],

@@ -8,7 +8,7 @@ use crate::{
         interference::{InterferingPair, interfering_pairs},
         proposal::Proposal,
     },
-    state::rebalance::{Benefit, Part},
+    state::rebalance::{Benefit, MoveStep},
 };
 use alloc::{vec, vec::Vec};
 use core::cmp::Reverse;
@@ -63,13 +63,13 @@ fn separate<'a>(context: &Context<'a>, pair: InterferingPair<'a>) -> Option<Prop
     }
     choices.sort_by_key(|(moves, level, room, ..)| (*moves, *level, *room));
     let (_, _, _, victim_domain, aggressor_domain) = choices.first()?;
-    let parts: Vec<Part> = [(victim, victim_domain), (aggressor, aggressor_domain)]
+    let steps: Vec<MoveStep> = [(victim, victim_domain), (aggressor, aggressor_domain)]
         .into_iter()
         .filter(|(container, domain)| !stays(*container, domain))
         .map(|(container, domain)| confine(container, Some(domain.cpus)))
         .collect();
     Some(Proposal {
-        parts,
+        steps,
         watched: vec![victim_id.clone(), aggressor_id.clone()],
         reason: "parting",
         gain_ns_per_s: pair.attributed_wait() / 2,

@@ -175,7 +175,7 @@ proptest! {
         let history = &world.state.rebalance.history;
         prop_assert!(history.iter().all(|one| one.outcome != Outcome::Trial || Some(one) == history.back()));
         // Nothing helped: what was tried and judged is undone. Loans that are not needed go back and stay so.
-        let stay = |one: &&resmgr_policy::Moved| one.outcome == Outcome::Kept && one.promised_ns_per_s > 0;
+        let stay = |one: &&resmgr_policy::RebalanceMove| one.outcome == Outcome::Kept && one.promised_ns_per_s > 0;
         prop_assert_eq!(history.iter().find(stay), None);
     }
 
@@ -196,7 +196,7 @@ proptest! {
                 moves += 1;
                 quiet = 0;
                 let moved = world.state.rebalance.trial().cloned().unwrap();
-                for one in &moved.judged {
+                for one in &moved.baselines {
                     see(&mut world, &one.id.0, |seen| *seen = Observed {
                         utilisation_mcpu: seen.utilisation_mcpu,
                         resident_bytes: seen.resident_bytes,

@@ -54,7 +54,7 @@ impl Decision {
         };
         for step in &trial.steps {
             if let MoveKind::Pool(name) = &step.kind {
-                memory.lend(name, step.from);
+                memory.set_loan(name, step.from);
             }
         }
         memory.record_outcome(Outcome::Shadow, None);

@@ -42,7 +42,8 @@ pub use measured::{Confidence, Fidelity, HALF_LIFE, Measured, Observed};
 pub use none::Unplaced;
 pub use quantity::{Quantity, QuantityError};
 pub use rebalance::limits::{
-    BUDGET_PER_MINUTE, REST_NS, REST_UNDONE_NS, VERIFY_FROM_NS, VERIFY_NS, VERIFY_WAITING_NS,
+    BUDGET_PER_MINUTE, COOLDOWN_NS, COOLDOWN_UNDONE_NS, VERIFY_FROM_NS, VERIFY_NS,
+    VERIFY_WAITING_NS,
 };
 pub use registry::{POLICIES, PolicyInfo, RebalanceMode, Settings, by_name, find};
 pub use request::{

@@ -1,14 +1,14 @@
 //! Moving what already runs: one move at a time, only for more than it costs, checked afterwards and
 //! undone when it did not help.
 //!
-//! Pure: what has to be remembered is a [`RebalanceMemory`] in the state. Without usable measurements
+//! Pure: what has to be remembered is a [`RebalanceMemory`](crate::RebalanceMemory) in the state. Without usable measurements
 //! nothing moves.
 //!
 //! ```text
 //!            candidates, budget, cool-down            helped
-//!   settled ───────────────────────────────▶ trial ──────────▶ settled, container rests
+//!   settled ───────────────────────────────▶ trial ──────────▶ settled, container cools down
 //!                                              │ did not help
-//!                                              └──────────────▶ undone, container rests long
+//!                                              └──────────────▶ undone, it cools down for longer
 //! ```
 
 pub(crate) mod cost;

@@ -51,7 +51,7 @@ impl CpuPools {
     /// With what the pools borrow, as far as the lender still has it.
     fn with_loans<V: Variant>(self, memory: &RebalanceMemory) -> Self {
         let loan = |borrower: &str, lender: &CpuSet| {
-            let loan = memory.lent.get(borrower).filter(|_| V::SPILLS);
+            let loan = memory.loans.get(borrower).filter(|_| V::SPILLS);
             loan.map_or(CpuSet::EMPTY, |loan| loan.intersection(lender))
         };
         Self {

@@ -131,7 +131,7 @@ pub fn remember(view: View<'_>) -> Option<RebalanceMemory> {
             Some(old) if old.seen > 0 => old.towards(&now),
             // All that is known is that a move was undone.
             Some(old) => Known {
-                rests_until: old.rests_until,
+                cooldown_until: old.cooldown_until,
                 ..now
             },
             None => now,

@@ -45,7 +45,7 @@ pub(super) fn inherited(
 pub(super) fn workloads_of(memory: &RebalanceMemory) -> RebalanceMemory {
     let mut workloads = Arc::clone(&memory.workloads);
     for known in Arc::make_mut(&mut workloads).values_mut() {
-        known.rests_until = None;
+        known.cooldown_until = None;
     }
     RebalanceMemory {
         workloads,

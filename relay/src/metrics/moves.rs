@@ -89,7 +89,7 @@ pub(super) fn encode(
         (
             "rebalance_resting_containers",
             "Containers that were moved, or whose move was undone, and are left alone for a while",
-            memory.rests_until.len(),
+            memory.cooldown_until.len(),
         ),
         (
             "rebalance_measurements_usable",
@@ -110,7 +110,7 @@ pub(super) fn encode(
         None,
         MetricType::Gauge,
     )?;
-    for (pool, cpus) in &memory.lent {
+    for (pool, cpus) in &memory.loans {
         let pool = pool.to_string();
         count(cpus.len()).encode(metric.encode_family(&Pool { pool })?)?;
     }

@@ -6,7 +6,7 @@ use crate::{
     rebalance::{
         cost::lost_ns_per_s,
         limits::{
-            MIN_GAIN_NS, REST_NS, REST_UNDONE_NS, SECOND_NS, VERIFY_FROM_NS, VERIFY_NS,
+            COOLDOWN_NS, COOLDOWN_UNDONE_NS, MIN_GAIN_NS, SECOND_NS, VERIFY_FROM_NS, VERIFY_NS,
             VERIFY_WAITING_NS,
         },
         proposal::{Movable, confident},
@@ -84,17 +84,19 @@ pub(super) fn judge(
     memory.record_outcome(Outcome::Undone, Some(won));
     // Containers that came meanwhile make all wait more: that says little against the move.
     let came = view.state.next_arrival.saturating_sub(trial.arrivals);
-    let rest_ns = view
-        .measured
-        .paced(if came == 0 { REST_UNDONE_NS } else { REST_NS });
-    let until = Nanos(view.now.0.saturating_add(rest_ns));
+    let cooldown_ns = view.measured.paced(if came == 0 {
+        COOLDOWN_UNDONE_NS
+    } else {
+        COOLDOWN_NS
+    });
+    let until = Nanos(view.now.0.saturating_add(cooldown_ns));
     for step in &trial.steps {
-        memory.rest(step, until);
+        memory.cool_down(step, until);
         if came == 0 {
             remember_undone(view, &mut memory, step, until);
         }
         if let MoveKind::Pool(name) = &step.kind {
-            memory.lend(name, step.from);
+            memory.set_loan(name, step.from);
         }
     }
     let back: Vec<MoveStep> = trial
@@ -116,7 +118,7 @@ pub(super) fn judge(
         let name = view.state.containers.get(&step.id);
         let name = name.map_or_else(String::new, |one| one.request.full_name());
         let mut reasons = vec![
-            not_again(verdict.reason.clone(), rest_ns / SECOND_NS),
+            not_again(verdict.reason.clone(), cooldown_ns / SECOND_NS),
             Reason::MovedBack {
                 step: Box::new(step.clone()),
             },
@@ -244,7 +246,7 @@ fn by_time(view: View<'_>, trial: &RebalanceMove) -> Option<Verdict> {
     })
 }
 
-/// The move stays, and the containers that were moved rest.
+/// The move stays, and the containers that were moved cool down.
 fn stays(
     view: View<'_>,
     trial: &RebalanceMove,
@@ -253,10 +255,10 @@ fn stays(
     reason: Reason,
 ) -> Decision {
     memory.record_outcome(outcome, won);
-    let until = Nanos(view.now.0.saturating_add(view.measured.paced(REST_NS)));
+    let until = Nanos(view.now.0.saturating_add(view.measured.paced(COOLDOWN_NS)));
     let mut decision = Decision::default();
     for step in &trial.steps {
-        memory.rest(step, until);
+        memory.cool_down(step, until);
         let Some(container) = view.state.containers.get(&step.id) else {
             continue;
         };
@@ -282,5 +284,5 @@ fn remember_undone(view: View<'_>, memory: &mut RebalanceMemory, step: &MoveStep
     };
     let workloads = Arc::make_mut(&mut memory.workloads);
     let known: &mut Known = workloads.entry(key(&container.request)).or_default();
-    known.rests_until = Some(until);
+    known.cooldown_until = Some(until);
 }

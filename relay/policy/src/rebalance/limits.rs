@@ -1,19 +1,19 @@
-//! How long moves are watched, how long containers rest after one, and how many there may be.
+//! How long moves are watched, how long containers cool down after one, and how many there may be.
 
 /// Nanoseconds of a second.
 pub(crate) const SECOND_NS: u64 = 1_000_000_000;
 /// A move is judged this long after it was made at the latest: two half-lives of the measurements. This
-/// and the rests are for the standard [half-life](crate::HALF_LIFE); with another one they grow or shrink alike.
+/// and the cooldowns are for the standard [half-life](crate::HALF_LIFE); with another one they grow or shrink alike.
 pub const VERIFY_NS: u64 = 20 * SECOND_NS;
 /// From here on, one half-life, a move that has already won what it must is kept.
 pub const VERIFY_FROM_NS: u64 = 10 * SECOND_NS;
 /// A move against migrations that did end them, while there is more waiting than before, is watched so
 /// long: other work on the machine comes and goes, what the move does stays.
 pub const VERIFY_WAITING_NS: u64 = 60 * SECOND_NS;
-/// A container that was moved rests.
-pub const REST_NS: u64 = 300 * SECOND_NS;
-/// A container whose move was undone rests longer.
-pub const REST_UNDONE_NS: u64 = 3600 * SECOND_NS;
+/// A container that was moved is not moved again for so long.
+pub const COOLDOWN_NS: u64 = 300 * SECOND_NS;
+/// The same for a container whose move was undone.
+pub const COOLDOWN_UNDONE_NS: u64 = 3600 * SECOND_NS;
 /// Moves a minute, over all containers.
 pub const BUDGET_PER_MINUTE: usize = 6;
 /// A gain below this (nanoseconds per second) is noise.

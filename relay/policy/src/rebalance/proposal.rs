@@ -30,7 +30,7 @@ pub(crate) struct Proposal {
 pub(crate) trait Movable {
     /// Moves that would help, by the measurements.
     fn proposals(&self, view: View<'_>) -> Vec<Proposal>;
-    /// Everybody's new placement when the parts are carried out, where `lent` holds what pools borrow
+    /// The new placements of all containers when the steps are made, where `memory` holds what pools borrow
     /// then; `None` when that is not possible or changes nothing.
     fn apply_steps(
         &self,

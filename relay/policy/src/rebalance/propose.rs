@@ -7,7 +7,7 @@ use crate::{
     rebalance::{
         cost::{PAYBACK_S, cost_ns_per_s, lost_ns_per_s},
         limits::{
-            BUDGET_PER_MINUTE, MIN_GAIN_NS, REST_NS, SECOND_NS, VERIFY_NS, VERIFY_WAITING_NS,
+            BUDGET_PER_MINUTE, COOLDOWN_NS, MIN_GAIN_NS, SECOND_NS, VERIFY_NS, VERIFY_WAITING_NS,
         },
         proposal::{Movable, Proposal, confident, movable},
     },
@@ -44,7 +44,10 @@ pub(super) fn propose(policy: &impl Movable, view: View<'_>) -> Option<Decision>
         .filter(|(cost, one)| {
             let pays = one.gain_ns_per_s >= MIN_GAIN_NS && one.gain_ns_per_s > *cost;
             (pays || one.benefit == Benefit::Order)
-                && !one.steps.iter().any(|step| rests(view, memory, step))
+                && !one
+                    .steps
+                    .iter()
+                    .any(|step| is_cooling_down(view, memory, step))
         })
         .collect();
     let first = |one: &Proposal| one.steps.first().map(|step| step.id.clone());
@@ -55,12 +58,15 @@ pub(super) fn propose(policy: &impl Movable, view: View<'_>) -> Option<Decision>
     each.find_map(|(cost, best)| carry_out(policy, view, cost, best))
 }
 
-fn rests(view: View<'_>, memory: &RebalanceMemory, step: &MoveStep) -> bool {
+fn is_cooling_down(view: View<'_>, memory: &RebalanceMemory, step: &MoveStep) -> bool {
     let undone = || {
         let container = view.state.containers.get(&step.id)?;
-        memory.workloads.get(&key(&container.request))?.rests_until
+        memory
+            .workloads
+            .get(&key(&container.request))?
+            .cooldown_until
     };
-    memory.rests(step, view.now)
+    memory.is_cooling_down(step, view.now)
         || (!matches!(step.kind, MoveKind::Pool(_))
             && undone().is_some_and(|until| view.now < until))
 }
@@ -74,7 +80,7 @@ fn carry_out(
     let mut memory = view.state.rebalance.clone();
     for step in &best.steps {
         if let MoveKind::Pool(name) = &step.kind {
-            memory.lend(name, step.to);
+            memory.set_loan(name, step.to);
         }
     }
     let changes = policy.apply_steps(view, &best.steps, &memory)?;
@@ -84,12 +90,14 @@ fn carry_out(
         .iter()
         .fold(0u64, |sum, one| sum.saturating_add(one.lost_ns_per_s));
     memory
-        .rests_until
+        .cooldown_until
         .retain(|id, until| view.now < *until && view.state.containers.contains_key(id));
-    memory.pools_rest_until.retain(|_, until| view.now < *until);
-    let until = Nanos(view.now.0.saturating_add(view.measured.paced(REST_NS)));
+    memory
+        .pool_cooldown_until
+        .retain(|_, until| view.now < *until);
+    let until = Nanos(view.now.0.saturating_add(view.measured.paced(COOLDOWN_NS)));
     for step in &best.steps {
-        memory.rest(step, until);
+        memory.cool_down(step, until);
     }
     let migrations_before = view.measured.containers.get(&id).map(MigrationBaseline::of);
     let mut reasons = core::mem::take(&mut best.reasons);

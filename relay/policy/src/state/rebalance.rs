@@ -156,11 +156,14 @@ pub struct RebalanceMove {
 #[serde(default)]
 pub struct RebalanceMemory {
     /// Containers that must not be moved before this time.
-    pub rests_until: BTreeMap<ContainerId, Nanos>,
+    #[serde(rename = "rests_until")]
+    pub cooldown_until: BTreeMap<ContainerId, Nanos>,
     /// Pools that must not grow or shrink before this time.
-    pub pools_rest_until: BTreeMap<Arc<str>, Nanos>,
+    #[serde(rename = "pools_rest_until")]
+    pub pool_cooldown_until: BTreeMap<Arc<str>, Nanos>,
     /// CPUs a pool borrows of another, by the borrower's name.
-    pub lent: BTreeMap<Arc<str>, CpuSet>,
+    #[serde(rename = "lent")]
+    pub loans: BTreeMap<Arc<str>, CpuSet>,
     /// The last moves, oldest first; a trial is always the last one.
     pub history: VecDeque<RebalanceMove>,
     /// What is known of containers that came before.
@@ -190,28 +193,28 @@ impl RebalanceMemory {
         }
     }
 
-    pub(crate) fn rest(&mut self, step: &MoveStep, until: Nanos) {
+    pub(crate) fn cool_down(&mut self, step: &MoveStep, until: Nanos) {
         match &step.kind {
-            MoveKind::Pool(name) => self.pools_rest_until.insert(name.clone(), until),
+            MoveKind::Pool(name) => self.pool_cooldown_until.insert(name.clone(), until),
             MoveKind::Domain | MoveKind::Exclusive => {
-                self.rests_until.insert(step.id.clone(), until)
+                self.cooldown_until.insert(step.id.clone(), until)
             }
         };
     }
 
-    pub(crate) fn rests(&self, step: &MoveStep, now: Nanos) -> bool {
+    pub(crate) fn is_cooling_down(&self, step: &MoveStep, now: Nanos) -> bool {
         let until = match &step.kind {
-            MoveKind::Pool(name) => self.pools_rest_until.get(name),
-            MoveKind::Domain | MoveKind::Exclusive => self.rests_until.get(&step.id),
+            MoveKind::Pool(name) => self.pool_cooldown_until.get(name),
+            MoveKind::Domain | MoveKind::Exclusive => self.cooldown_until.get(&step.id),
         };
         until.is_some_and(|until| now < *until)
     }
 
-    /// Books what a pool borrows.
-    pub(crate) fn lend(&mut self, name: &Arc<str>, cpus: Option<CpuSet>) {
+    /// What a pool borrows from now on.
+    pub(crate) fn set_loan(&mut self, name: &Arc<str>, cpus: Option<CpuSet>) {
         match cpus.filter(|cpus| !cpus.is_empty()) {
-            Some(cpus) => self.lent.insert(name.clone(), cpus),
-            None => self.lent.remove(name),
+            Some(cpus) => self.loans.insert(name.clone(), cpus),
+            None => self.loans.remove(name),
         };
     }
 }

@@ -16,7 +16,8 @@ pub struct Known {
     /// CPUs it was confined to when it was last seen, if a rebalancing had confined it.
     pub confined: Option<CpuSet>,
     /// A move of it was undone: not again before this time.
-    pub rests_until: Option<Nanos>,
+    #[serde(rename = "rests_until")]
+    pub cooldown_until: Option<Nanos>,
     /// Order of the last looks; the smallest is forgotten first.
     pub seen: u64,
 }

@@ -4,9 +4,10 @@ mod random;
 
 use super::common::*;
 use resmgr_policy::{
-    Confidence, ContainerId, CpuListConfig, Observed, Outcome, PoolConfig, PoolsConfig,
+    COOLDOWN_NS, Confidence, ContainerId, CpuListConfig, Observed, Outcome, PoolConfig,
+    PoolsConfig,
     QosClass::{BestEffort, Burstable, Guaranteed},
-    REST_NS, StaticConfig, StaticPlusPolicy, StaticPolicy, StaticPools, VERIFY_FROM_NS, VERIFY_NS,
+    StaticConfig, StaticPlusPolicy, StaticPolicy, StaticPools, VERIFY_FROM_NS, VERIFY_NS,
     VERIFY_WAITING_NS, remember, workload,
 };
 use resmgr_topology::{CpuId, MilliCpu, Nanos, NodeId, Topology};
@@ -89,7 +90,7 @@ fn a_pair_that_hurts_each_other_is_parted_and_stays_parted() {
     assert_eq!(step(&mut world), None);
     assert_eq!(last(&world), Outcome::Kept);
     for _ in 0..100 {
-        later(&mut world, REST_NS);
+        later(&mut world, COOLDOWN_NS);
         assert_eq!(step(&mut world), None);
     }
 }
@@ -193,7 +194,7 @@ fn a_move_for_the_sake_of_somebody_who_is_gone_is_no_reason_for_another_one() {
     assert_eq!(step(&mut world), None);
     assert_eq!(last(&world), Outcome::Ended);
     for _ in 0..100 {
-        later(&mut world, REST_NS);
+        later(&mut world, COOLDOWN_NS);
         assert_eq!(step(&mut world), None);
     }
     assert_eq!(world.on("bully"), "8-11");
@@ -246,7 +247,7 @@ fn a_starving_pool_borrows_of_an_idle_one_and_gives_it_back() {
     assert_eq!(last(&world), Outcome::Kept);
     // The load is the same: the loan stays.
     for _ in 0..20 {
-        later(&mut world, REST_NS);
+        later(&mut world, COOLDOWN_NS);
         assert_eq!(step(&mut world), None);
     }
     // The load is gone: it goes back, and that stays.
@@ -257,12 +258,12 @@ fn a_starving_pool_borrows_of_an_idle_one_and_gives_it_back() {
     });
     assert_eq!(step(&mut world).as_deref(), Some("idle"));
     assert_eq!(world.on("a"), "4-15");
-    assert!(world.state.rebalance.lent.is_empty());
+    assert!(world.state.rebalance.loans.is_empty());
     later(&mut world, VERIFY_NS);
     step(&mut world);
     assert_eq!(last(&world), Outcome::Kept);
     for _ in 0..20 {
-        later(&mut world, REST_NS);
+        later(&mut world, COOLDOWN_NS);
         assert_eq!(step(&mut world), None);
     }
 }
@@ -271,7 +272,7 @@ fn a_starving_pool_borrows_of_an_idle_one_and_gives_it_back() {
 fn a_loan_that_did_not_help_is_taken_back_and_a_shadow_lends_nothing() {
     let mut world = starving();
     let shadow = world.policy.rebalance(world.view()).unwrap().shadow();
-    assert!(shadow.memory.as_ref().unwrap().lent.is_empty());
+    assert!(shadow.memory.as_ref().unwrap().loans.is_empty());
     assert!(shadow.changes.is_empty());
     assert!(shadow.notes[0].1.summary.starts_with("shadow, not done"));
     step(&mut world).unwrap();
@@ -281,7 +282,7 @@ fn a_loan_that_did_not_help_is_taken_back_and_a_shadow_lends_nothing() {
         (last(&world), world.on("a")),
         (Outcome::Undone, "4-15".into())
     );
-    assert!(world.state.rebalance.lent.is_empty());
+    assert!(world.state.rebalance.loans.is_empty());
 }
 
 /// An exclusive container on two packages that migrates between them, and room on one.
@@ -381,7 +382,7 @@ fn a_confined_container_that_starves_gets_more_room() {
     });
     step(&mut world);
     assert_eq!(last(&world), Outcome::Kept);
-    later(&mut world, REST_NS);
+    later(&mut world, COOLDOWN_NS);
     busy(&mut world, &narrow.to_string(), 1000);
     see(&mut world, "chatty", |seen| seen.wait_ns_per_s = 600 * MS);
     assert_eq!(step(&mut world).as_deref(), Some("contention"));
@@ -563,6 +564,6 @@ fn what_was_undone_is_not_tried_on_the_successor_either() {
     world.release("1");
     world.place(&named("2", "db-0")).unwrap();
     wander(&mut world, "2");
-    later(&mut world, REST_NS);
+    later(&mut world, COOLDOWN_NS);
     assert_eq!(step(&mut world), None);
 }

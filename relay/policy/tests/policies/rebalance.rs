@@ -3,11 +3,11 @@
 use super::common::*;
 use proptest::prelude::*;
 use resmgr_policy::{
-    BUDGET_PER_MINUTE, Confidence, ContainerId, CpuListConfig, Explanation, Observed, Outcome,
-    PoolConfig, PoolsConfig,
+    BUDGET_PER_MINUTE, COOLDOWN_NS, Confidence, ContainerId, CpuListConfig, Explanation, Observed,
+    Outcome, PoolConfig, PoolsConfig,
     QosClass::{Burstable, Guaranteed},
-    REST_NS, RebalanceMode, STALE_NS, Settings, StaticPlusPolicy, StaticPools, VERIFY_NS,
-    VERIFY_WAITING_NS, by_name,
+    RebalanceMode, STALE_NS, Settings, StaticPlusPolicy, StaticPools, VERIFY_NS, VERIFY_WAITING_NS,
+    by_name,
 };
 use resmgr_topology::Nanos;
 
@@ -84,7 +84,7 @@ fn what_did_not_help_is_undone_and_not_tried_again_soon() {
         (world.on("chatty"), last(&world)),
         (before, Outcome::Undone)
     );
-    later(&mut world, REST_NS);
+    later(&mut world, COOLDOWN_NS);
     assert_eq!(step(&mut world), 0);
 }
 
@@ -111,9 +111,9 @@ fn what_others_who_came_may_have_spoilt_is_tried_again_after_a_rest() {
         (before.clone(), Outcome::Undone)
     );
     see(&mut world, "chatty", 5, 1000);
-    later(&mut world, REST_NS / 2);
+    later(&mut world, COOLDOWN_NS / 2);
     assert_eq!(step(&mut world), 0);
-    later(&mut world, REST_NS / 2);
+    later(&mut world, COOLDOWN_NS / 2);
     assert_eq!(step(&mut world), 1);
     assert_ne!(world.on("chatty"), before);
 }

@@ -87,7 +87,7 @@ pub(super) fn proposals(context: &Context<'_>) -> Vec<Proposal> {
 }
 
 fn pool<'a>(context: &Context<'_>, name: &'static str, own: CpuSet, lender: CpuSet) -> Pool<'a> {
-    let loan = context.view.state.rebalance.lent.get(name);
+    let loan = context.view.state.rebalance.loans.get(name);
     Pool {
         name,
         own,

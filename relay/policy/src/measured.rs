@@ -81,7 +81,7 @@ pub const HALF_LIFE: Nanos = Nanos(10_000_000_000);
 impl Measured {
     /// A time that was chosen for averages of the standard half-life, for the averages there are.
     #[must_use]
-    pub fn paced(&self, ns: u64) -> u64 {
+    pub fn scaled_to_half_life(&self, ns: u64) -> u64 {
         match self.half_life {
             Nanos(0) => ns,
             Nanos(half) => (ns / (HALF_LIFE.0 / 1_000_000)).saturating_mul(half / 1_000_000),
@@ -99,8 +99,11 @@ mod tests {
             half_life: Nanos(half_life),
             ..Measured::default()
         };
-        assert_eq!(with(0).paced(20_000_000_000), 20_000_000_000);
-        assert_eq!(with(2_000_000_000).paced(20_000_000_000), 4_000_000_000);
-        assert_eq!(with(60_000_000_000).paced(u64::MAX), u64::MAX);
+        assert_eq!(with(0).scaled_to_half_life(20_000_000_000), 20_000_000_000);
+        assert_eq!(
+            with(2_000_000_000).scaled_to_half_life(20_000_000_000),
+            4_000_000_000
+        );
+        assert_eq!(with(60_000_000_000).scaled_to_half_life(u64::MAX), u64::MAX);
     }
 }

@@ -32,7 +32,7 @@ impl Owner {
         }
         if due(
             self.feedback.round_at,
-            self.decider.measured.paced(ROUND_NS),
+            self.decider.measured.scaled_to_half_life(ROUND_NS),
         ) {
             self.feedback.round_at = at;
             self.rebalance().await;

@@ -49,7 +49,7 @@ pub(super) fn judge(
             ..Decision::default()
         });
     }
-    if since < view.measured.paced(VERIFY_FROM_NS) {
+    if since < view.measured.scaled_to_half_life(VERIFY_FROM_NS) {
         return None;
     }
     let stay = trial.baselines.iter().filter(|one| lives(&one.id));
@@ -65,7 +65,12 @@ pub(super) fn judge(
     };
     let Some(verdict) = verdict else {
         // Too little is known: a move that cannot be judged in a while stays, so that the next gets its turn.
-        if since <= view.measured.paced(VERIFY_NS).saturating_mul(10) {
+        if since
+            <= view
+                .measured
+                .scaled_to_half_life(VERIFY_NS)
+                .saturating_mul(10)
+        {
             return None;
         }
         let reason = Reason::NothingMeasured {
@@ -84,7 +89,7 @@ pub(super) fn judge(
     memory.record_outcome(Outcome::Undone, Some(won));
     // Containers that came meanwhile make all wait more: that says little against the move.
     let came = view.state.next_arrival.saturating_sub(trial.arrivals);
-    let cooldown_ns = view.measured.paced(if came == 0 {
+    let cooldown_ns = view.measured.scaled_to_half_life(if came == 0 {
         COOLDOWN_UNDONE_NS
     } else {
         COOLDOWN_NS
@@ -192,7 +197,7 @@ fn by_refill(view: View<'_>, trial: &RebalanceMove, before: &MigrationBaseline) 
     Some(Verdict {
         won,
         proven: ended && calm,
-        until_ns: view.measured.paced(until),
+        until_ns: view.measured.scaled_to_half_life(until),
         reason: Reason::RefillWon {
             promised_ns_per_s: trial.promised_ns_per_s,
             seen_ns_per_s: won,
@@ -223,7 +228,7 @@ fn by_time(view: View<'_>, trial: &RebalanceMove) -> Option<Verdict> {
     let harm = harm_ns_per_s(view, trial);
     let saved = signed(before) - signed(after);
     let won = saved.saturating_sub(harm);
-    let verify_ns = view.measured.paced(VERIFY_NS);
+    let verify_ns = view.measured.scaled_to_half_life(VERIFY_NS);
     let proven = match trial.promised_ns_per_s {
         // It promised nothing, but was not to hurt; that is known at the end.
         0 => {
@@ -255,7 +260,11 @@ fn stays(
     reason: Reason,
 ) -> Decision {
     memory.record_outcome(outcome, won);
-    let until = Nanos(view.now.0.saturating_add(view.measured.paced(COOLDOWN_NS)));
+    let until = Nanos(
+        view.now
+            .0
+            .saturating_add(view.measured.scaled_to_half_life(COOLDOWN_NS)),
+    );
     let mut decision = Decision::default();
     for step in &trial.steps {
         memory.cool_down(step, until);

@@ -95,7 +95,11 @@ fn carry_out(
     memory
         .pool_cooldown_until
         .retain(|_, until| view.now < *until);
-    let until = Nanos(view.now.0.saturating_add(view.measured.paced(COOLDOWN_NS)));
+    let until = Nanos(
+        view.now
+            .0
+            .saturating_add(view.measured.scaled_to_half_life(COOLDOWN_NS)),
+    );
     for step in &best.steps {
         memory.cool_down(step, until);
     }
@@ -145,7 +149,7 @@ fn carry_out(
 
 /// What is expected of a move, and when and how it is judged.
 fn promise(view: View<'_>, best: &Proposal, lost: u64, cost: u64) -> Vec<Reason> {
-    let seconds = |ns| view.measured.paced(ns) / SECOND_NS;
+    let seconds = |ns| view.measured.scaled_to_half_life(ns) / SECOND_NS;
     let promise = (best.benefit != Benefit::Order).then_some(Reason::Promise {
         promised_ns_per_s: best.gain_ns_per_s,
         lost_ns_per_s: lost,

@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use resmgr_policy::{
     Confidence, ContainerId, CpuListConfig, EXCLUSIVE_CORES, Measured, Observed, PodRef, Policy,
     PoolConfig, PoolsConfig, QosClass, Request, Requirements, Reserved, State, StaticConfig,
-    StaticPlusPolicy, StaticPolicy, StaticPools, View, check, remember,
+    StaticPlusPolicy, StaticPolicy, StaticPools, View, check, update_profiles,
 };
 use resmgr_topology::{CpuId, CpuSet, MilliCpu, Nanos, NodeId, Topology};
 use std::{fmt::Write, hint::black_box, time::Duration};
@@ -355,7 +355,7 @@ fn one_round(c: &mut Criterion, name: &str, topology: &Topology, policy: &dyn Po
     assert!(whole().rebalance.trial().is_some());
     c.bench_function(name, |b| b.iter(whole));
     c.bench_function(&format!("{name}: what workloads did"), |b| {
-        b.iter(|| remember(black_box(view)));
+        b.iter(|| update_profiles(black_box(view)));
     });
 }
 

@@ -66,10 +66,10 @@ pub use state::{
         Baseline, Benefit, MigrationBaseline, MoveKind, MoveStep, Outcome, RebalanceMemory,
         RebalanceMove,
     },
-    workloads::{Known, Workloads},
+    workloads::{WorkloadHistory, WorkloadProfile},
 };
 pub use static_plus::StaticPlusPolicy;
 pub use static_policy::StaticPolicy;
 pub use stp::{CpuListConfig, PoolConfig, PoolsConfig, StaticPools, pools_from_directory};
 pub use view::View;
-pub use workload::{MAX_WORKLOADS, remember, workload};
+pub use workload::{MAX_WORKLOADS, update_profiles, workload};

@@ -17,7 +17,7 @@ use crate::{
     rebalance::rebalance,
     request::{ContainerId, QosClass, Request},
     rules::Rules,
-    state::{Container, Placement, rebalance::RebalanceMemory, workloads::Known},
+    state::{Container, Placement, rebalance::RebalanceMemory, workloads::WorkloadProfile},
     view::View,
     workload::profile_of,
 };
@@ -394,7 +394,7 @@ struct Choice {
     contention: Contention,
     exclusive: ExclusiveCpus,
     /// What its predecessors did.
-    profile: Option<Known>,
+    profile: Option<WorkloadProfile>,
 }
 
 /// Whether a container's quota would throttle CPUs nobody else may use.

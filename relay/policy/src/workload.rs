@@ -18,7 +18,7 @@ use crate::{
     request::{ContainerId, Request},
     state::{
         rebalance::RebalanceMemory,
-        workloads::{Known, Workloads},
+        workloads::{WorkloadHistory, WorkloadProfile},
     },
     view::View,
 };
@@ -79,19 +79,19 @@ pub(crate) fn key(request: &Request) -> String {
 }
 
 /// What is known of a container that comes: from those that are gone, or from one that still runs.
-pub(crate) fn profile_of(view: View<'_>, request: &Request) -> Option<Known> {
+pub(crate) fn profile_of(view: View<'_>, request: &Request) -> Option<WorkloadProfile> {
     view.state
         .rebalance
         .workloads
         .get(&key(request))
         .cloned()
-        .filter(|known| known.seen > 0)
+        .filter(|profile| profile.seen > 0)
 }
 
 /// Takes what was measured into what is remembered of workloads; `None` when there is nothing new. To be
 /// asked now and then, and before a container is taken out.
 #[must_use]
-pub fn remember(view: View<'_>) -> Option<RebalanceMemory> {
+pub fn update_profiles(view: View<'_>) -> Option<RebalanceMemory> {
     if !usable(view) {
         return None;
     }
@@ -100,7 +100,7 @@ pub fn remember(view: View<'_>) -> Option<RebalanceMemory> {
     let watched = memory.trial().map(|trial| trial.steps.clone());
     let in_trial = |id: &ContainerId| watched.iter().flatten().any(|part| part.id == *id);
     // Of replicas side by side the busiest counts, and one that is confined speaks for all.
-    let mut looked: Workloads = BTreeMap::new();
+    let mut sampled: WorkloadHistory = BTreeMap::new();
     for (id, container) in &view.state.containers {
         let Some(seen) =
             view.measured.containers.get(id).filter(|seen| {
@@ -112,25 +112,28 @@ pub fn remember(view: View<'_>) -> Option<RebalanceMemory> {
         let key = key(&container.request);
         let confined = match in_trial(id) {
             // Not known yet whether it is good for it.
-            true => memory.workloads.get(&key).and_then(|known| known.confined),
+            true => memory
+                .workloads
+                .get(&key)
+                .and_then(|profile| profile.confined),
             false => container.placement.confined.as_deref().copied(),
         };
-        let now = looked.entry(key).or_default();
+        let now = sampled.entry(key).or_default();
         now.utilisation_mcpu = now.utilisation_mcpu.max(seen.utilisation_mcpu);
         now.wait_ns_per_s = now.wait_ns_per_s.max(seen.wait_ns_per_s);
         now.far_migrations_milli_per_s = now.far_migrations_milli_per_s.max(far(seen));
         now.confined = now.confined.or(confined);
     }
     let mut next = memory.workloads.values().map(|one| one.seen).max();
-    for (key, now) in looked {
+    for (key, now) in sampled {
         let old = memory.workloads.get(&key);
         if old.is_some_and(|old| old.seen > 0 && old.close_to(&now)) {
             continue;
         }
-        let known = match old {
+        let profile = match old {
             Some(old) if old.seen > 0 => old.towards(&now),
             // All that is known is that a move was undone.
-            Some(old) => Known {
+            Some(old) => WorkloadProfile {
                 cooldown_until: old.cooldown_until,
                 ..now
             },
@@ -138,7 +141,7 @@ pub fn remember(view: View<'_>) -> Option<RebalanceMemory> {
         };
         let seen = next.map_or(1, |last| last + 1);
         next = Some(seen);
-        Arc::make_mut(&mut memory.workloads).insert(key, Known { seen, ..known });
+        Arc::make_mut(&mut memory.workloads).insert(key, WorkloadProfile { seen, ..profile });
         changed = true;
     }
     while memory.workloads.len() > MAX_WORKLOADS {

@@ -2,7 +2,7 @@
 //! what is remembered of workloads. Everything that is decided is logged, counted and explained.
 
 use super::{clock::monotonic, decide::Decided, owner::Owner};
-use resmgr_policy::{Condition, Measured, RebalanceMove, remember};
+use resmgr_policy::{Condition, Measured, RebalanceMove, update_profiles};
 use resmgr_topology::Nanos;
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ impl Owner {
 
     async fn update_profiles(&mut self) {
         let state = self.containers.state();
-        let profiled = self.decider.evaluate(state, |_policy, view| remember(view));
+        let profiled = self.decider.evaluate(state, |_policy, view| update_profiles(view));
         match profiled.await {
             Ok(None) => {}
             Ok(Some(memory)) => {

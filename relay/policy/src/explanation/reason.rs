@@ -6,7 +6,7 @@ use crate::{
     request::{ContainerId, QosClass, Source, cmk_isolate::EXCLUSIVE_CORES},
     state::{
         rebalance::{Benefit, MoveStep, or},
-        workloads::Known,
+        workloads::WorkloadProfile,
     },
 };
 use alloc::{boxed::Box, string::String, vec::Vec};
@@ -354,8 +354,8 @@ pub enum CpuSource {
     Either,
 }
 
-impl From<&Known> for Reason {
-    fn from(profile: &Known) -> Self {
+impl From<&WorkloadProfile> for Reason {
+    fn from(profile: &WorkloadProfile) -> Self {
         Self::Predecessors {
             utilisation_mcpu: profile.utilisation_mcpu,
             wait_ns_per_s: profile.wait_ns_per_s,

@@ -16,7 +16,7 @@ use crate::{
         rebalance::{
             MigrationBaseline, MoveKind, MoveStep, Outcome, RebalanceMemory, RebalanceMove,
         },
-        workloads::Known,
+        workloads::WorkloadProfile,
     },
     view::View,
     workload::key,
@@ -292,6 +292,6 @@ fn remember_undone(view: View<'_>, memory: &mut RebalanceMemory, step: &MoveStep
         return;
     };
     let workloads = Arc::make_mut(&mut memory.workloads);
-    let known: &mut Known = workloads.entry(key(&container.request)).or_default();
-    known.cooldown_until = Some(until);
+    let profile: &mut WorkloadProfile = workloads.entry(key(&container.request)).or_default();
+    profile.cooldown_until = Some(until);
 }

@@ -1,6 +1,6 @@
 //! What rebalancing has to remember from one round to the next.
 
-use super::workloads::Workloads;
+use super::workloads::WorkloadHistory;
 use crate::request::ContainerId;
 use alloc::{
     collections::{BTreeMap, VecDeque},
@@ -167,7 +167,7 @@ pub struct RebalanceMemory {
     /// The last moves, oldest first; a trial is always the last one.
     pub history: VecDeque<RebalanceMove>,
     /// What is known of containers that came before.
-    pub workloads: Arc<Workloads>,
+    pub workloads: Arc<WorkloadHistory>,
 }
 
 impl RebalanceMemory {

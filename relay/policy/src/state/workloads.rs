@@ -4,9 +4,9 @@ use alloc::{collections::BTreeMap, string::String};
 use resmgr_topology::{CpuSet, Nanos};
 use serde::{Deserialize, Serialize};
 
-/// What its predecessors did, smoothed.
+/// What the containers of a workload did, smoothed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Known {
+pub struct WorkloadProfile {
     /// CPU time per second, thousandths of a CPU.
     pub utilisation_mcpu: u32,
     /// Run-queue wait per second, nanoseconds.
@@ -22,10 +22,10 @@ pub struct Known {
     pub seen: u64,
 }
 
-/// By namespace, workload and container, joined by `/`.
-pub type Workloads = BTreeMap<String, Known>;
+/// Profiles by namespace, workload and container name, joined by `/`.
+pub type WorkloadHistory = BTreeMap<String, WorkloadProfile>;
 
-impl Known {
+impl WorkloadProfile {
     /// Whether nothing worth a write to the disk is new: an eighth, and what is too little to matter.
     pub(crate) fn close_to(&self, now: &Self) -> bool {
         let close = |old: u64, new: u64, least: u64| old.abs_diff(new) <= least.max(old / 8);

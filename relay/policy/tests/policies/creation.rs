@@ -4,7 +4,7 @@ use super::common::*;
 use resmgr_policy::{
     Confidence, ContainerId, CpuListConfig, Fidelity, Observed, PoolConfig, PoolsConfig,
     QosClass::{Burstable, Guaranteed},
-    Request, STALE_NS, StaticPlusPolicy, StaticPools, remember,
+    Request, STALE_NS, StaticPlusPolicy, StaticPools, update_profiles,
 };
 use resmgr_topology::{Nanos, Topology};
 
@@ -151,7 +151,7 @@ fn a_list_that_its_predecessors_would_fill_is_not_taken() {
     };
     assert_eq!(world.place(&named("1", "web-0")).unwrap().cpus, cpus("0-1"));
     see(&mut world, "1", 1700, 0);
-    world.state.rebalance = remember(world.view()).unwrap();
+    world.state.rebalance = update_profiles(world.view()).unwrap();
     world.release("1");
     world.measured.containers.clear();
     let next = named("2", "web-1");

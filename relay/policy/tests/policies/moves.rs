@@ -8,7 +8,7 @@ use resmgr_policy::{
     PoolsConfig,
     QosClass::{BestEffort, Burstable, Guaranteed},
     StaticConfig, StaticPlusPolicy, StaticPolicy, StaticPools, VERIFY_FROM_NS, VERIFY_NS,
-    VERIFY_WAITING_NS, remember, workload,
+    VERIFY_WAITING_NS, update_profiles, workload,
 };
 use resmgr_topology::{CpuId, MilliCpu, Nanos, NodeId, Topology};
 
@@ -509,7 +509,7 @@ fn what_replicas_did_places_those_that_follow() {
     step(&mut world).unwrap();
     let confined = world.on("1");
     // What is on trial is not handed on.
-    world.state.rebalance = remember(world.view()).unwrap();
+    world.state.rebalance = update_profiles(world.view()).unwrap();
     assert_eq!(
         world
             .place(&named("2", "web-6d4cf56db6-p9xkq"))
@@ -524,7 +524,7 @@ fn what_replicas_did_places_those_that_follow() {
     step(&mut world);
     assert_eq!(last(&world), Outcome::Kept);
     let mut looks = 0;
-    while let Some(memory) = remember(world.view()) {
+    while let Some(memory) = update_profiles(world.view()) {
         world.state.rebalance = memory;
         looks += 1;
         assert!(looks < 10, "the same measurements are news again and again");

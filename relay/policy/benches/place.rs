@@ -329,7 +329,7 @@ fn one_round(c: &mut Criterion, name: &str, topology: &Topology, policy: &dyn Po
             llc_migrations_milli_per_s: 2_000_000,
             node_migrations_milli_per_s: 1_000_000,
             package_migrations_milli_per_s: 1_000_000,
-            foreign_ns_per_s: 1_000_000,
+            intruder_ns_per_s: 1_000_000,
             preempted_by: before.take().map(|by| (by, 100_000)).into_iter().collect(),
             resident_bytes: 1 << 28,
             resident_by_node: [(NodeId(index % 8), 1 << 28)].into(),

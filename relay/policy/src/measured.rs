@@ -31,8 +31,10 @@ pub struct Observed {
     pub node_migrations_milli_per_s: u64,
     /// Migrations per second between packages, thousandths.
     pub package_migrations_milli_per_s: u64,
-    /// Time per second others ran on its exclusive CPUs, nanoseconds.
-    pub foreign_ns_per_s: u64,
+    /// Time per second that intruders ran on its exclusive CPUs, nanoseconds. The metric and the traces call it
+    /// foreign.
+    #[serde(rename = "foreign_ns_per_s")]
+    pub intruder_ns_per_s: u64,
     /// Who took CPUs away from it while it wanted to run on: preemptions per second by other containers,
     /// thousandths. Only those that matter need be listed.
     #[serde(default)]

@@ -186,7 +186,7 @@ impl Average {
             llc_migrations_milli_per_s: large(llc),
             node_migrations_milli_per_s: large(node),
             package_migrations_milli_per_s: large(package),
-            foreign_ns_per_s: large(foreign),
+            intruder_ns_per_s: large(foreign),
             preempted_by: self
                 .preempted_by
                 .iter()

@@ -25,7 +25,7 @@ const LOCAL: u64 = 10;
 
 /// Time lost per second: waiting for CPUs, refilling caches after far migrations, and others on its own CPUs.
 pub(crate) fn lost_ns_per_s(seen: &Observed) -> u64 {
-    let waits = seen.wait_ns_per_s.saturating_add(seen.foreign_ns_per_s);
+    let waits = seen.wait_ns_per_s.saturating_add(seen.intruder_ns_per_s);
     waits.saturating_add(refill_ns_per_s(seen))
 }
 

@@ -201,7 +201,7 @@ fn exchange(
     let seen = view.measured.containers.get(id)?;
     if placed.exclusive.is_empty()
         || placed.cpus.is_empty()
-        || seen.foreign_ns_per_s < INTRUDER_NS_PER_S
+        || seen.intruder_ns_per_s < INTRUDER_NS_PER_S
         || !wants_exclusive_moved(&one.request)
     {
         return None;
@@ -231,11 +231,11 @@ fn exchange(
         }],
         watched: Vec::new(),
         reason: "foreign",
-        gain_ns_per_s: seen.foreign_ns_per_s / 2,
+        gain_ns_per_s: seen.intruder_ns_per_s / 2,
         benefit: Benefit::Time,
         reasons: vec![
             Reason::Intruders {
-                intruder_ns_per_s: seen.foreign_ns_per_s,
+                intruder_ns_per_s: seen.intruder_ns_per_s,
                 held: placed.exclusive.clone(),
                 free: to.into(),
             },

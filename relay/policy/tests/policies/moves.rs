@@ -361,7 +361,7 @@ fn an_exclusive_list_on_which_others_run_is_exchanged_on_request() {
     extended.insert("cmk.intel.com/exclusive-cores".into(), 1);
     world.place(&one).unwrap();
     assert_eq!(world.on("db"), "0-1");
-    see(&mut world, "db", |seen| seen.foreign_ns_per_s = 100 * MS);
+    see(&mut world, "db", |seen| seen.intruder_ns_per_s = 100 * MS);
     assert_eq!(step(&mut world).as_deref(), Some("foreign"));
     assert_eq!(world.on("db"), "2-3", "on the socket it asked for");
 }

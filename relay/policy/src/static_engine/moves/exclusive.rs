@@ -26,7 +26,7 @@ const INTRUDER_NS_PER_S: u64 = 20_000_000;
 
 /// Whether there is anything to win at all.
 pub(super) fn suffers(seen: &Observed) -> bool {
-    migrates_far(seen) || seen.foreign_ns_per_s >= INTRUDER_NS_PER_S
+    migrates_far(seen) || seen.intruder_ns_per_s >= INTRUDER_NS_PER_S
 }
 
 fn migrates_far(seen: &Observed) -> bool {
@@ -77,11 +77,17 @@ pub(super) fn proposal<V: Variant>(
         // Intruders have no business there, but cannot be driven off: other CPUs may be free of them.
         let to = choose(&free)?;
         let why = Reason::Intruders {
-            intruder_ns_per_s: seen.foreign_ns_per_s,
+            intruder_ns_per_s: seen.intruder_ns_per_s,
             held: held.into(),
             free: to.into(),
         };
-        (to, "foreign", seen.foreign_ns_per_s / 2, Benefit::Time, why)
+        (
+            to,
+            "foreign",
+            seen.intruder_ns_per_s / 2,
+            Benefit::Time,
+            why,
+        )
     };
     let step = MoveStep {
         id: id.clone(),

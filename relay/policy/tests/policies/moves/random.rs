@@ -128,7 +128,7 @@ fn world(topology: Topology, policy: u8, lives: &[Life], loads: &[u32]) -> World
                 package_migrations_milli_per_s: life.package * 1000,
                 node_migrations_milli_per_s: life.node * 1000,
                 llc_migrations_milli_per_s: life.llc * 1000,
-                foreign_ns_per_s: life.foreign_ms * MS,
+                intruder_ns_per_s: life.foreign_ms * MS,
                 preempted_by: by.map(|by| (by, 200_000)).into_iter().collect(),
                 resident_bytes: life.bytes,
                 confidence: Confidence(1000),

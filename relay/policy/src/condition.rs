@@ -1,7 +1,7 @@
 //! Whether the measurements may be acted on, and if not, why: then everything is as without telemetry.
 
 use crate::{
-    measured::{Fidelity, Measured},
+    measured::{Measured, MeasurementQuality},
     view::View,
 };
 use core::fmt;
@@ -39,7 +39,7 @@ impl Condition {
             Self::Stale {
                 age_s: age / 1_000_000_000,
             }
-        } else if measured.fidelity == Fidelity::Polled {
+        } else if measured.quality == MeasurementQuality::Polled {
             Self::Coarse
         } else {
             Self::Usable

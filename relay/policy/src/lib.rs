@@ -38,7 +38,7 @@ pub use condition::{Condition, STALE_NS};
 pub use config::{ConfigProblem, Reserved, StaticConfig};
 pub use decision::{Change, Decision, Policy, Refusal};
 pub use explanation::{Candidate, CpuSource, DomainContention, DomainLevel, Explanation, Reason};
-pub use measured::{Confidence, Fidelity, HALF_LIFE, Measured, Observed};
+pub use measured::{Confidence, HALF_LIFE, Measured, MeasurementQuality, Observed};
 pub use none::Unplaced;
 pub use quantity::{Quantity, QuantityError};
 pub use rebalance::limits::{

@@ -51,7 +51,7 @@ pub struct Observed {
 /// How the numbers were got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Fidelity {
+pub enum MeasurementQuality {
     /// Every switch was counted.
     #[default]
     Exact,
@@ -69,8 +69,8 @@ pub struct Measured {
     /// When these were taken (`CLOCK_MONOTONIC`).
     pub at: Nanos,
     /// How they were got.
-    #[serde(default)]
-    pub fidelity: Fidelity,
+    #[serde(default, rename = "fidelity")]
+    pub quality: MeasurementQuality,
     /// After this long without change an average has come half the way to the present rate; 0:
     /// [`HALF_LIFE`].
     #[serde(default)]

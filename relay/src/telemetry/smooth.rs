@@ -5,7 +5,7 @@ use super::{
     status::Quality,
 };
 use resmgr_common::{BUCKETS, bucket_ceiling_ns};
-use resmgr_policy::{Confidence, ContainerId, Fidelity, HALF_LIFE, Measured, Observed};
+use resmgr_policy::{Confidence, ContainerId, HALF_LIFE, Measured, MeasurementQuality, Observed};
 use resmgr_topology::{CpuId, Nanos, NodeId};
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ pub(super) struct Smooth {
     at_ns: Option<u64>,
     containers: BTreeMap<ContainerId, Average>,
     busy: BTreeMap<CpuId, (u64, f64)>,
-    fidelity: Fidelity,
+    quality: MeasurementQuality,
     switches: u64,
 }
 
@@ -55,7 +55,7 @@ impl Smooth {
             at_ns: None,
             containers: BTreeMap::new(),
             busy: BTreeMap::new(),
-            fidelity: Fidelity::default(),
+            quality: MeasurementQuality::default(),
             switches: 0,
         }
     }
@@ -77,9 +77,9 @@ impl Smooth {
         }
         self.switches = snapshot.switches;
         self.at_ns = Some(snapshot.at_ns);
-        self.fidelity = match snapshot.quality {
-            Quality::Exact => Fidelity::Exact,
-            Quality::Polled | Quality::Off => Fidelity::Polled,
+        self.quality = match snapshot.quality {
+            Quality::Exact => MeasurementQuality::Exact,
+            Quality::Polled | Quality::Off => MeasurementQuality::Polled,
         };
         for container in &snapshot.containers {
             match (self.containers.get_mut(&container.id), elapsed_s) {
@@ -129,7 +129,7 @@ impl Smooth {
                 .map(|(cpu, (_, rate))| (*cpu, small(rate * 1000.0)))
                 .collect(),
             at: Nanos(self.at_ns.unwrap_or(0)),
-            fidelity: self.fidelity,
+            quality: self.quality,
             half_life: Nanos(large(self.half_life_s * 1e9)),
         }
     }

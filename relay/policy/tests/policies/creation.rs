@@ -2,7 +2,7 @@
 
 use super::common::*;
 use resmgr_policy::{
-    Confidence, ContainerId, CpuListConfig, Fidelity, Observed, PoolConfig, PoolsConfig,
+    Confidence, ContainerId, CpuListConfig, MeasurementQuality, Observed, PoolConfig, PoolsConfig,
     QosClass::{Burstable, Guaranteed},
     Request, STALE_NS, StaticPlusPolicy, StaticPools, update_profiles,
 };
@@ -203,7 +203,7 @@ fn without_usable_measurements_the_explanation_says_why_and_the_order_is_static(
         let (measured, now) = (world.measured.clone(), world.now);
         match spoil {
             0 => world.now = Nanos(STALE_NS + 1_000_000_000),
-            1 => world.measured.fidelity = Fidelity::Polled,
+            1 => world.measured.quality = MeasurementQuality::Polled,
             _ => world.measured.cpu_busy_milli.clear(),
         }
         let text = why(&world, &new);

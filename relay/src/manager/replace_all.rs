@@ -129,7 +129,7 @@ impl Owner {
             if from == to {
                 preview.staying += 1;
             } else {
-                let container = full_name(container.request);
+                let container = container.request.full_name();
                 preview.moves.push(CpuChange {
                     container,
                     from,
@@ -162,7 +162,7 @@ impl Owner {
             .filter_map(|(id, failure)| {
                 let container = self.containers.get(id)?;
                 let placed = container.unplaced.is_none();
-                placed.then(|| (full_name(container.request), failure.to_string()))
+                placed.then(|| (container.request.full_name(), failure.to_string()))
             })
             .collect()
     }
@@ -175,7 +175,7 @@ impl Owner {
         for (id, failure) in &replan.unplaceable {
             self.count(failure);
             if let Some(container) = self.containers.get(id) {
-                let name = full_name(container.request);
+                let name = container.request.full_name();
                 tracing::error!(container = %id, name, %failure, "container runs UNPLACED");
                 lost.push(name);
             }
@@ -294,11 +294,4 @@ pub(super) fn largest_first(a: &Request, b: &Request) -> std::cmp::Ordering {
         .then_with(|| a.pod.name.cmp(&b.pod.name))
         .then_with(|| a.name.cmp(&b.name))
         .then_with(|| a.id.cmp(&b.id))
-}
-
-fn full_name(request: &Request) -> String {
-    format!(
-        "{}/{}/{}",
-        request.pod.namespace, request.pod.name, request.name
-    )
 }

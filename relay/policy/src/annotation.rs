@@ -56,7 +56,7 @@ fn boolean(request: &Request, key: &str) -> Option<Option<bool>> {
 }
 
 /// `prefer-isolated-cpus`. A value that is not a boolean is an opt-out: kernel-isolated CPUs are not
-/// load-balanced, and nobody should land there by a typing error.
+/// load-balanced, and no container should land there by a typing error.
 pub(crate) fn prefer_isolated(request: &Request) -> Option<bool> {
     boolean(request, "prefer-isolated-cpus").map(|value| value.unwrap_or(false))
 }

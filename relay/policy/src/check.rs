@@ -16,21 +16,21 @@ pub enum Violation {
     ExclusiveOverlap {
         /// The CPU.
         cpu: CpuId,
-        /// Who holds it.
+        /// The container that holds it.
         owner: ContainerId,
-        /// Who else may run there.
+        /// The container that may run there too.
         intruder: ContainerId,
     },
     /// A container has no CPU.
     #[error("{id} has an empty cpuset")]
     EmptyCpuset {
-        /// Whose.
+        /// The container.
         id: ContainerId,
     },
     /// A cpuset names a CPU that is offline or does not exist.
     #[error("CPU {cpu} in the cpuset of {id} is not online")]
     OfflineCpu {
-        /// Whose cpuset.
+        /// The container.
         id: ContainerId,
         /// The CPU.
         cpu: CpuId,
@@ -40,13 +40,13 @@ pub enum Violation {
     ReservedTaken {
         /// The CPU.
         cpu: CpuId,
-        /// Who holds it.
+        /// The container that holds it.
         owner: ContainerId,
     },
     /// A CPU outside of those the policy may use.
     #[error("CPU {cpu} in the cpuset of {id} is not available to containers")]
     NotAvailable {
-        /// Whose cpuset.
+        /// The container.
         id: ContainerId,
         /// The CPU.
         cpu: CpuId,
@@ -54,7 +54,7 @@ pub enum Violation {
     /// A CPU for exclusive use only (kernel-isolated, or of an exclusive pool) is shared.
     #[error("CPU {cpu} is for exclusive use only, but {id} runs there without holding it")]
     IsolatedShared {
-        /// Who.
+        /// The container.
         id: ContainerId,
         /// The CPU.
         cpu: CpuId,
@@ -62,7 +62,7 @@ pub enum Violation {
     /// An exclusive CPU is not in its owner's own cpuset.
     #[error("{owner} holds CPU {cpu}, which its cpuset lacks")]
     OwnerElsewhere {
-        /// Who.
+        /// The container.
         owner: ContainerId,
         /// The CPU.
         cpu: CpuId,
@@ -72,7 +72,7 @@ pub enum Violation {
 /// Everything that is wrong, by container.
 #[must_use]
 pub fn check(topology: &Topology, state: &State, rules: &Rules) -> Vec<Violation> {
-    // Mostly nothing is, which is quicker to see than what it would be.
+    // Nearly always nothing is wrong, and that is quicker to find than what is.
     if !cfg!(debug_assertions) && is_right(topology, state, rules) {
         return Vec::new();
     }

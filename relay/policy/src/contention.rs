@@ -24,7 +24,7 @@ const QUANTUM_MILLI: u64 = 100;
 pub(crate) struct Contention {
     costs: Vec<u64>,
     busy: Vec<u64>,
-    /// Waiting of those who may run on a CPU, each spread over all its CPUs, microseconds per second.
+    /// Waiting of the containers that may run on a CPU, spread over all CPUs of each, microseconds per second.
     waits: Vec<u64>,
     /// Why it is empty.
     pub(crate) unusable: Option<Condition>,
@@ -113,7 +113,7 @@ impl Contention {
         each.sum()
     }
 
-    /// How long those who run on the CPUs waited for them, microseconds per second.
+    /// How long containers waited for the CPUs, microseconds per second.
     pub(crate) fn waited_us(&self, cpus: &CpuSet) -> u64 {
         let each = cpus.iter().filter_map(|cpu| self.waits.get(index(cpu)?));
         each.sum()
@@ -187,7 +187,7 @@ pub(crate) fn with_seen<'a, T>(
 ) -> impl Iterator<Item = (T, &'a Observed)> {
     let mut seen = measured.containers.iter().peekable();
     containers.filter_map(move |(id, one)| {
-        // Mostly they are the same, down to where they are kept: that is seen without reading them.
+        // Ids that are equal mostly share their text: comparing the pointers comes first.
         while seen
             .next_if(|(other, _)| *other != id && *other < id)
             .is_some()

@@ -17,7 +17,7 @@ use resmgr_topology::Topology;
 /// A new wanted placement of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Whose.
+    /// The container.
     pub id: ContainerId,
     /// For a container that enters the state, its request.
     pub request: Option<Arc<Request>>,
@@ -36,7 +36,7 @@ pub struct Decision {
     pub changes: Vec<Change>,
     /// What rebalancing remembers from now on; `None`: as before.
     pub memory: Option<RebalanceMemory>,
-    /// What else is to be told of containers whose placement stays.
+    /// Explanations for containers that stay where they are.
     pub notes: Vec<(ContainerId, Explanation)>,
 }
 

@@ -35,7 +35,7 @@ pub struct Observed {
     /// foreign.
     #[serde(rename = "foreign_ns_per_s")]
     pub intruder_ns_per_s: u64,
-    /// Who took CPUs away from it while it wanted to run on: preemptions per second by other containers,
+    /// Containers that took CPUs away from it while it wanted to run on: preemptions per second by each,
     /// thousandths. Only those that matter need be listed.
     #[serde(default)]
     pub preempted_by: BTreeMap<ContainerId, u64>,
@@ -77,7 +77,7 @@ pub struct Measured {
     pub half_life: Nanos,
 }
 
-/// The half-life of the averages when nobody says otherwise, 10 s.
+/// The half-life of the averages unless another one is configured, 10 s.
 pub const HALF_LIFE: Nanos = Nanos(10_000_000_000);
 
 impl Measured {

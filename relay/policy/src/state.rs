@@ -1,4 +1,4 @@
-//! Who sits where: the only state there is. Pools are derived from it, never stored beside it.
+//! Which container runs where: the only state there is. Pools are derived from it, never stored beside it.
 
 pub(crate) mod rebalance;
 pub(crate) mod workloads;
@@ -29,7 +29,7 @@ pub enum Quota {
 /// Where a container runs, and what is written for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// CPUs nobody else may run on. Empty for shared containers.
+    /// CPUs no other container may run on. Empty for shared containers.
     pub exclusive: Cpus,
     /// Name of the pool its shared part runs in (`shared`, `reserved`, or an stp pool); `None` for a
     /// purely exclusive or an unplaced container.

@@ -397,7 +397,7 @@ struct Choice {
     profile: Option<WorkloadProfile>,
 }
 
-/// Whether a container's quota would throttle CPUs nobody else may use.
+/// Whether a container's quota would throttle CPUs that no other container may use.
 fn unthrottled(request: &Request, split: CpuSplit) -> bool {
     split.full > 0 && split.part == MilliCpu(0) && request.qos == QosClass::Guaranteed
 }

@@ -44,7 +44,7 @@ pub struct StaticPools {
     pools: BTreeMap<String, Pool>,
 }
 
-/// A list busier than this (thousandths) with somebody new on it takes time from those who are there.
+/// A list busier than this (thousandths) with another container takes time from those that are there.
 const FULL_MILLI: u64 = 900;
 
 /// How much a list is used: lower is better.

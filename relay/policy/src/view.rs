@@ -8,7 +8,7 @@ use resmgr_topology::{Nanos, Topology};
 pub struct View<'a> {
     /// The machine.
     pub topology: &'a Topology,
-    /// Who sits where.
+    /// Which container runs where.
     pub state: &'a State,
     /// What the scheduler did.
     pub measured: &'a Measured,

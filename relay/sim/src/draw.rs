@@ -1,4 +1,4 @@
-//! Who ran where over time, as an SVG: a row for each CPU, a column for each slice of time, and the
+//! Which container ran where over time, as an SVG: a row for each CPU, a column for each slice of time, and the
 //! colour of the container that ran there most. Each class of containers has a hue, each container a shade
 //! of it; a triangle over the plot is a move by feedback.
 
@@ -17,7 +17,7 @@ const AXIS: usize = 54;
 const LEGEND_COLUMNS: usize = 4;
 const LEGEND_ROW: usize = 18;
 
-/// Collects who ran where.
+/// Collects which container ran where.
 #[derive(Clone, Debug)]
 pub struct Timeline {
     cpus: Vec<Cpu>,
@@ -137,11 +137,11 @@ impl Timeline {
         let mut column = 0;
         while column < COLUMNS {
             let start = column;
-            let who = most(start);
-            while column < COLUMNS && most(column) == who {
+            let container = most(start);
+            while column < COLUMNS && most(column) == container {
                 column += 1;
             }
-            if let Some(handle) = who {
+            if let Some(handle) = container {
                 let (x, end) = (
                     self.x(start * self.column_ns),
                     self.x(column * self.column_ns),

@@ -2,7 +2,7 @@
 //! topology (core, last-level cache, NUMA node, package, machine), CPU sets and quota.
 //!
 //! What it keeps of the kernel's `kernel/sched/fair.c`: virtual run time by weight; a woken task goes to its
-//! last CPU, an idle core, or an idle CPU of that cache, is drawn towards its waker, and preempts who has run
+//! last CPU, an idle core, or an idle CPU of that cache, is drawn towards its waker, and preempts a task that has run
 //! much more; a CPU that falls idle pulls, from near CPUs always and from far ones sometimes; periodic
 //! balancing is rarer the wider the domain. What it leaves out: tracked load averages (queue lengths stand
 //! in), frequencies, real-time classes, NUMA balancing of memory.
@@ -18,7 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
 
-/// What a call costs who makes it.
+/// What a call costs the caller.
 const CALL_NS: u64 = 20_000;
 const SLICE_NS: u64 = 3_000_000;
 const WAKE_GRANULARITY_NS: u64 = 1_000_000;
@@ -133,7 +133,7 @@ pub struct Handle(usize);
 pub struct Stretch {
     /// Where.
     pub cpu: CpuId,
-    /// Whose.
+    /// Its container.
     pub container: Handle,
     /// Up to when, nanoseconds.
     pub until_ns: u64,
@@ -288,7 +288,7 @@ impl<'t> Kernel<'t> {
         std::mem::take(&mut self.containers[handle.0].counters)
     }
 
-    /// Who ran where since the last call.
+    /// Which container ran where since the last call.
     pub fn take_stretches(&mut self) -> Vec<Stretch> {
         std::mem::take(&mut self.stretches)
     }
@@ -334,7 +334,7 @@ impl<'t> Kernel<'t> {
         }
     }
 
-    /// Accounts the time since the last look to who runs on the CPU.
+    /// Accounts the time since the last look to the task that runs on the CPU.
     fn charge(&mut self, cpu: usize) {
         let queue = &mut self.queues[cpu];
         let ran = self.now_ns - queue.since;

@@ -82,7 +82,7 @@ pub struct Report {
     pub placements: BTreeMap<ContainerId, CpuSet>,
     /// Promises the policy broke; must be empty.
     pub violations: Vec<String>,
-    /// Who ran where.
+    /// Which container ran where.
     #[serde(skip)]
     pub timeline: Timeline,
 }

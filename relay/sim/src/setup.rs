@@ -8,7 +8,7 @@ use resmgr_topology::Topology;
 pub struct Setup<'a> {
     /// The machine.
     pub topology: &'a Topology,
-    /// Who places.
+    /// The policy that places.
     pub policy: &'a dyn Policy,
     /// What comes and goes.
     pub trace: &'a [Line],

@@ -24,7 +24,7 @@ pub enum SyntheticError {
         /// As typed.
         element: String,
     },
-    /// A level nobody knows.
+    /// A level that does not exist.
     #[error("{level:?} is no level (there are pack, die, numa, l3, l2, core, pu)")]
     Level {
         /// As typed.

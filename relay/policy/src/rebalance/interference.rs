@@ -25,7 +25,7 @@ pub(crate) struct InterferingPair<'a> {
 }
 
 impl InterferingPair<'_> {
-    /// The part of the victim's waiting that the aggressor accounts for among all who preempt the victim,
+    /// The part of the victim's waiting that the aggressor accounts for among all that preempt the victim,
     /// nanoseconds per second.
     pub(crate) fn attributed_wait(&self) -> u64 {
         let seen = self.victim_seen;

@@ -160,8 +160,8 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// What those on whose CPUs somebody was moved lose more than before, beyond what such numbers vary by:
-/// nanoseconds per second.
+/// What the neighbours of a move lose more than before, beyond what such numbers vary by: nanoseconds per
+/// second.
 fn harm_ns_per_s(view: View<'_>, trial: &RebalanceMove) -> i64 {
     let (mut before, mut after) = (0u64, 0u64);
     for one in &trial.neighbours {
@@ -210,7 +210,7 @@ fn by_refill(view: View<'_>, trial: &RebalanceMove, before: &MigrationBaseline) 
     })
 }
 
-/// By the time that is lost, by those who are still there.
+/// By the time that is lost by those that are still there.
 fn by_time(view: View<'_>, trial: &RebalanceMove) -> Option<Verdict> {
     let (mut before, mut after) = (0u64, 0u64);
     for one in &trial.baselines {
@@ -221,7 +221,7 @@ fn by_time(view: View<'_>, trial: &RebalanceMove) -> Option<Verdict> {
         before = before.saturating_add(one.lost_ns_per_s);
         after = after.saturating_add(lost_ns_per_s(seen));
     }
-    // What those who have left would have won is not asked of the others.
+    // What containers that have left would have won is not asked of those that stay.
     let share = u128::from(before) * u128::from(trial.promised_ns_per_s);
     let promised = share / u128::from(trial.lost_ns_per_s.max(1));
     let promised = u64::try_from(promised).unwrap_or(u64::MAX);

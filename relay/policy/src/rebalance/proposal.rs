@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 #[derive(Clone, Debug)]
 pub(crate) struct Proposal {
     pub(crate) steps: Vec<MoveStep>,
-    /// Who else is to win by it; judged too.
+    /// Containers that are to win by it; it is judged by these too.
     pub(crate) watched: Vec<ContainerId>,
     pub(crate) reason: &'static str,
     pub(crate) gain_ns_per_s: u64,

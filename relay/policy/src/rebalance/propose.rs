@@ -24,7 +24,7 @@ use resmgr_topology::{CpuSet, Nanos};
 
 /// A move of a pool is judged by so many of those that share CPUs, those that lose most.
 const POOL_JUDGES: usize = 8;
-/// So many of those on whose CPUs somebody is moved are watched, those who share most of theirs.
+/// So many of the containers on the CPUs that a move goes to are watched, those that share most of theirs.
 const NEIGHBOURS: usize = 64;
 
 pub(super) fn propose(policy: &impl Movable, view: View<'_>) -> Option<Decision> {
@@ -165,7 +165,8 @@ fn promise(view: View<'_>, best: &Proposal, lost: u64, cost: u64) -> Vec<Reason>
     promise.into_iter().chain([rule]).collect()
 }
 
-/// Whose loss is compared: of pools those that lose most, otherwise whoever moves or is to win by it.
+/// The containers that a move is judged by: of pools those that lose most, otherwise those that move or are to
+/// win by it.
 fn judges(view: View<'_>, best: &Proposal) -> Vec<Baseline> {
     let lost = |id| view.measured.containers.get(id).map_or(0, lost_ns_per_s);
     let mut baselines = Vec::new();
@@ -177,7 +178,7 @@ fn judges(view: View<'_>, best: &Proposal) -> Vec<Baseline> {
             });
             continue;
         };
-        // Of the lender too: nobody is to pay for it unseen.
+        // Members of the lender too: what a loan costs them counts.
         let all = view.state.containers.iter();
         let members = all.filter(|(id, one)| {
             one.placement.pool.is_some() && movable(view, id, &one.request).is_some()
@@ -203,7 +204,7 @@ fn judges(view: View<'_>, best: &Proposal) -> Vec<Baseline> {
     baselines
 }
 
-/// Who else may run on the CPUs that somebody is moved to, and was measured.
+/// The containers that may run on the CPUs that a move goes to, were measured and are not judged by.
 fn neighbours(view: View<'_>, best: &Proposal, baselines: &[Baseline]) -> Vec<Baseline> {
     let mut to = CpuSet::default();
     for step in &best.steps {
@@ -218,7 +219,7 @@ fn neighbours(view: View<'_>, best: &Proposal, baselines: &[Baseline]) -> Vec<Ba
         if common == 0 || baselines.iter().any(|one| one.id == *id) {
             return None;
         }
-        // Who is not to be moved is not to be hurt either.
+        // A container that must not be moved must not be harmed either.
         let seen = confident(view, id)?;
         let one = Baseline {
             id: id.clone(),

@@ -25,7 +25,7 @@ pub enum Outcome {
     Kept,
     /// It did not help and was taken back.
     Undone,
-    /// Its containers, or those for whose sake it was made, ended before it could be judged: it stays.
+    /// Its containers, or those that were to win by it, ended before it could be judged: it stays.
     Ended,
     /// Only shown, never made.
     Shadow,

@@ -1,4 +1,4 @@
-//! CpuSource who holds what exclusively to what is written for everybody.
+//! From the CPUs that containers hold exclusively to what is written for every container.
 
 use super::{CpuPools, CpuSplit, Item, StaticEngine, Variant, taken, unthrottled};
 use crate::{

@@ -1,4 +1,4 @@
-//! The configuration directory of CMK, as entries somebody else has read.
+//! The configuration directory of CMK, as entries that the caller has read.
 
 use super::pools::{CpuListConfig, PoolsConfig};
 use alloc::{

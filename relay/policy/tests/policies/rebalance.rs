@@ -3,11 +3,11 @@
 use super::common::*;
 use proptest::prelude::*;
 use resmgr_policy::{
-    BUDGET_PER_MINUTE, COOLDOWN_NS, Confidence, ContainerId, CpuListConfig, Explanation, Observed,
-    Outcome, PoolConfig, PoolsConfig,
+    BUDGET_PER_MINUTE, COOLDOWN_NS, Confidence, ContainerId, CpuListConfig, Explanation, MoveKind,
+    Observed, Outcome, PoolConfig, PoolsConfig,
     QosClass::{Burstable, Guaranteed},
-    RebalanceMode, STALE_NS, Settings, StaticPlusPolicy, StaticPools, VERIFY_NS, VERIFY_WAITING_NS,
-    by_name,
+    RebalanceMode, STALE_NS, Settings, State, StaticPlusPolicy, StaticPools, VERIFY_NS,
+    VERIFY_WAITING_NS, by_name,
 };
 use resmgr_topology::Nanos;
 
@@ -305,4 +305,42 @@ proptest! {
         prop_assert!(changes <= 2 * seen.len(), "{changes} changes");
         prop_assert!(world.state.rebalance.history.len() <= 30 * BUDGET_PER_MINUTE);
     }
+}
+
+#[test]
+fn what_is_remembered_is_read_and_written_by_the_keys_of_earlier_versions() {
+    let written = r#"{
+        "containers": {}, "next_arrival": 3,
+        "rebalance": {
+            "rests_until": {"a": 5}, "pools_rest_until": {"shared": 6}, "lent": {"shared": "0-1"},
+            "history": [{
+                "id": "a", "at": 1, "reason": "parting",
+                "parts": [
+                    {"id": "a", "what": "span", "from": null, "to": "0-3"},
+                    {"id": "b", "what": {"pool": "shared"}, "from": "0", "to": null}
+                ],
+                "judged": [{"id": "a", "lost_ns_per_s": 7}],
+                "lost_ns_per_s": 7, "promised_ns_per_s": 3, "cost_ns_per_s": 1, "seen_ns_per_s": -2,
+                "outcome": "undone", "arrivals": 2,
+                "wandered": {"refill_ns_per_s": 4, "wait_ns_per_s": 5}, "neighbours": []
+            }],
+            "workloads": {"default/web/web": {
+                "utilisation_mcpu": 1, "wait_ns_per_s": 2, "far_migrations_milli_per_s": 3,
+                "confined": "0-3", "rests_until": 9, "seen": 1
+            }}
+        }
+    }"#;
+    let state: State = serde_json::from_str(written).unwrap();
+    let memory = &state.rebalance;
+    assert_eq!(memory.loans["shared"], cpus("0-1"));
+    let moved = &memory.history[0];
+    assert_eq!(moved.steps[0].kind, MoveKind::Domain);
+    assert_eq!(moved.migrations_before.unwrap().wait_ns_per_s, 5);
+    let profile = &memory.workloads["default/web/web"];
+    assert_eq!(profile.cooldown_until, Some(Nanos(9)));
+    let again: serde_json::Value = serde_json::to_value(&state).unwrap();
+    assert_eq!(
+        again,
+        serde_json::from_str::<serde_json::Value>(written).unwrap()
+    );
 }

@@ -84,8 +84,8 @@ pub fn check(topology: &Topology, state: &State, rules: &Rules) -> Vec<Violation
 /// Whether nothing is wrong.
 fn is_right(topology: &Topology, state: &State, rules: &Rules) -> bool {
     let mut exclusive = CpuSet::EMPTY;
-    for one in state.containers.values() {
-        let own = &one.placement.exclusive;
+    for container in state.containers.values() {
+        let own = &container.placement.exclusive;
         if !own.is_empty() {
             if !own.is_disjoint(&exclusive) || !own.is_disjoint(&rules.reserved) {
                 return false;
@@ -98,10 +98,10 @@ fn is_right(topology: &Topology, state: &State, rules: &Rules) -> bool {
     let usable = usable.intersection(&topology.online);
     // Most have the CPUs of the one before.
     let mut right: Option<&Cpus> = None;
-    state.containers.values().all(|one| {
-        let (own, cpus) = (&one.placement.exclusive, &one.placement.cpus);
+    state.containers.values().all(|container| {
+        let (own, cpus) = (&container.placement.exclusive, &container.placement.cpus);
         if cpus.is_empty() {
-            return !rules.places || opted_out(&one.placement);
+            return !rules.places || opted_out(&container.placement);
         }
         if own.is_empty() {
             let same = right == Some(cpus);
@@ -120,8 +120,8 @@ fn opted_out(placement: &Placement) -> bool {
 fn violations(topology: &Topology, state: &State, rules: &Rules) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut owners: BTreeMap<CpuId, &ContainerId> = BTreeMap::new();
-    for (id, one) in &state.containers {
-        for cpu in one.placement.exclusive.iter() {
+    for (id, container) in &state.containers {
+        for cpu in container.placement.exclusive.iter() {
             if let Some(owner) = owners.insert(cpu, id) {
                 found.push(Violation::ExclusiveOverlap {
                     cpu,
@@ -132,9 +132,9 @@ fn violations(topology: &Topology, state: &State, rules: &Rules) -> Vec<Violatio
         }
     }
     let exclusive: CpuSet = owners.keys().copied().collect();
-    for (id, one) in &state.containers {
-        let (own, cpus) = (&one.placement.exclusive, &one.placement.cpus);
-        if rules.places && cpus.is_empty() && !opted_out(&one.placement) {
+    for (id, container) in &state.containers {
+        let (own, cpus) = (&container.placement.exclusive, &container.placement.cpus);
+        if rules.places && cpus.is_empty() && !opted_out(&container.placement) {
             found.push(Violation::EmptyCpuset { id: id.clone() });
         }
         for cpu in cpus.difference(own).intersection(&exclusive).iter() {

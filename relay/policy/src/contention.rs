@@ -158,8 +158,8 @@ fn waits(view: View<'_>, cpus: usize) -> Vec<u64> {
     // The lowest CPU tells most of them apart at once.
     let mut groups: BTreeMap<(Option<CpuId>, &CpuSet), u64> = BTreeMap::new();
     let placed = view.state.containers.iter();
-    for (one, seen) in with_seen(placed, view.measured) {
-        let on = &one.placement.cpus;
+    for (container, seen) in with_seen(placed, view.measured) {
+        let on = &container.placement.cpus;
         let wait_us = seen.wait_ns_per_s / 1000;
         if seen.confidence.0 < CONFIDENT || wait_us == 0 || on.is_empty() {
             continue;
@@ -186,14 +186,14 @@ pub(crate) fn with_seen<'a, T>(
     measured: &'a Measured,
 ) -> impl Iterator<Item = (T, &'a Observed)> {
     let mut seen = measured.containers.iter().peekable();
-    containers.filter_map(move |(id, one)| {
+    containers.filter_map(move |(id, value)| {
         // Ids that are equal mostly share their text: comparing the pointers comes first.
         while seen
             .next_if(|(other, _)| *other != id && *other < id)
             .is_some()
         {}
         let (_, seen) = seen.next_if(|(other, _)| *other == id)?;
-        Some((one, seen))
+        Some((value, seen))
     })
 }
 

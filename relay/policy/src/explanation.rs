@@ -7,11 +7,9 @@ pub use candidate::{Candidate, DomainContention, DomainLevel};
 pub use reason::{CpuSource, Reason};
 
 use alloc::{
-    format,
     string::{String, ToString as _},
     vec::Vec,
 };
-use resmgr_topology::CpuSet;
 use serde::{Deserialize, Serialize};
 
 /// Why a container was put where it is. Printed by `explain`, a line for each reason and candidate.
@@ -54,20 +52,11 @@ pub(crate) fn first_candidates(
     first.chain(more).collect()
 }
 
-/// A set for people: `none` when empty.
-pub(crate) fn listed(cpus: &CpuSet) -> String {
-    if cpus.is_empty() {
-        "none".into()
-    } else {
-        format!("{cpus}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use alloc::vec;
-    use resmgr_topology::Cpus;
+    use resmgr_topology::{CpuSet, Cpus};
 
     #[test]
     fn texts_that_an_earlier_version_wrote_are_read_and_written_as_they_were() {

@@ -11,6 +11,7 @@ mod check;
 mod condition;
 mod config;
 mod contention;
+mod cpu_list;
 mod decision;
 mod explanation;
 mod measured;

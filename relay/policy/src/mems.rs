@@ -53,7 +53,7 @@ impl<'a> Mems<'a> {
         cpus: &Cpus,
         limit_bytes: Option<u64>,
     ) -> Option<Arc<BTreeSet<NodeId>>> {
-        let common = self.common.iter().find(|(one, _)| one == cpus);
+        let common = self.common.iter().find(|(of, _)| of == cpus);
         let home = common.map(|(_, home)| *home);
         let home = home.unwrap_or_else(|| self.home(cpus));
         let home = self.homes.get_mut(home)?;

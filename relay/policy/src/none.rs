@@ -56,7 +56,7 @@ impl Policy for Unplaced {
 
     fn reconcile(&self, view: View<'_>) -> Result<Decision, Refusal> {
         let placed = view.state.containers.iter();
-        let placed = placed.filter(|(_, one)| one.placement != Placement::default());
+        let placed = placed.filter(|(_, container)| container.placement != Placement::default());
         let changes = placed.map(|(id, _)| Change {
             id: id.clone(),
             request: None,

@@ -59,7 +59,7 @@ pub const POLICIES: &[PolicyInfo] = &[
 #[must_use]
 pub fn find(name: &str) -> Option<&'static PolicyInfo> {
     let mut all = POLICIES.iter();
-    all.find(|one| one.name == name || one.aliases.contains(&name))
+    all.find(|policy| policy.name == name || policy.aliases.contains(&name))
 }
 
 /// Configuration of whichever policy runs.
@@ -138,7 +138,7 @@ fn make(
     topology: &Topology,
     settings: &Settings,
 ) -> Result<Box<dyn Policy>, Vec<ConfigProblem>> {
-    match find(name).map(|one| one.name) {
+    match find(name).map(|policy| policy.name) {
         Some("null") => Ok(Box::new(Unplaced::NULL)),
         Some("none") => Ok(Box::new(Unplaced::NONE)),
         Some("static") => Ok(Box::new(StaticPolicy::new(
@@ -151,7 +151,7 @@ fn make(
         )?)),
         Some("static-pools") => Ok(Box::new(StaticPools::new(topology, &settings.pools)?)),
         _ => {
-            let names: Vec<&str> = POLICIES.iter().map(|one| one.name).collect();
+            let names: Vec<&str> = POLICIES.iter().map(|policy| policy.name).collect();
             Err(vec![ConfigProblem::new(
                 "policy",
                 format!(

@@ -12,8 +12,9 @@ use crate::{
     annotation::wants_rebalance,
     config::{ConfigProblem, Reserved, StaticConfig},
     contention::Contention,
+    cpu_list::listed,
     decision::{Decision, Policy, Refusal},
-    explanation::{CpuSource, listed},
+    explanation::CpuSource,
     rebalance::rebalance,
     request::{ContainerId, QosClass, Request},
     rules::Rules,
@@ -277,7 +278,7 @@ impl<V: Variant> StaticEngine<V> {
     ) -> Result<Vec<CpuSet>, Refusal> {
         let contention = Contention::of(view);
         let mut result = kept.to_vec();
-        let mut taken = kept.iter().fold(CpuSet::EMPTY, |all, one| all.union(one));
+        let mut taken = kept.iter().fold(CpuSet::EMPTY, |all, cpus| all.union(cpus));
         for index in order {
             if let (Some(item), Some(slot)) = (items.get(*index), result.get_mut(*index)) {
                 let others = taken.difference(slot);
@@ -320,7 +321,7 @@ impl<V: Variant> StaticEngine<V> {
             if shared_left(&cpus) {
                 let from = sources
                     .iter()
-                    .find(|one| cpus.is_subset(&source(pools, **one)));
+                    .find(|from| cpus.is_subset(&source(pools, **from)));
                 return Ok(ExclusiveCpus {
                     cpus,
                     from: from.copied(),
@@ -429,13 +430,13 @@ fn legal_part(pools: &CpuPools, sources: &[CpuSource], held: &CpuSet, full: usiz
 fn items<'a>(view: View<'a>, without: Option<&ContainerId>) -> Vec<Item<'a>> {
     let all = view.state.containers.iter();
     let rest = all.filter(|(id, _)| Some(*id) != without);
-    let item = |(id, one): (&'a ContainerId, &'a Container)| Item {
+    let item = |(id, container): (&'a ContainerId, &'a Container)| Item {
         id,
-        request: &one.request,
-        arrival: one.arrival,
-        old: Some(&one.placement),
-        exclusive: one.placement.exclusive.clone(),
-        confined: one.placement.confined.clone(),
+        request: &container.request,
+        arrival: container.arrival,
+        old: Some(&container.placement),
+        exclusive: container.placement.exclusive.clone(),
+        confined: container.placement.confined.clone(),
     };
     rest.map(item).collect()
 }

@@ -38,7 +38,9 @@ impl Variant for StaticPlus {
     fn split(config: &StaticConfig, request: &Request) -> CpuSplit {
         let milli = request.requirements.cpu_request.0;
         let namespaces = &config.reserved_namespaces;
-        let reserved = namespaces.iter().any(|one| **one == *request.pod.namespace);
+        let reserved = namespaces
+            .iter()
+            .any(|namespace| **namespace == *request.pod.namespace);
         let sliced =
             !reserved && (config.burstable_exclusive || request.qos == QosClass::Guaranteed);
         let full = if sliced { milli / 1000 } else { 0 };

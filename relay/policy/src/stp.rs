@@ -15,10 +15,9 @@ use crate::{
     condition::usable,
     config::ConfigProblem,
     contention::{CONFIDENT, Contention, with_seen},
+    cpu_list::listed,
     decision::{Change, Decision, Policy, Refusal},
-    explanation::{
-        Candidate, Explanation, MAX_LISTED_CANDIDATES, Reason, first_candidates, listed,
-    },
+    explanation::{Candidate, Explanation, MAX_LISTED_CANDIDATES, Reason, first_candidates},
     rebalance::rebalance,
     request::{ContainerId, Request},
     rules::Rules,
@@ -115,9 +114,9 @@ impl StaticPools {
             .map_or(requested, |profile| profile.utilisation_mcpu);
         let online = &view.topology.online;
         let mut held = CpuSet::EMPTY;
-        for (_, one) in others {
-            if pool.exclusive && !one.exclusive.is_empty() {
-                held = held.union(&one.exclusive);
+        for (_, placed) in others {
+            if pool.exclusive && !placed.exclusive.is_empty() {
+                held = held.union(&placed.exclusive);
             }
         }
         let uses = uses(view, pool, others);
@@ -171,7 +170,7 @@ impl StaticPools {
         let assigned = placement
             .lists
             .iter()
-            .fold(CpuSet::EMPTY, |all, one| all.union(one));
+            .fold(CpuSet::EMPTY, |all, list| all.union(list));
         if asked.no_affinity {
             reasons.push(Reason::NotPinned);
         }
@@ -196,7 +195,9 @@ impl StaticPools {
         lists: Vec<CpuSet>,
         asked: &PoolRequest,
     ) -> Placement {
-        let assigned = lists.iter().fold(CpuSet::EMPTY, |all, one| all.union(one));
+        let assigned = lists
+            .iter()
+            .fold(CpuSet::EMPTY, |all, list| all.union(list));
         let online = Cpus::from(assigned.intersection(&topology.online));
         let exclusive = self.pools.get(name).is_some_and(|pool| pool.exclusive);
         let mut env = vec![("CMK_CPUS_ASSIGNED".to_string(), plain(&online))];
@@ -236,9 +237,9 @@ impl StaticPools {
         &self,
         topology: &Topology,
         id: &ContainerId,
-        one: &Container,
+        container: &Container,
     ) -> Result<Option<Placement>, String> {
-        let old = &one.placement;
+        let old = &container.placement;
         let name = old.pool.as_deref().unwrap_or_default();
         let refuse = |text: String| Err(format!("invalid stp configuration: {text}"));
         let Some(pool) = self.pools.get(name) else {
@@ -256,7 +257,7 @@ impl StaticPools {
             ));
         }
         for list in &old.lists {
-            if pool.lists.iter().any(|one| one.cpus == *list) {
+            if pool.lists.iter().any(|configured| configured.cpus == *list) {
                 continue;
             }
             if !exclusive {
@@ -271,7 +272,13 @@ impl StaticPools {
             socket: old.socket,
             ..PoolRequest::default()
         };
-        let placement = self.placement(topology, &one.request, name, old.lists.clone(), &asked);
+        let placement = self.placement(
+            topology,
+            &container.request,
+            name,
+            old.lists.clone(),
+            &asked,
+        );
         let alive = !placement
             .lists
             .iter()
@@ -286,48 +293,48 @@ impl StaticPools {
         let mut placed: BTreeMap<&ContainerId, Placement> = BTreeMap::new();
         let mut unplaceable: Vec<(&ContainerId, &Container)> = Vec::new();
         let mut order: Vec<_> = view.state.containers.iter().collect();
-        order.sort_by_key(|(_, one)| {
+        order.sort_by_key(|(_, container)| {
             (
-                one.request.qos,
-                core::cmp::Reverse(one.placement.lists.len()),
-                one.arrival,
+                container.request.qos,
+                core::cmp::Reverse(container.placement.lists.len()),
+                container.arrival,
             )
         });
         let mut taken = CpuSet::EMPTY;
-        for (id, one) in order {
-            let kept = if one.placement.lists.is_empty() {
+        for (id, container) in order {
+            let kept = if container.placement.lists.is_empty() {
                 None
             } else {
-                self.kept(view.topology, id, one)?
+                self.kept(view.topology, id, container)?
             };
             match kept.filter(|kept| kept.exclusive.is_disjoint(&taken)) {
                 Some(kept) => {
                     taken = taken.union(&kept.exclusive);
                     placed.insert(id, kept);
                 }
-                None => unplaceable.push((id, one)),
+                None => unplaceable.push((id, container)),
             }
         }
         let mut why: BTreeMap<&ContainerId, Explanation> = BTreeMap::new();
-        for (id, one) in unplaceable {
-            let mut asked = PoolRequest::of(&one.request)?;
-            if !one.placement.lists.is_empty() {
+        for (id, container) in unplaceable {
+            let mut asked = PoolRequest::of(&container.request)?;
+            if !container.placement.lists.is_empty() {
                 // Its command line is not kept: what it was given says what it asked for.
-                asked.pool = one
+                asked.pool = container
                     .placement
                     .pool
                     .as_deref()
                     .unwrap_or("shared")
                     .to_string();
-                asked.exclusive = if one.placement.exclusive.is_empty() {
+                asked.exclusive = if container.placement.exclusive.is_empty() {
                     0
                 } else {
-                    one.placement.lists.len()
+                    container.placement.lists.len()
                 };
-                asked.socket = one.placement.socket;
-                asked.no_affinity = one.placement.cpus.is_empty();
+                asked.socket = container.placement.socket;
+                asked.no_affinity = container.placement.cpus.is_empty();
                 asked.notes.push(Reason::ListsGone {
-                    lists: one
+                    lists: container
                         .placement
                         .lists
                         .iter()
@@ -336,8 +343,11 @@ impl StaticPools {
                         .collect(),
                 });
             }
-            let others: Vec<_> = placed.iter().map(|(id, one)| (*id, one)).collect();
-            let decided = self.decide(view, &one.request, &asked, &others);
+            let others: Vec<_> = placed
+                .iter()
+                .map(|(id, placement)| (*id, placement))
+                .collect();
+            let decided = self.decide(view, &container.request, &asked, &others);
             let (placement, explanation) =
                 decided.map_err(|text| format!("{text}; container \"{id}\""))?;
             placed.insert(id, placement);
@@ -346,7 +356,11 @@ impl StaticPools {
         let mut changes = Vec::new();
         for (id, mut placement) in placed {
             placement.command = None;
-            let old = view.state.containers.get(id).map(|one| &one.placement);
+            let old = view
+                .state
+                .containers
+                .get(id)
+                .map(|container| &container.placement);
             let same = old.is_some_and(|old| {
                 Placement {
                     command: None,
@@ -373,22 +387,22 @@ impl Policy for StaticPools {
 
     fn place(&self, view: View<'_>, request: &Request) -> Result<Decision, Refusal> {
         let known = view.state.containers.get(&request.id);
-        let known = known.filter(|one| !one.placement.lists.is_empty());
+        let known = known.filter(|container| !container.placement.lists.is_empty());
         let decided = match known {
             // A changed request does not change lists: they are asked for by number and pool.
-            Some(one) => Ok((
+            Some(container) => Ok((
                 Placement {
-                    shared: match one.placement.exclusive.is_empty() {
+                    shared: match container.placement.exclusive.is_empty() {
                         true => request.requirements.cpu_request,
-                        false => one.placement.shared,
+                        false => container.placement.shared,
                     },
-                    ..one.placement.clone()
+                    ..container.placement.clone()
                 },
                 Explanation {
                     summary: format!(
                         "{}: keeps CPUs {}",
                         request.full_name(),
-                        listed(&one.placement.cpus)
+                        listed(&container.placement.cpus)
                     ),
                     reasons: vec![Reason::KeptLists],
                     candidates: Vec::new(),
@@ -397,7 +411,9 @@ impl Policy for StaticPools {
             None => {
                 let others = view.state.containers.iter();
                 let others = others.filter(|(id, _)| **id != request.id);
-                let others: Vec<_> = others.map(|(id, one)| (id, &one.placement)).collect();
+                let others: Vec<_> = others
+                    .map(|(id, container)| (id, &container.placement))
+                    .collect();
                 PoolRequest::of(request)
                     .and_then(|asked| self.decide(view, request, &asked, &others))
             }
@@ -485,20 +501,20 @@ fn uses(view: View<'_>, pool: &Pool, others: &[(&ContainerId, &Placement)]) -> V
         (pool.lists.get(at)?.cpus == *cpus).then_some(at)
     };
     let mut uses = vec![Use::default(); pool.lists.len()];
-    for (_, one) in others {
-        for at in one.lists.iter().filter_map(known) {
+    for (_, placed) in others {
+        for at in placed.lists.iter().filter_map(known) {
             if let Some(on) = uses.get_mut(at) {
                 on.containers += 1;
-                on.milli += u64::from(one.shared.0);
+                on.milli += u64::from(placed.shared.0);
             }
         }
     }
     if usable(view) {
-        for (one, seen) in with_seen(others.iter().copied(), view.measured) {
+        for (placed, seen) in with_seen(others.iter().copied(), view.measured) {
             if seen.confidence.0 < CONFIDENT {
                 continue;
             }
-            for at in one.lists.iter().filter_map(known) {
+            for at in placed.lists.iter().filter_map(known) {
                 if let Some(on) = uses.get_mut(at) {
                     on.wait += seen.wait_ns_per_s / 10_000_000;
                 }

@@ -124,7 +124,7 @@ pub fn update_profiles(view: View<'_>) -> Option<RebalanceMemory> {
         now.far_migrations_milli_per_s = now.far_migrations_milli_per_s.max(far(seen));
         now.confined = now.confined.or(confined);
     }
-    let mut next = memory.workloads.values().map(|one| one.seen).max();
+    let mut next = memory.workloads.values().map(|profile| profile.seen).max();
     for (key, now) in sampled {
         let old = memory.workloads.get(&key);
         if old.is_some_and(|old| old.seen > 0 && old.close_to(&now)) {
@@ -145,7 +145,10 @@ pub fn update_profiles(view: View<'_>) -> Option<RebalanceMemory> {
         changed = true;
     }
     while memory.workloads.len() > MAX_WORKLOADS {
-        let oldest = memory.workloads.iter().min_by_key(|(_, one)| one.seen);
+        let oldest = memory
+            .workloads
+            .iter()
+            .min_by_key(|(_, profile)| profile.seen);
         let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
             break;
         };

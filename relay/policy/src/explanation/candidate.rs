@@ -1,7 +1,9 @@
 //! The choices a decision was made among.
 
-use super::listed;
-use crate::{request::ContainerId, state::rebalance::or};
+use crate::{
+    cpu_list::{listed, listed_or},
+    request::ContainerId,
+};
 use alloc::string::String;
 use core::fmt;
 use resmgr_topology::Cpus;
@@ -211,7 +213,7 @@ impl fmt::Display for Candidate {
             } => write!(
                 f,
                 "pool {pool}: CPUs {cpus}, borrows {}; {busy_milli} of 1000 busy, {} µs/s waited for each CPU",
-                or(Some(on_loan), "nothing"),
+                listed_or(Some(on_loan), "nothing"),
                 waited_ns_per_s / 1000
             ),
             Self::Confinement {

@@ -42,7 +42,7 @@ pub(super) fn judge(
     let mut memory = view.state.rebalance.clone();
     let lives = |id: &ContainerId| view.state.containers.contains_key(id);
     let since = since_ns(view, trial);
-    if !trial.baselines.iter().any(|one| lives(&one.id)) {
+    if !trial.baselines.iter().any(|baseline| lives(&baseline.id)) {
         memory.record_outcome(Outcome::Ended, None);
         return Some(Decision {
             memory: Some(memory),
@@ -52,8 +52,13 @@ pub(super) fn judge(
     if since < view.measured.scaled_to_half_life(VERIFY_FROM_NS) {
         return None;
     }
-    let stay = trial.baselines.iter().filter(|one| lives(&one.id));
-    let stay_lost = stay.fold(0u64, |sum, one| sum.saturating_add(one.lost_ns_per_s));
+    let stay = trial
+        .baselines
+        .iter()
+        .filter(|baseline| lives(&baseline.id));
+    let stay_lost = stay.fold(0u64, |sum, baseline| {
+        sum.saturating_add(baseline.lost_ns_per_s)
+    });
     if stay_lost < trial.lost_ns_per_s / 2 {
         // Going back would be a second move without a reason; what it is like now is another question.
         let reason = Reason::BeneficiariesGone;
@@ -121,7 +126,7 @@ pub(super) fn judge(
     };
     let why = |step: &MoveStep| {
         let name = view.state.containers.get(&step.id);
-        let name = name.map_or_else(String::new, |one| one.request.full_name());
+        let name = name.map_or_else(String::new, |container| container.request.full_name());
         let mut reasons = vec![
             not_again(verdict.reason.clone(), cooldown_ns / SECOND_NS),
             Reason::MovedBack {
@@ -164,9 +169,9 @@ fn signed(value: u64) -> i64 {
 /// second.
 fn harm_ns_per_s(view: View<'_>, trial: &RebalanceMove) -> i64 {
     let (mut before, mut after) = (0u64, 0u64);
-    for one in &trial.neighbours {
-        if let Some(seen) = confident(view, &one.id) {
-            before = before.saturating_add(one.lost_ns_per_s);
+    for neighbour in &trial.neighbours {
+        if let Some(seen) = confident(view, &neighbour.id) {
+            before = before.saturating_add(neighbour.lost_ns_per_s);
             after = after.saturating_add(lost_ns_per_s(seen));
         }
     }
@@ -213,12 +218,12 @@ fn by_refill(view: View<'_>, trial: &RebalanceMove, before: &MigrationBaseline) 
 /// By the time that is lost by those that are still there.
 fn by_time(view: View<'_>, trial: &RebalanceMove) -> Option<Verdict> {
     let (mut before, mut after) = (0u64, 0u64);
-    for one in &trial.baselines {
-        if !view.state.containers.contains_key(&one.id) {
+    for baseline in &trial.baselines {
+        if !view.state.containers.contains_key(&baseline.id) {
             continue;
         }
-        let seen = confident(view, &one.id)?;
-        before = before.saturating_add(one.lost_ns_per_s);
+        let seen = confident(view, &baseline.id)?;
+        before = before.saturating_add(baseline.lost_ns_per_s);
         after = after.saturating_add(lost_ns_per_s(seen));
     }
     // What containers that have left would have won is not asked of those that stay.

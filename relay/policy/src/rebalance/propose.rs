@@ -30,29 +30,32 @@ const NEIGHBOURS: usize = 64;
 pub(super) fn propose(policy: &impl Movable, view: View<'_>) -> Option<Decision> {
     let memory = &view.state.rebalance;
     let minute = view.now.0.saturating_sub(60 * SECOND_NS);
-    let recent = memory.history.iter().filter(|one| one.at.0 > minute);
+    let recent = memory.history.iter().filter(|moved| moved.at.0 > minute);
     if recent.count() >= BUDGET_PER_MINUTE {
         return None;
     }
     let mut proposals: Vec<(u64, Proposal)> = policy
         .proposals(view)
         .into_iter()
-        .map(|one| {
-            let costs = one.steps.iter().map(|step| cost_ns_per_s(view, step));
-            (costs.fold(0, u64::saturating_add), one)
+        .map(|proposal| {
+            let costs = proposal.steps.iter().map(|step| cost_ns_per_s(view, step));
+            (costs.fold(0, u64::saturating_add), proposal)
         })
-        .filter(|(cost, one)| {
-            let pays = one.gain_ns_per_s >= MIN_GAIN_NS && one.gain_ns_per_s > *cost;
-            (pays || one.benefit == Benefit::Order)
-                && !one
+        .filter(|(cost, proposal)| {
+            let pays = proposal.gain_ns_per_s >= MIN_GAIN_NS && proposal.gain_ns_per_s > *cost;
+            (pays || proposal.benefit == Benefit::Order)
+                && !proposal
                     .steps
                     .iter()
                     .any(|step| is_cooling_down(view, memory, step))
         })
         .collect();
-    let first = |one: &Proposal| one.steps.first().map(|step| step.id.clone());
-    proposals.sort_by_cached_key(|(cost, one)| {
-        (Reverse(one.gain_ns_per_s.saturating_sub(*cost)), first(one))
+    let first = |proposal: &Proposal| proposal.steps.first().map(|step| step.id.clone());
+    proposals.sort_by_cached_key(|(cost, proposal)| {
+        (
+            Reverse(proposal.gain_ns_per_s.saturating_sub(*cost)),
+            first(proposal),
+        )
     });
     let mut each = proposals.into_iter();
     each.find_map(|(cost, best)| carry_out(policy, view, cost, best))
@@ -86,9 +89,9 @@ fn carry_out(
     let changes = policy.apply_steps(view, &best.steps, &memory)?;
     let id = best.steps.first()?.id.clone();
     let baselines = judges(view, &best);
-    let lost = baselines
-        .iter()
-        .fold(0u64, |sum, one| sum.saturating_add(one.lost_ns_per_s));
+    let lost = baselines.iter().fold(0u64, |sum, baseline| {
+        sum.saturating_add(baseline.lost_ns_per_s)
+    });
     memory
         .cooldown_until
         .retain(|id, until| view.now < *until && view.state.containers.contains_key(id));
@@ -180,8 +183,8 @@ fn judges(view: View<'_>, best: &Proposal) -> Vec<Baseline> {
         };
         // Members of the lender too: what a loan costs them counts.
         let all = view.state.containers.iter();
-        let members = all.filter(|(id, one)| {
-            one.placement.pool.is_some() && movable(view, id, &one.request).is_some()
+        let members = all.filter(|(id, container)| {
+            container.placement.pool.is_some() && movable(view, id, &container.request).is_some()
         });
         let mut members: Vec<Baseline> = members
             .map(|(id, _)| Baseline {
@@ -189,12 +192,12 @@ fn judges(view: View<'_>, best: &Proposal) -> Vec<Baseline> {
                 lost_ns_per_s: lost(id),
             })
             .collect();
-        members.sort_by_key(|one| Reverse(one.lost_ns_per_s));
+        members.sort_by_key(|baseline| Reverse(baseline.lost_ns_per_s));
         members.truncate(POOL_JUDGES);
         baselines.extend(members);
     }
     for id in &best.watched {
-        if !baselines.iter().any(|one| one.id == *id) {
+        if !baselines.iter().any(|baseline| baseline.id == *id) {
             baselines.push(Baseline {
                 id: id.clone(),
                 lost_ns_per_s: lost(id),
@@ -216,19 +219,19 @@ fn neighbours(view: View<'_>, best: &Proposal, baselines: &[Baseline]) -> Vec<Ba
     let beside = all.filter_map(|(id, container)| {
         let cpus = &container.placement.cpus;
         let common = cpus.intersection(&to).len();
-        if common == 0 || baselines.iter().any(|one| one.id == *id) {
+        if common == 0 || baselines.iter().any(|baseline| baseline.id == *id) {
             return None;
         }
         // A container that must not be moved must not be harmed either.
         let seen = confident(view, id)?;
-        let one = Baseline {
+        let baseline = Baseline {
             id: id.clone(),
             lost_ns_per_s: lost_ns_per_s(seen),
         };
-        Some((Reverse(common * 1000 / cpus.len()), one))
+        Some((Reverse(common * 1000 / cpus.len()), baseline))
     });
     let mut beside: Vec<_> = beside.collect();
-    beside.sort_by(|(a, one), (b, other)| (a, &one.id).cmp(&(b, &other.id)));
+    beside.sort_by(|(a, baseline), (b, other)| (a, &baseline.id).cmp(&(b, &other.id)));
     beside.truncate(NEIGHBOURS);
-    beside.into_iter().map(|(_, one)| one).collect()
+    beside.into_iter().map(|(_, baseline)| baseline).collect()
 }

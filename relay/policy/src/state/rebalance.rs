@@ -1,7 +1,7 @@
 //! What rebalancing has to remember from one round to the next.
 
 use super::workloads::WorkloadHistory;
-use crate::request::ContainerId;
+use crate::{cpu_list::listed_or, request::ContainerId};
 use alloc::{
     collections::{BTreeMap, VecDeque},
     string::String,
@@ -219,14 +219,6 @@ impl RebalanceMemory {
     }
 }
 
-/// A list of CPUs, or `fallback` for none.
-pub(crate) fn or<'a>(cpus: Option<&CpuSet>, fallback: &'a str) -> alloc::borrow::Cow<'a, str> {
-    match cpus {
-        Some(cpus) if !cpus.is_empty() => alloc::format!("{cpus}").into(),
-        _ => fallback.into(),
-    }
-}
-
 impl fmt::Display for MoveStep {
     /// What changes from where to where.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -235,20 +227,20 @@ impl fmt::Display for MoveStep {
             MoveKind::Domain => write!(
                 f,
                 "from {} to {}",
-                or(from, "all of its pool"),
-                or(to, "all of its pool")
+                listed_or(from, "all of its pool"),
+                listed_or(to, "all of its pool")
             ),
             MoveKind::Exclusive => write!(
                 f,
                 "exclusive CPUs from {} to {}",
-                or(from, "none"),
-                or(to, "none")
+                listed_or(from, "none"),
+                listed_or(to, "none")
             ),
             MoveKind::Pool(name) => write!(
                 f,
                 "pool {name} borrows {} instead of {}",
-                or(to, "nothing"),
-                or(from, "nothing")
+                listed_or(to, "nothing"),
+                listed_or(from, "nothing")
             ),
         }
     }

@@ -106,11 +106,11 @@ fn candidates(view: View<'_>, choice: &Choice) -> Vec<Candidate> {
     let topology = view.topology;
     let free = source(pools, CpuSource::Either).difference(&choice.taken);
     type Kind<'a> = Vec<(u32, &'a CpuSet)>;
-    let cores = topology.cores.iter().map(|one| (one.id.0, &one.cpus));
-    let llcs = topology.llcs.iter().map(|one| (one.id.0, &one.cpus));
-    let nodes = topology.nodes.iter().map(|one| (one.id.0, &one.cpus));
+    let cores = topology.cores.iter().map(|core| (core.id.0, &core.cpus));
+    let llcs = topology.llcs.iter().map(|llc| (llc.id.0, &llc.cpus));
+    let nodes = topology.nodes.iter().map(|node| (node.id.0, &node.cpus));
     let packages = topology.packages.iter();
-    let packages = packages.map(|one| (one.id.0, &one.cpus));
+    let packages = packages.map(|package| (package.id.0, &package.cpus));
     let kinds: [(DomainLevel, Kind<'_>); 4] = [
         (DomainLevel::Core, cores.collect()),
         (DomainLevel::Cache, llcs.collect()),

@@ -34,7 +34,7 @@ const INTRUDER_NS_PER_S: u64 = 20_000_000;
 /// A container on one shared list that may be moved.
 struct Shared<'a> {
     id: &'a ContainerId,
-    one: &'a Container,
+    container: &'a Container,
     seen: &'a Observed,
     pool: &'a Pool,
     list: CpuSet,
@@ -42,8 +42,8 @@ struct Shared<'a> {
 
 impl StaticPools {
     fn shared<'a>(&'a self, view: View<'a>, id: &'a ContainerId) -> Option<Shared<'a>> {
-        let one = view.state.containers.get(id)?;
-        let placed = &one.placement;
+        let container = view.state.containers.get(id)?;
+        let placed = &container.placement;
         let pool = self.pools.get(placed.pool.as_deref()?)?;
         let [list] = placed.lists.as_slice() else {
             return None;
@@ -51,10 +51,10 @@ impl StaticPools {
         if pool.exclusive || placed.cpus.is_empty() {
             return None;
         }
-        let seen = movable(view, id, &one.request)?;
+        let seen = movable(view, id, &container.request)?;
         Some(Shared {
             id,
-            one,
+            container,
             seen,
             pool,
             list: *list,
@@ -65,7 +65,7 @@ impl StaticPools {
 impl Shared<'_> {
     /// The other lists it may run on, and how busy each would be with it; the least busy first.
     fn others(&self, view: View<'_>, contention: &Contention) -> Vec<(u64, &List)> {
-        let socket = self.one.placement.socket;
+        let socket = self.container.placement.socket;
         let others = self.pool.lists.iter().filter(|other| {
             let wanted = socket.is_none_or(|socket| socket == other.socket);
             wanted && other.cpus != self.list && !online(view, &other.cpus).is_empty()
@@ -195,18 +195,18 @@ fn exchange(
     view: View<'_>,
     contention: &Contention,
     id: &ContainerId,
-    one: &Container,
+    container: &Container,
 ) -> Option<Proposal> {
-    let placed = &one.placement;
+    let placed = &container.placement;
     let seen = view.measured.containers.get(id)?;
     if placed.exclusive.is_empty()
         || placed.cpus.is_empty()
         || seen.intruder_ns_per_s < INTRUDER_NS_PER_S
-        || !wants_exclusive_moved(&one.request)
+        || !wants_exclusive_moved(&container.request)
     {
         return None;
     }
-    let seen = movable(view, id, &one.request)?;
+    let seen = movable(view, id, &container.request)?;
     let pool = policy.pools.get(placed.pool.as_deref()?)?;
     let taken = view.state.exclusive();
     let mut free: Vec<&List> = pool
@@ -246,7 +246,9 @@ fn exchange(
 }
 
 fn all(lists: &[CpuSet]) -> CpuSet {
-    lists.iter().fold(CpuSet::EMPTY, |all, one| all.union(one))
+    lists
+        .iter()
+        .fold(CpuSet::EMPTY, |all, list| all.union(list))
 }
 
 impl Movable for StaticPools {
@@ -254,10 +256,10 @@ impl Movable for StaticPools {
         let contention = Contention::of(view);
         // Of two that win as much the more precise one is first.
         let mut proposals = separate(self, view, &contention);
-        for (id, one) in &view.state.containers {
+        for (id, container) in &view.state.containers {
             match self.shared(view, id) {
                 Some(shared) => proposals.extend(level(view, &contention, &shared)),
-                None => proposals.extend(exchange(self, view, &contention, id, one)),
+                None => proposals.extend(exchange(self, view, &contention, id, container)),
             }
         }
         proposals
@@ -271,8 +273,8 @@ impl Movable for StaticPools {
     ) -> Option<Vec<Change>> {
         let mut changes = Vec::new();
         for step in steps {
-            let one = view.state.containers.get(&step.id)?;
-            let old = &one.placement;
+            let container = view.state.containers.get(&step.id)?;
+            let old = &container.placement;
             let name = old.pool.as_deref()?;
             let pool = self.pools.get(name)?;
             let to = step.to?;
@@ -290,8 +292,8 @@ impl Movable for StaticPools {
             let exclusive = step.kind == MoveKind::Exclusive;
             let others = view.state.containers.iter();
             let mut others = others.filter(|(id, _)| **id != step.id);
-            let free =
-                !exclusive || others.all(|(_, one)| one.placement.exclusive.is_disjoint(&to));
+            let free = !exclusive
+                || others.all(|(_, container)| container.placement.exclusive.is_disjoint(&to));
             if lists.is_empty() || all(&lists) != to || pool.exclusive != exclusive || !free {
                 return None;
             }
@@ -302,7 +304,7 @@ impl Movable for StaticPools {
                 socket: old.socket,
                 ..PoolRequest::default()
             };
-            let new = self.placement(view.topology, &one.request, name, lists, &asked);
+            let new = self.placement(view.topology, &container.request, name, lists, &asked);
             if new.cpus.is_empty() || new.cpus == old.cpus {
                 return None;
             }

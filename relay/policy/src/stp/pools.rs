@@ -1,6 +1,6 @@
 //! CPU pools as configured, and as validated against the machine.
 
-use crate::{config::ConfigProblem, explanation::listed};
+use crate::{config::ConfigProblem, cpu_list::listed};
 use alloc::{
     collections::BTreeMap,
     format,

@@ -41,10 +41,10 @@ pub(super) struct SharedContainer<'a> {
 impl<'a> Context<'a> {
     /// The container, when it runs in the shared pool only and may be moved.
     pub(super) fn shared(&self, id: &'a ContainerId) -> Option<SharedContainer<'a>> {
-        let one = self.view.state.containers.get(id)?;
-        let placed = &one.placement;
+        let container = self.view.state.containers.get(id)?;
+        let placed = &container.placement;
         let shared = placed.exclusive.is_empty() && placed.pool.as_deref() == Some("shared");
-        let seen = movable(self.view, id, &one.request).filter(|_| shared)?;
+        let seen = movable(self.view, id, &container.request).filter(|_| shared)?;
         Some(SharedContainer { id, placed, seen })
     }
 }
@@ -80,11 +80,11 @@ impl Domain {
         also_gone: &[SharedContainer<'_>],
     ) -> Option<u64> {
         let mut used = self.busy_milli;
-        for one in also_gone.iter().chain([&shared]) {
+        for gone in also_gone.iter().chain([&shared]) {
             // What it uses of each CPU now goes with it.
-            let width = u64::try_from(one.placed.cpus.len().max(1)).unwrap_or(1);
-            let own = u64::from(one.seen.utilisation_mcpu) / width;
-            let both = self.inside.intersection(&one.placed.cpus).len();
+            let width = u64::try_from(gone.placed.cpus.len().max(1)).unwrap_or(1);
+            let own = u64::from(gone.seen.utilisation_mcpu) / width;
+            let both = self.inside.intersection(&gone.placed.cpus).len();
             used = used.saturating_sub(own * u64::try_from(both).unwrap_or(0));
         }
         self.room_milli
@@ -123,25 +123,31 @@ pub(super) fn domains(view: View<'_>, contention: &Contention, pool: &CpuSet) ->
         }
     };
     let nodes = view.topology.nodes.iter();
-    let nodes =
-        nodes.map(|one| domain(Level::Node, one.id.0, &one.cpus, format!("node {}", one.id)));
+    let nodes = nodes.map(|node| {
+        domain(
+            Level::Node,
+            node.id.0,
+            &node.cpus,
+            format!("node {}", node.id),
+        )
+    });
     let packages = view.topology.packages.iter();
-    let packages = packages.map(|one| {
+    let packages = packages.map(|package| {
         domain(
             Level::Package,
-            one.id.0,
-            &one.cpus,
-            format!("package {}", one.id),
+            package.id.0,
+            &package.cpus,
+            format!("package {}", package.id),
         )
     });
     let llcs = view.topology.llcs.iter();
-    let llcs = llcs.map(|one| domain(Level::Llc, one.id.0, &one.cpus, format!("cache {}", one.id)));
+    let llcs = llcs.map(|llc| domain(Level::Llc, llc.id.0, &llc.cpus, format!("cache {}", llc.id)));
     let whole = domain(Level::Pool, 0, pool, String::from("all of the pool"));
     let mut domains: Vec<Domain> = Vec::new();
-    for one in nodes.chain(packages).chain(llcs) {
-        let known = |other: &Domain| other.inside == one.inside;
-        if !one.inside.is_empty() && one.inside != *pool && !domains.iter().any(known) {
-            domains.push(one);
+    for part in nodes.chain(packages).chain(llcs) {
+        let known = |other: &Domain| other.inside == part.inside;
+        if !part.inside.is_empty() && part.inside != *pool && !domains.iter().any(known) {
+            domains.push(part);
         }
     }
     domains.push(whole);

@@ -105,6 +105,8 @@ pub(super) fn proposal<V: Variant>(
 /// Packages and nodes the CPUs are on.
 fn spread(topology: &Topology, cpus: &CpuSet) -> (usize, usize) {
     let packages = topology.packages.iter();
-    let packages = packages.filter(|one| !one.cpus.is_disjoint(cpus)).count();
+    let packages = packages
+        .filter(|package| !package.cpus.is_disjoint(cpus))
+        .count();
     (packages, topology.nodes_of(cpus).count())
 }

@@ -59,7 +59,9 @@ impl Owner {
 
     async fn update_profiles(&mut self) {
         let state = self.containers.state();
-        let profiled = self.decider.evaluate(state, |_policy, view| update_profiles(view));
+        let profiled = self
+            .decider
+            .evaluate(state, |_policy, view| update_profiles(view));
         match profiled.await {
             Ok(None) => {}
             Ok(Some(memory)) => {

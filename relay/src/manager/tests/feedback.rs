@@ -211,7 +211,14 @@ async fn measurements_that_end_move_nothing_and_are_said_once() {
     assert_eq!(snapshot.moves.fallbacks, 1);
     assert_eq!(node.kernel(POD, "chatty"), "1-7");
     let later = snapshot.containers.get(&later).unwrap();
-    let reasons = later.record.history.last().unwrap().why.reason_lines().join("\n");
+    let reasons = later
+        .record
+        .history
+        .last()
+        .unwrap()
+        .why
+        .reason_lines()
+        .join("\n");
     assert!(
         reasons.contains("not used: decided as without telemetry"),
         "{reasons}"

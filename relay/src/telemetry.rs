@@ -7,8 +7,9 @@
 #[cfg(feature = "ebpf")]
 mod books;
 mod btf;
-#[cfg(feature = "ebpf")]
+mod clock;
 mod cost;
+mod error;
 #[cfg(feature = "ebpf")]
 mod exact;
 #[cfg(feature = "ebpf")]
@@ -18,6 +19,9 @@ mod hierarchy;
 mod load;
 #[cfg(feature = "ebpf")]
 mod mapped;
+mod options;
+#[cfg(feature = "ebpf")]
+mod overhead;
 #[cfg(feature = "ebpf")]
 mod patch;
 mod polled;
@@ -35,94 +39,23 @@ pub mod trial;
 mod words;
 
 pub use btf::{Btf, BtfError};
+pub use cost::Cost;
+pub use error::RegisterError;
+pub use options::TelemetryOptions;
 pub use snapshot::{ContainerTelemetry, Culprit, Foreign, Harm, Snapshot, Totals};
 pub use status::{Quality, Reason, Status};
 
+use clock::now_ns;
 use hierarchy::Hierarchy;
 use polled::Polled;
 use resident::Resident;
-use resmgr_policy::{ContainerId, HALF_LIFE, Measured};
-use resmgr_topology::{CpuSet, Nanos, Topology};
+use resmgr_policy::{ContainerId, Measured};
+use resmgr_topology::{CpuSet, Topology};
 use smooth::Smooth;
 use std::{
-    io,
-    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use thiserror::Error;
-
-/// What telemetry is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TelemetryOptions {
-    /// Load the BPF program; otherwise nothing is measured.
-    pub enabled: bool,
-    /// Containers told apart at once: 192 bytes of kernel memory for each on each possible CPU.
-    pub max_containers: u32,
-    /// After this long without change a smoothed number has come half the way to the present rate.
-    pub half_life: Nanos,
-}
-
-impl Default for TelemetryOptions {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            max_containers: 250,
-            half_life: HALF_LIFE,
-        }
-    }
-}
-
-/// Why a container cannot be followed.
-#[derive(Debug, Error)]
-pub enum RegisterError {
-    /// Its cgroup is not there.
-    #[error("cannot find the container's cgroup {path}")]
-    Cgroup {
-        /// Where it was looked for.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// No free slot.
-    #[error("telemetry has room for {capacity} containers (--max-containers)")]
-    Full {
-        /// How many.
-        capacity: u32,
-    },
-    /// The kernel refused a map entry.
-    #[error("the kernel refused to store the container's cgroup: {why}")]
-    Map {
-        /// The kernel's words.
-        why: String,
-    },
-}
-
-/// What the program itself costs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Cost {
-    /// Per switch, as the kernel's statistics of programs have it, nanoseconds.
-    pub raw_ns: f64,
-    /// The same of a program that does nothing: the floor of that measurement.
-    pub empty_ns: f64,
-    /// Switches per second, all CPUs together.
-    pub switches_per_s: f64,
-}
-
-impl Cost {
-    /// Per switch, the floor taken off, nanoseconds.
-    #[must_use]
-    pub fn net_ns(&self) -> f64 {
-        (self.raw_ns - self.empty_ns).max(0.0)
-    }
-
-    /// Share of one CPU.
-    #[must_use]
-    pub fn cpu_share(&self) -> f64 {
-        self.net_ns() * self.switches_per_s / 1e9
-    }
-}
 
 #[derive(Debug)]
 enum Source {
@@ -265,7 +198,7 @@ impl Telemetry {
     #[must_use]
     pub fn cost(&self, during: Duration) -> Option<Cost> {
         #[cfg(feature = "ebpf")]
-        return cost::measure(during, |ask| match &mut self.lock().source {
+        return overhead::measure(during, |ask| match &mut self.lock().source {
             Source::Exact(exact) => ask(&mut exact.program),
             _ => None,
         });
@@ -323,14 +256,6 @@ impl Inner {
         }
         snapshot
     }
-}
-
-/// `CLOCK_MONOTONIC`.
-fn now_ns() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
-        let part = |value: i64| u64::try_from(value).unwrap_or(0);
-        part(time.tv_sec()) * 1_000_000_000 + part(time.tv_nsec())
-    })
 }
 
 fn best(topology: &Topology, options: &TelemetryOptions) -> (Source, Status) {

@@ -1,11 +1,11 @@
 //! Registering containers with the program and sweeping its maps.
 
 use super::{
-    RegisterError,
     books::{Account, Gain, Registered},
+    clock::now_ns,
+    error::RegisterError,
     hierarchy::Hierarchy,
     load::Program,
-    now_ns,
     slots::Slots,
     snapshot::{Culprit, Snapshot},
     status::Quality,

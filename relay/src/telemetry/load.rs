@@ -1,8 +1,8 @@
 //! Loads the program, sized and adapted to this machine.
 
 use super::{
-    TelemetryOptions, btf::Btf, fields, hierarchy::Hierarchy, mapped::Mapped, patch::patch,
-    status::Reason, words::Words,
+    btf::Btf, fields, hierarchy::Hierarchy, mapped::Mapped, options::TelemetryOptions,
+    patch::patch, status::Reason, words::Words,
 };
 use aya::{
     Ebpf, EbpfLoader,

@@ -4,7 +4,7 @@
 //! the last look are lost; nothing about migrations or about others on exclusive CPUs.
 
 use super::{
-    RegisterError,
+    error::RegisterError,
     hierarchy::Hierarchy,
     snapshot::{ContainerTelemetry, Snapshot, Totals},
     status::Quality,

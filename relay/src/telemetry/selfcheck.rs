@@ -3,7 +3,7 @@
 //! Each of the thread's switches lies between two readings of its `schedstat`, so the program's
 //! numbers have exact bounds, however busy the machine is.
 
-use super::{load::Program, now_ns, status::Reason};
+use super::{clock::now_ns, load::Program, status::Reason};
 use aya::maps::Array;
 use nix::{
     sched::{CpuSet as Mask, sched_getaffinity, sched_setaffinity},

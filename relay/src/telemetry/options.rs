@@ -1,0 +1,25 @@
+//! What the operator chooses.
+
+use resmgr_policy::HALF_LIFE;
+use resmgr_topology::Nanos;
+
+/// What telemetry is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TelemetryOptions {
+    /// Load the BPF program; otherwise nothing is measured.
+    pub enabled: bool,
+    /// Containers told apart at once: 192 bytes of kernel memory for each on each possible CPU.
+    pub max_containers: u32,
+    /// After this long without change a smoothed number has come half the way to the present rate.
+    pub half_life: Nanos,
+}
+
+impl Default for TelemetryOptions {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_containers: 250,
+            half_life: HALF_LIFE,
+        }
+    }
+}

@@ -5,8 +5,8 @@ pub const BUCKETS: usize = 22;
 
 /// Bucket of a wait: 0 is below 1024 ns, bucket `n` holds 2^(n+9) … 2^(n+10)−1 ns, the last is open.
 ///
-/// Halving the range: BPF has no instruction that counts leading zeros. By comparisons where most waits
-/// agree, and by arithmetic where they do not and a processor guesses wrong.
+/// By halving the range, because BPF has no instruction that counts leading zeros: with comparisons where the
+/// processor predicts them for most waits, with arithmetic where it would not.
 #[expect(clippy::cast_possible_truncation, reason = "below 22")]
 #[inline(always)]
 #[must_use]
@@ -31,7 +31,7 @@ pub fn bucket(wait_ns: u64) -> usize {
         rest >>= upper;
         bits += upper;
     }
-    // Bits of what is left: 0, 1, 2 and 2.
+    // `rest` is 0 to 3 now, and has 0, 1, 2 and 2 bits.
     (bits + rest - (rest >> 1 & rest)) as usize
 }
 
@@ -51,7 +51,7 @@ const fn sign(number: u64) -> u64 {
     (number.cast_signed() >> 63).cast_unsigned()
 }
 
-/// The same, where the compiler must not see what it is: it would make a branch of it.
+/// The same, hidden from the compiler, which would make a branch of it.
 #[cfg(target_arch = "bpf")]
 #[inline(always)]
 #[expect(unsafe_code, reason = "one instruction")]
@@ -72,7 +72,7 @@ pub fn is_zero(number: u64) -> u64 {
     sign(number.wrapping_sub(1)) & 1
 }
 
-/// How long somebody was on the queue until `clock` who was put there at `queued`, 0 if never: without a
+/// How long a thread that was queued at `queued` has waited by `clock`; 0 if it was never queued. Without a
 /// branch.
 #[inline(always)]
 #[must_use]
@@ -90,10 +90,10 @@ pub const fn bucket_ceiling_ns(bucket: usize) -> Option<u64> {
     }
 }
 
-/// Where a CPU sits, as dense numbers.
+/// Location of a CPU, as dense numbers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct CpuLocation {
     /// Physical core.
     pub core: u16,
     /// Last-level cache.
@@ -103,7 +103,7 @@ pub struct Place {
     /// Package.
     pub package: u16,
 }
-const _: () = assert!(size_of::<Place>() == 8);
+const _: () = assert!(size_of::<CpuLocation>() == 8);
 
 /// How far a task moved: the highest level at which the two CPUs differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,7 +134,7 @@ impl Distance {
 /// Class of a move between two different CPUs.
 #[inline(always)]
 #[must_use]
-pub const fn distance_class(from: Place, to: Place) -> Distance {
+pub const fn distance_class(from: CpuLocation, to: CpuLocation) -> Distance {
     if from.package != to.package {
         Distance::Remote
     } else if from.node != to.node {
@@ -148,11 +148,11 @@ pub const fn distance_class(from: Place, to: Place) -> Distance {
     }
 }
 
-/// Throttled time since a look at a run queue's running `total`, which was `seen` then.
+/// Throttled time since the last reading of a run queue's running `total`, which was `seen` then.
 ///
-/// The `first` look at one tells nothing of when it was: the container may be older than its telemetry.
-/// Of that, only what the thread has waited that starts now can have been just now: a queue that a thread
-/// enters while the quota is used up is throttled before any of its threads ran.
+/// The `first` reading does not tell when the queue was throttled: the container may be older than its
+/// telemetry. At most the wait of the thread that starts now can have been throttled just now: a queue that a
+/// thread enters while the quota is used up is throttled before any of its threads ran.
 #[inline(always)]
 #[must_use]
 pub const fn throttled(seen: u64, total: u64, first: bool, wait: u64) -> u64 {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_without_a_branch_is_what_a_branch_would_do() {
+    fn arithmetic_without_branches_gives_what_branches_would() {
         let numbers = [0, 1, 2, 1023, 1 << 32, (1 << 62) + 5, (1 << 63) - 1];
         for a in numbers {
             assert_eq!(is_zero(a), u64::from(a == 0), "{a}");
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_move_has_the_class_of_the_highest_level_crossed() {
-        let here = Place {
+        let here = CpuLocation {
             core: 1,
             llc: 1,
             node: 1,
@@ -223,13 +223,13 @@ mod tests {
         };
         assert_eq!(distance_class(here, here), Distance::Core);
         assert_eq!(
-            distance_class(here, Place { core: 2, ..here }),
+            distance_class(here, CpuLocation { core: 2, ..here }),
             Distance::Llc
         );
         assert_eq!(
             distance_class(
                 here,
-                Place {
+                CpuLocation {
                     core: 2,
                     llc: 2,
                     ..here
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(
             distance_class(
                 here,
-                Place {
+                CpuLocation {
                     core: 2,
                     llc: 2,
                     node: 2,
@@ -250,7 +250,7 @@ mod tests {
             Distance::Package
         );
         assert_eq!(
-            distance_class(here, Place { package: 2, ..here }),
+            distance_class(here, CpuLocation { package: 2, ..here }),
             Distance::Remote
         );
         for (index, class) in Distance::ALL.into_iter().enumerate() {

@@ -1,34 +1,35 @@
 //! Task → slot: the container it belongs to.
 //!
-//! Hit: three loads, one array look-up, one comparison of serial numbers. Miss (once per cgroup): walk
-//! from the cgroup towards the root until a registered one is met, and remember the answer.
+//! Hit: three loads, one array look-up, one comparison of serial numbers. Miss (once per cgroup): the program walks
+//! from the cgroup towards the root until it meets a registered cgroup, and stores that cgroup's slot.
 
 use crate::{
-    kernel::{Field::*, Value::*, at, follow, load32, load64, of, value, within},
+    kernel::{ConstReloc::*, FieldReloc::*, at, follow, load32, load64, of, value, within},
     maps::{CGROUPS, CSS},
-    task, told,
+    task, warnings,
 };
 use aya_ebpf::programs::BtfTracePointContext;
 use core::hint::cold_path;
 use resmgr_common::{
-    CSS_ENTRIES, Css, OWNER_APART, Owner, Record, SLOT_KERNEL, SLOT_OTHER, TOLD_DEEP, TOLD_WIDE,
+    CSS_ENTRIES, CpuState, Css, NESTED_OR_ROOT, SLOT_KERNEL, SLOT_OTHER, SlotRef, WARN_TOO_DEEP,
+    WARN_TOO_MANY,
 };
 
-/// How far up a container's cgroup is looked for.
+/// Levels that are searched for a registered cgroup.
 const DEPTH: u32 = 16;
 
-/// Owner of kernel threads: they are on the root's queues, which nobody throttles.
-const KERNEL: Owner = Owner {
+/// Slot of kernel threads: they are on the root's run queues, which have no quota.
+const KERNEL: SlotRef = SlotRef {
     slot: SLOT_KERNEL,
-    flags: OWNER_APART,
+    flags: NESTED_OR_ROOT,
 };
 
-/// Owner of a task that is not the idle task, as a word.
+/// Slot of a task that is not the idle task: a [`SlotRef`] as a word.
 ///
 /// # Safety
-/// `record` points into the map, and is that of this CPU.
+/// `cpu_state` points into the map, and is that of this CPU.
 #[inline(always)]
-pub unsafe fn owner(ctx: &BtfTracePointContext, record: *mut Record, task: *const u8) -> u64 {
+pub unsafe fn owner(ctx: &BtfTracePointContext, cpu_state: *mut CpuState, task: *const u8) -> u64 {
     if task::is_kernel(task) {
         return KERNEL.word();
     }
@@ -49,19 +50,19 @@ pub unsafe fn owner(ctx: &BtfTracePointContext, record: *mut Record, task: *cons
         }
     }
     cold_path();
-    miss(ctx, record, css)
+    miss(ctx, cpu_state, css)
 }
 
-/// Owner of a cgroup met for the first time, as a word.
+/// Slot of a cgroup met for the first time: a [`SlotRef`] as a word.
 #[inline(never)]
-fn miss(ctx: &BtfTracePointContext, record: *mut Record, css: *const u8) -> u64 {
+fn miss(ctx: &BtfTracePointContext, cpu_state: *mut CpuState, css: *const u8) -> u64 {
     let id = load32::<{ at(CssId) }>(css);
     let serial = load64::<{ at(CssSerial) }>(css);
     let (owner, deep) = walk(css);
     let wide = if id < u64::from(CSS_ENTRIES) {
         0
     } else {
-        TOLD_WIDE
+        WARN_TOO_MANY
     };
     if let Some(entry) = CSS.get_ptr_mut(id as u32 & (CSS_ENTRIES - 1)) {
         let entry: *mut Css = entry;
@@ -73,14 +74,14 @@ fn miss(ctx: &BtfTracePointContext, record: *mut Record, css: *const u8) -> u64 
     }
     // SAFETY: as the caller says.
     unsafe {
-        (*record).css_misses = (*record).css_misses.wrapping_add(1);
-        told::once(ctx, record, deep | wide);
+        (*cpu_state).css_misses = (*cpu_state).css_misses.wrapping_add(1);
+        warnings::once(ctx, cpu_state, deep | wide);
     }
     owner.word()
 }
 
 #[inline(always)]
-fn walk(css: *const u8) -> (Owner, u32) {
+fn walk(css: *const u8) -> (SlotRef, u32) {
     let mut css = css;
     let mut flags = 0;
     for _ in 0..DEPTH {
@@ -92,14 +93,14 @@ fn walk(css: *const u8) -> (Owner, u32) {
         if let Some(slot) = CGROUPS.get_ptr(&id) {
             // SAFETY: the look-up succeeded.
             let slot = unsafe { *slot };
-            return (Owner { slot, flags }, 0);
+            return (SlotRef { slot, flags }, 0);
         }
         css = follow::<{ at(CssParent) }>(css);
-        flags = OWNER_APART;
+        flags = NESTED_OR_ROOT;
     }
-    let other = Owner {
+    let other = SlotRef {
         slot: SLOT_OTHER,
-        flags: OWNER_APART,
+        flags: NESTED_OR_ROOT,
     };
-    (other, if css.is_null() { 0 } else { TOLD_DEEP })
+    (other, if css.is_null() { 0 } else { WARN_TOO_DEEP })
 }

@@ -1,41 +1,41 @@
 //! Loads from kernel structures, at offsets the loader writes into the instructions.
 //!
-//! In assembly, for a load whose offset is not known when the compiler runs is nothing the language has.
+//! In assembly, because Rust cannot express a load whose offset is not known at compile time.
 //! Pointers stay pointers: the verifier refuses arithmetic on them other than adding a constant. It checks
 //! type and offset of every load; where a pointer was itself loaded, a fault reads as zero.
 
 use core::arch::asm;
-pub use resmgr_common::{Field, Value};
+pub use resmgr_common::{ConstReloc, FieldReloc};
 
-/// The mark of a field.
-pub const fn at(field: Field) -> i16 {
-    field.mark()
+/// The placeholder of a field's offset.
+pub const fn at(field: FieldReloc) -> i16 {
+    field.placeholder()
 }
 
-/// The mark of a value.
-pub const fn of(value: Value) -> i32 {
-    value.mark()
+/// The placeholder of a constant.
+pub const fn of(constant: ConstReloc) -> i32 {
+    constant.placeholder()
 }
 
 /// Reads eight bytes.
 #[inline(always)]
-pub fn load64<const MARK: i16>(base: *const u8) -> u64 {
+pub fn load64<const PLACEHOLDER: i16>(base: *const u8) -> u64 {
     let value;
     // SAFETY: the verifier allows it or refuses the program; nothing is written.
     unsafe {
-        asm!("{0} = *(u64 *)({1} + {2})", out(reg) value, in(reg) base, const MARK,
+        asm!("{0} = *(u64 *)({1} + {2})", out(reg) value, in(reg) base, const PLACEHOLDER,
             options(pure, readonly, nostack, preserves_flags));
     }
     value
 }
 
-/// Reads four bytes. As a whole register, whose upper half the load zeroes: nothing is done twice.
+/// Reads four bytes into a whole register: the load zeroes the upper half, so no second instruction does.
 #[inline(always)]
-pub fn load32<const MARK: i16>(base: *const u8) -> u64 {
+pub fn load32<const PLACEHOLDER: i16>(base: *const u8) -> u64 {
     let value;
     // SAFETY: as above.
     unsafe {
-        asm!("{0} = *(u32 *)({1} + {2})", out(reg) value, in(reg) base, const MARK,
+        asm!("{0} = *(u32 *)({1} + {2})", out(reg) value, in(reg) base, const PLACEHOLDER,
             options(pure, readonly, nostack, preserves_flags));
     }
     value
@@ -43,11 +43,11 @@ pub fn load32<const MARK: i16>(base: *const u8) -> u64 {
 
 /// Follows a pointer.
 #[inline(always)]
-pub fn follow<const MARK: i16>(base: *const u8) -> *const u8 {
+pub fn follow<const PLACEHOLDER: i16>(base: *const u8) -> *const u8 {
     let pointer;
     // SAFETY: as above.
     unsafe {
-        asm!("{0} = *(u64 *)({1} + {2})", out(reg) pointer, in(reg) base, const MARK,
+        asm!("{0} = *(u64 *)({1} + {2})", out(reg) pointer, in(reg) base, const PLACEHOLDER,
             options(pure, readonly, nostack, preserves_flags));
     }
     pointer
@@ -55,23 +55,23 @@ pub fn follow<const MARK: i16>(base: *const u8) -> *const u8 {
 
 /// The structure embedded there.
 #[inline(always)]
-pub fn within<const MARK: i32>(base: *const u8) -> *const u8 {
+pub fn within<const PLACEHOLDER: i32>(base: *const u8) -> *const u8 {
     let mut pointer = base;
-    // SAFETY: nothing is read; where it may point the verifier decides.
+    // SAFETY: nothing is read; the verifier decides where the pointer may point.
     unsafe {
-        asm!("{0} += {1}", inout(reg) pointer, const MARK,
+        asm!("{0} += {1}", inout(reg) pointer, const PLACEHOLDER,
             options(pure, nomem, nostack, preserves_flags));
     }
     pointer
 }
 
-/// A number the loader gives. The verifier knows it: what it rules out is pruned as dead code.
+/// A constant that the loader fills in. The verifier knows it and prunes the branches that it rules out.
 #[inline(always)]
-pub fn value<const MARK: i32>() -> u64 {
+pub fn value<const PLACEHOLDER: i32>() -> u64 {
     let value;
     // SAFETY: a move.
     unsafe {
-        asm!("{0} = {1}", out(reg) value, const MARK,
+        asm!("{0} = {1}", out(reg) value, const PLACEHOLDER,
             options(pure, nomem, nostack, preserves_flags));
     }
     value

@@ -1,7 +1,7 @@
 //! Scheduler telemetry in the kernel: maps, and one attach point per hook.
 //!
-//! Nothing here takes a time stamp, a lock or an atomic: at `sched_switch` the scheduler has just
-//! written all that is needed, and each CPU writes only its own cells.
+//! The program needs no time stamp, no lock and, but for preemptions by other slots, no atomic operation: at
+//! `sched_switch` the scheduler has just written all that is needed, and each CPU writes only its own row.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -10,27 +10,28 @@
     reason = "reads kernel memory and map memory through raw pointers"
 )]
 
+mod bench;
 mod identity;
 mod kernel;
 mod maps;
 mod migrate;
+mod missed_switch;
 mod row;
 mod switch;
 mod task;
-mod told;
-mod unseen;
 mod wait;
+mod warnings;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
-/// The one hot hook: see [`switch`].
+/// The only hook of the product: see [`switch`].
 #[btf_tracepoint(function = "sched_switch")]
 pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     switch::account(&ctx);
     0
 }
 
-/// Does nothing at the same place: what `bpf_stats` reports for it is the floor of the measurement.
+/// Does nothing at the same hook: what `bpf_stats` reports for it is the floor of the measurement.
 #[btf_tracepoint(function = "sched_switch")]
 pub fn sched_switch_empty(_ctx: BtfTracePointContext) -> i32 {
     0

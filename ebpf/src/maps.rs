@@ -1,37 +1,37 @@
-//! Maps: arrays only on the hit path. Their sizes are set at load.
+//! Maps: most switches look only into arrays. The sizes are set at load.
 
-use crate::kernel::{Value, of};
+use crate::kernel::{ConstReloc, of};
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap},
 };
-use resmgr_common::{CSS_ENTRIES, Css, Place, TASK_ENTRIES, Task};
+use resmgr_common::{CSS_ENTRIES, CpuLocation, Css, TASK_ENTRIES, ThreadHistory};
 
 /// `BPF_F_MMAPABLE` (5.5): user space reads the pages in place.
 const MMAPABLE: u32 = 1 << 10;
 
-/// A CPU's [`Record`](resmgr_common::Record), in the place of one cell, and behind it the cell of each slot: one
-/// look-up finds both. How long that is the loader knows; until then a mark stands in the definition of the map.
-type Row = [u8; of(Value::RowBytes) as usize];
+/// A [`CpuState`](resmgr_common::CpuState), padded to the size of the counters of a slot, and behind it the counters
+/// of each slot: one look-up finds both. The loader writes the length into the definition of the map.
+type CpuRow = [u8; of(ConstReloc::RowBytes) as usize];
 
 /// What each CPU runs now, and its totals.
 #[map]
-pub static ROWS: Array<Row> = Array::with_max_entries(1, MMAPABLE);
-/// Preemptions by others: row per slot that was preempted, column per slot that ran instead.
+pub static ROWS: Array<CpuRow> = Array::with_max_entries(1, MMAPABLE);
+/// Preemptions by other slots: row per slot that was preempted, column per slot that ran instead.
 #[map]
 pub static PREEMPTIONS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 /// Slot by css id.
 #[map]
 pub static CSS: Array<Css> = Array::with_max_entries(CSS_ENTRIES, MMAPABLE);
-/// Threads between two stints. Mapped by nobody: it is that kind of array whose entries are aligned.
+/// History of threads. Mappable, although the daemon does not map it: that aligns the entries.
 #[map]
-pub static TASKS: Array<Task> = Array::with_max_entries(TASK_ENTRIES, MMAPABLE);
-/// Where each CPU sits.
+pub static TASKS: Array<ThreadHistory> = Array::with_max_entries(TASK_ENTRIES, MMAPABLE);
+/// Location of each CPU.
 #[map]
-pub static PLACES: Array<Place> = Array::with_max_entries(1, 0);
+pub static PLACES: Array<CpuLocation> = Array::with_max_entries(1, 0);
 /// NUMA distances, row by row.
 #[map]
 pub static DISTANCES: Array<u32> = Array::with_max_entries(1, 0);
-/// Slot by cgroup id (the inode of its directory): only looked at when `CSS` misses.
+/// Slot by cgroup id (the inode of its directory): read only when `CSS` misses.
 #[map]
 pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);

@@ -1,18 +1,19 @@
-//! Effective migrations: a task runs elsewhere than it ran last time.
+//! Effective migrations: a task runs on another CPU than it ran last time.
 //!
 //! No hook of its own: `sched_migrate_task` also fires for moves that never led to a run, and not at
 //! all for the placement of a fork.
 
 use crate::{
-    kernel::{Value::*, of, value},
+    bench,
+    kernel::{ConstReloc::*, of, value},
     maps::{DISTANCES, PLACES},
 };
-use resmgr_common::{Cell, distance_class};
+use resmgr_common::{SlotCounters, distance_class};
 
-/// Books the arrival on `to` of a task whose last run, elsewhere, is `before`: a word of a `LastRun`.
+/// Counts the arrival on CPU `to` of a task whose last run, elsewhere, is `before`: a word of a `LastRun`.
 #[inline(never)]
-pub fn book(cell: *mut Cell, before: u64, to: u64) {
-    if value::<{ of(Migrations) }>() == 0 {
+pub fn count(counters: *mut SlotCounters, before: u64, to: u64) {
+    if !bench::has_migrations() {
         return;
     }
     let from = before >> 32 & 0xffff;
@@ -21,13 +22,13 @@ pub fn book(cell: *mut Cell, before: u64, to: u64) {
     };
     let class = distance_class(*from, *to) as usize;
     let index = u64::from(from.node) * value::<{ of(Nodes) }>() + u64::from(to.node);
-    // SAFETY: `cell` points into the map; `class` is below 5.
+    // SAFETY: `counters` points into the map; `class` is below 5.
     unsafe {
         if class < 5 {
-            (*cell).migrations[class] = (*cell).migrations[class].wrapping_add(1);
+            (*counters).migrations[class] = (*counters).migrations[class].wrapping_add(1);
         }
         if let Some(distance) = DISTANCES.get(index as u32) {
-            (*cell).distance += u64::from(*distance);
+            (*counters).distance += u64::from(*distance);
         }
     }
 }

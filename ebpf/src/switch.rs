@@ -2,75 +2,77 @@
 //!
 //! - Attach point: BTF tracepoint `sched_switch (bool preempt, prev, next[, unsigned prev_state])`,
 //!   the state as last argument since 5.18, read from the task before.
-//! - Oldest kernel: 5.8 for typed loads, mapped arrays and the ring of `told`, 5.14 for books that are always kept.
-//! - Context: run queue locked, interrupts off, clock and CPU time of `prev` just updated, the books of
-//!   `next` not yet: its last wait still stands in `last_queued`.
+//! - Oldest kernel: 5.8 for typed loads, mapped arrays and the ring of `warnings`, 5.14 for wait times that the
+//!   scheduler always keeps.
+//! - Context: run queue locked, interrupts off, clock and CPU time of `prev` just updated, the wait of `next` not
+//!   yet added to its total: `last_queued` still says when it began.
 //! - Cost: `cargo xtask bench telemetry`; figures in docs/performance.md.
 //!
-//! After an idle spell, code costs more than data: every line of instructions and every taken branch is
-//! met anew, while loads overlap. So this file holds only what most switches do, in a straight line; the
-//! rest stands in functions of its own, called when it is due. They are not marked cold: that puts them into
-//! a section of their own, and aya 0.14 takes a call into one section for one into the other. A stack below
-//! 64 bytes spares the prologue that switches to a stack of the program's own (6.13).
+//! After an idle period, code costs more than data: every cache line of instructions and every taken branch misses,
+//! while loads overlap. So this file holds only what most switches do, in a straight line; rare work is in functions
+//! that are not inlined. They are not marked cold: that puts them into a section of their own, and aya 0.14 mistakes
+//! a call into one section for a call into another. A stack below 64 bytes avoids the prologue that switches to a
+//! private stack (6.13).
 
 use crate::{
     identity::owner,
-    kernel::{Value::*, of, value},
+    kernel::{ConstReloc::*, of, value},
     maps::{PREEMPTIONS, ROWS},
-    row::{cell, clock, memory, remember},
-    task, unseen, wait,
+    missed_switch,
+    row::{clock, counters, history, remember},
+    task, wait,
 };
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::BtfTracePointContext};
 use core::{arch::asm, hint::cold_path};
-use resmgr_common::{LastRun, Record, Totals, entered, is_zero, queued_ns, ran_ns};
+use resmgr_common::{CpuState, LastRun, ThreadTotals, entered, is_zero, queued_ns, ran_ns};
 
 /// Run-queue time between two calibrations of the run-queue clock against `CLOCK_MONOTONIC`, nanoseconds.
 const CALIBRATE_EVERY: u64 = 1 << 23;
-/// No slot's number.
-const NOBODY: u64 = u64::MAX;
+/// Not the number of any slot.
+const NO_SLOT: u64 = u64::MAX;
 
-/// Books one switch.
+/// Accounts for one switch.
 #[inline(always)]
 pub fn account(ctx: &BtfTracePointContext) {
     let prev: *const u8 = ctx.arg(1);
     let Some(row) = ROWS.get_ptr_mut(task::cpu(prev) as u32) else {
         return;
     };
-    let record: *mut Record = row.cast();
-    // SAFETY: `record` points into the map and only this CPU writes it.
+    let cpu_state: *mut CpuState = row.cast();
+    // SAFETY: `cpu_state` points into the map and only this CPU writes it.
     unsafe {
-        (&raw mut (*record).seq).write_volatile((*record).seq.wrapping_add(1));
-        if u64::from((*record).pid) != task::pid(prev) {
+        (&raw mut (*cpu_state).seq).write_volatile((*cpu_state).seq.wrapping_add(1));
+        if u64::from((*cpu_state).pid) != task::pid(prev) {
             cold_path();
-            unseen::catch_up(ctx, record);
+            missed_switch::reconcile(ctx, cpu_state);
         }
-        let victim = if (*record).pid == 0 {
-            NOBODY
+        let victim = if (*cpu_state).pid == 0 {
+            NO_SLOT
         } else {
-            leave(ctx, record)
+            leave(ctx, cpu_state)
         };
         let next: *const u8 = ctx.arg(2);
         if task::pid(next) == 0 {
-            (*record).pid = 0;
+            (*cpu_state).pid = 0;
         } else {
-            enter(ctx, record);
-            if victim != NOBODY && victim != u64::from((*record).owner.slot) {
+            enter(ctx, cpu_state);
+            if victim != NO_SLOT && victim != u64::from((*cpu_state).owner.slot) {
                 cold_path();
-                blame(record, victim);
+                count_preemption(cpu_state, victim);
             }
         }
-        (&raw mut (*record).seq).write_volatile((*record).seq.wrapping_add(1));
+        (&raw mut (*cpu_state).seq).write_volatile((*cpu_state).seq.wrapping_add(1));
     }
 }
 
-/// The task that leaves: its CPU time, why it leaves, and what to remember until it runs again. The slot
-/// it was preempted in, or `NOBODY`.
+/// Accounts for the task that leaves: its CPU time, why it leaves, and its history. Gives the slot it was preempted
+/// in, or `NO_SLOT`.
 #[inline(always)]
-unsafe fn leave(ctx: &BtfTracePointContext, record: *mut Record) -> u64 {
+unsafe fn leave(ctx: &BtfTracePointContext, cpu_state: *mut CpuState) -> u64 {
     let prev: *const u8 = ctx.arg(1);
     let pid = task::pid(prev);
-    let Some(memory) = memory(pid) else {
-        return NOBODY;
+    let Some(history) = history(pid) else {
+        return NO_SLOT;
     };
     let preempt: u64 = ctx.arg(0);
     let state: u64 = if value::<{ of(HasPrevState) }>() != 0 {
@@ -83,101 +85,105 @@ unsafe fn leave(ctx: &BtfTracePointContext, record: *mut Record) -> u64 {
     let cpu = task::cpu(prev);
     // SAFETY: the pointers point into maps; the count that is added to is one of the two.
     unsafe {
-        let own = Some(&*memory).filter(|own| u64::from(own.last.pid) == pid);
-        let run_ns = ran_ns(own, (*record).sum_exec_ns, now.sum_exec_ns);
-        remember(memory, now, LastRun::word_of(pid, cpu, runnable));
-        // The clock on its way to idle: nobody needs it better than this.
-        (*record).since += run_ns;
-        // Whoever the stint began with: a thread that changed cgroups meanwhile causes no switch.
-        let slot = u64::from((*record).owner.slot);
-        let Some(cell) = cell(record, slot) else {
-            return NOBODY;
+        let own = Some(&*history).filter(|own| u64::from(own.last.pid) == pid);
+        let run_ns = ran_ns(own, (*cpu_state).sum_exec_ns, now.sum_exec_ns);
+        remember(history, now, LastRun::word_of(pid, cpu, runnable));
+        // An estimate of the clock for the idle task, whose switch reads no clock; nothing needs it more exactly.
+        (*cpu_state).since += run_ns;
+        // The slot at switch-in: a thread that changes cgroups while it runs causes no switch.
+        let slot = u64::from((*cpu_state).owner.slot);
+        let Some(counters) = counters(cpu_state, slot) else {
+            return NO_SLOT;
         };
-        (*cell).run_ns += run_ns;
-        let count = (&raw mut (*cell).voluntary).add(runnable as usize);
+        (*counters).run_ns += run_ns;
+        let count = (&raw mut (*counters).voluntary).add(runnable as usize);
         *count = (*count).wrapping_add(1);
         if value::<{ of(SplitThrottle) }>() != 0
-            && (*cell).throttled_seen_ns | u64::from((*record).owner.flags) == 0
+            && (*counters).throttled_seen_ns | u64::from((*cpu_state).owner.flags) == 0
         {
             cold_path();
-            wait::first_look(cell, ctx.arg(1));
+            wait::first_reading(counters, ctx.arg(1));
         }
         slot | runnable.wrapping_sub(1)
     }
 }
 
-/// The task that starts: its wait and where it comes from.
+/// Accounts for the task that starts: its wait, and the CPU it ran on before.
 #[inline(always)]
-unsafe fn enter(ctx: &BtfTracePointContext, record: *mut Record) {
+unsafe fn enter(ctx: &BtfTracePointContext, cpu_state: *mut CpuState) {
     // SAFETY: the pointers point into maps.
     unsafe {
-        let owner = owner(ctx, record, ctx.arg(2));
-        (&raw mut (*record).owner).cast::<u64>().write(owner);
+        let owner = owner(ctx, cpu_state, ctx.arg(2));
+        (&raw mut (*cpu_state).owner).cast::<u64>().write(owner);
         let next: *const u8 = ctx.arg(2);
         let pid = task::pid(next);
-        let Some(memory) = memory(pid) else {
+        let Some(history) = history(pid) else {
             return;
         };
         let clock = clock(next);
         let queued_ns = queued_ns(clock, task::last_queued(next));
         let now = task::totals(next);
         let cpu = task::cpu(next);
-        (*record).pid = pid as u32;
-        (*record).since = clock;
-        (*record).sum_exec_ns = now.sum_exec_ns;
-        let own = Some(&*memory).filter(|own| u64::from(own.last.pid) == pid);
-        let stint = entered(own, now, queued_ns);
-        let before = (&raw const (*memory).last).cast::<u64>().read();
-        // The kernel books this wait right after us.
-        let now = Totals {
+        (*cpu_state).pid = pid as u32;
+        (*cpu_state).since = clock;
+        (*cpu_state).sum_exec_ns = now.sum_exec_ns;
+        let own = Some(&*history).filter(|own| u64::from(own.last.pid) == pid);
+        let delta = entered(own, now, queued_ns);
+        let before = (&raw const (*history).last).cast::<u64>().read();
+        // The kernel adds this wait to the total right after this program.
+        let now = ThreadTotals {
             run_delay_ns: now.run_delay_ns + queued_ns,
             ..now
         };
         let last = LastRun::word_of(pid, cpu, 0);
-        remember(memory, now, last);
-        // Never on another thread's entry in vain but for the call.
+        remember(history, now, last);
+        // If the entry was another thread's, the only cost is a needless call below.
         let moved = (before ^ last) << 16 >> 16;
-        let odd = stint.run_ns | moved;
-        if stint.wait_ns | odd != 0 {
-            let Some(cell) = cell(record, owner & 0xffff_ffff) else {
+        let rare = delta.run_ns | moved;
+        if delta.wait_ns | rare != 0 {
+            let Some(counters) = counters(cpu_state, owner & 0xffff_ffff) else {
                 return;
             };
-            if odd | wait::throttling(cell, next, owner) != 0 {
-                (*cell).run_ns += stint.run_ns;
-                wait::settle(record, cell, next, stint.wait_ns, before);
+            if rare | wait::throttling(counters, next, owner) != 0 {
+                (*counters).run_ns += delta.run_ns;
+                wait::account(cpu_state, counters, next, delta.wait_ns, before);
             } else {
-                wait::count(cell, stint.wait_ns, before >> 48);
+                wait::count(counters, delta.wait_ns, before >> 48);
             }
         }
-        if (*record).since.wrapping_sub((*record).calibrated_clock) >= CALIBRATE_EVERY {
+        if (*cpu_state)
+            .since
+            .wrapping_sub((*cpu_state).calibrated_clock)
+            >= CALIBRATE_EVERY
+        {
             cold_path();
-            calibrate(record);
+            calibrate(cpu_state);
         }
     }
 }
 
 /// Reads the run-queue clock and `CLOCK_MONOTONIC` at one moment.
 #[inline(never)]
-fn calibrate(record: *mut Record) {
-    // SAFETY: `record` points into the map and only this CPU writes it.
+fn calibrate(cpu_state: *mut CpuState) {
+    // SAFETY: `cpu_state` points into the map and only this CPU writes it.
     unsafe {
-        (*record).calibrated_clock = (*record).since;
-        (*record).calibrated_ns = bpf_ktime_get_ns();
+        (*cpu_state).calibrated_clock = (*cpu_state).since;
+        (*cpu_state).calibrated_ns = bpf_ktime_get_ns();
     }
 }
 
-/// Who ran instead. The only counter all CPUs share, hence atomic.
+/// Counts a preemption by the slot that runs now. The only counter that all CPUs share, hence atomic.
 #[inline(never)]
-fn blame(record: *mut Record, victim: u64) {
-    // SAFETY: `record` points into the map, and so does `cell`.
-    let culprit = unsafe {
-        if let Some(cell) = cell(record, victim) {
-            (*cell).preempted_by_others = (*cell).preempted_by_others.wrapping_add(1);
+fn count_preemption(cpu_state: *mut CpuState, victim: u64) {
+    // SAFETY: `cpu_state` points into the map, and so does `counters`.
+    let preempting = unsafe {
+        if let Some(counters) = counters(cpu_state, victim) {
+            (*counters).preempted_by_others = (*counters).preempted_by_others.wrapping_add(1);
         }
-        u64::from((*record).owner.slot)
+        u64::from((*cpu_state).owner.slot)
     };
     if let Some(count) =
-        PREEMPTIONS.get_ptr_mut((victim * value::<{ of(Slots) }>() + culprit) as u32)
+        PREEMPTIONS.get_ptr_mut((victim * value::<{ of(Slots) }>() + preempting) as u32)
     {
         // BPF has an atomic addition, but `core` offers none where there is no compare-and-swap.
         // SAFETY: `count` points into the map and is aligned.

@@ -1,20 +1,20 @@
 //! What the scheduler really did, per container.
 //!
-//! A BPF program at `sched_switch` books every switch ([`Quality::Exact`]); where it cannot run, the
+//! A BPF program at `sched_switch` counts every switch ([`Quality::Exact`]); where it cannot run, the
 //! kernel's own counters are polled ([`Quality::Polled`]). Starting never fails: [`Telemetry::status`]
-//! tells what is measured and why not more. Must never change anything a container sees.
+//! tells what is measured and why not more. Telemetry must never change anything a container sees.
 
-#[cfg(feature = "ebpf")]
-mod books;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod btf;
 mod clock;
 mod cost;
 mod error;
 #[cfg(feature = "ebpf")]
 mod exact;
-#[cfg(feature = "ebpf")]
-mod fields;
 mod hierarchy;
+#[cfg(feature = "ebpf")]
+mod kernel_offsets;
 #[cfg(feature = "ebpf")]
 mod load;
 #[cfg(feature = "ebpf")]
@@ -22,9 +22,9 @@ mod mapped;
 mod options;
 #[cfg(feature = "ebpf")]
 mod overhead;
-#[cfg(feature = "ebpf")]
-mod patch;
 mod polled;
+#[cfg(feature = "ebpf")]
+mod relocate;
 mod resident;
 #[cfg(feature = "ebpf")]
 mod selfcheck;
@@ -34,49 +34,51 @@ mod smooth;
 mod snapshot;
 mod status;
 #[cfg(feature = "ebpf")]
-pub mod trial;
+mod totals;
 #[cfg(feature = "ebpf")]
-mod words;
+mod warnings;
 
 pub use btf::{Btf, BtfError};
 pub use cost::Cost;
 pub use error::RegisterError;
 pub use options::TelemetryOptions;
-pub use snapshot::{ContainerTelemetry, Culprit, Foreign, Harm, Snapshot, Totals};
-pub use status::{Quality, Reason, Status};
+pub use snapshot::{
+    ContainerTelemetry, ForeignRun, Interference, InterferenceSource, TelemetrySnapshot, Totals,
+};
+pub use status::{Quality, Reason, TelemetryStatus};
 
 use clock::now_ns;
-use hierarchy::Hierarchy;
-use polled::Polled;
-use resident::Resident;
+use hierarchy::CgroupHierarchy;
+use polled::PolledBackend;
+use resident::ResidentMemory;
 use resmgr_policy::{ContainerId, Measured};
 use resmgr_topology::{CpuSet, Topology};
-use smooth::Smooth;
+use smooth::Smoother;
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 #[derive(Debug)]
-enum Source {
+enum Backend {
     Off,
-    Polled(Polled),
+    Polled(PolledBackend),
     #[cfg(feature = "ebpf")]
-    Exact(Box<exact::Exact>),
+    Exact(Box<exact::ExactBackend>),
 }
 
 #[derive(Debug)]
-struct Inner {
-    source: Source,
-    smooth: Smooth,
-    resident: Resident,
+struct Collector {
+    backend: Backend,
+    smooth: Smoother,
+    resident: ResidentMemory,
 }
 
-/// Scheduler telemetry. Cheap to ask; every method may be called from any thread.
+/// Scheduler telemetry. Every method may be called from any thread.
 #[derive(Debug)]
 pub struct Telemetry {
-    inner: Mutex<Inner>,
-    status: Status,
+    collector: Mutex<Collector>,
+    status: TelemetryStatus,
 }
 
 impl Telemetry {
@@ -84,14 +86,14 @@ impl Telemetry {
     /// self-check runs.
     #[must_use]
     pub fn start(topology: &Topology, options: &TelemetryOptions) -> Self {
-        let (source, status) = if options.enabled {
+        let (backend, status) = if options.enabled {
             best(topology, options)
         } else {
             (
-                Source::Off,
-                Status {
+                Backend::Off,
+                TelemetryStatus {
                     reason: Some(Reason::Disabled),
-                    ..Status::default()
+                    ..TelemetryStatus::default()
                 },
             )
         };
@@ -109,10 +111,10 @@ impl Telemetry {
             ),
         }
         Self {
-            inner: Mutex::new(Inner {
-                source,
-                smooth: Smooth::new(options.half_life),
-                resident: Resident::default(),
+            collector: Mutex::new(Collector {
+                backend,
+                smooth: Smoother::new(options.half_life),
+                resident: ResidentMemory::default(),
             }),
             status,
         }
@@ -120,15 +122,15 @@ impl Telemetry {
 
     /// What is measured, and why not more.
     #[must_use]
-    pub fn status(&self) -> &Status {
+    pub fn status(&self) -> &TelemetryStatus {
         &self.status
     }
 
-    /// Follows a container. To be called once its cgroup exists and before it starts; `cgroup` is its
-    /// path within the hierarchy (`/kubepods/pod…/…`). Registering it again starts from zero.
+    /// Measures a container from now on. To be called once its cgroup exists and before it starts; `cgroup` is
+    /// the path within the hierarchy (`/kubepods/pod…/…`). Registering a container again starts from zero.
     ///
     /// # Errors
-    /// When its cgroup is not there or there is no room. The container runs on, unmeasured.
+    /// When the cgroup does not exist or all slots are taken. The container runs on, unmeasured.
     pub fn register(
         &self,
         id: ContainerId,
@@ -136,37 +138,37 @@ impl Telemetry {
         cpus: CpuSet,
         exclusive: CpuSet,
     ) -> Result<(), RegisterError> {
-        let mut inner = self.lock();
-        match &mut inner.source {
-            Source::Off => return Ok(()),
-            Source::Polled(polled) => polled.register(id.clone(), cgroup, cpus, exclusive)?,
+        let mut collector = self.lock();
+        match &mut collector.backend {
+            Backend::Off => return Ok(()),
+            Backend::Polled(polled) => polled.register(id.clone(), cgroup, cpus, exclusive)?,
             #[cfg(feature = "ebpf")]
-            Source::Exact(exact) => exact.register(id.clone(), cgroup, cpus, exclusive)?,
+            Backend::Exact(exact) => exact.register(id.clone(), cgroup, cpus, exclusive)?,
         }
-        inner.resident.follow(id, cgroup);
+        collector.resident.register(id, cgroup);
         Ok(())
     }
 
-    /// The container has other CPUs from now on; what it did until now is booked under the old ones.
+    /// Gives the container another cpuset; what it ran until now is counted under the old one.
     pub fn set_placement(&self, id: &ContainerId, cpus: CpuSet, exclusive: CpuSet) {
-        match &mut self.lock().source {
-            Source::Off => {}
-            Source::Polled(polled) => polled.set_placement(id, cpus, exclusive),
+        match &mut self.lock().backend {
+            Backend::Off => {}
+            Backend::Polled(polled) => polled.set_placement(id, cpus, exclusive),
             #[cfg(feature = "ebpf")]
-            Source::Exact(exact) => exact.set_placement(id, cpus, exclusive),
+            Backend::Exact(exact) => exact.set_placement(id, cpus, exclusive),
         }
     }
 
-    /// Forgets a container. Nothing of it stays in the kernel.
+    /// Forgets a container, in the kernel too.
     pub fn unregister(&self, id: &ContainerId) {
-        let mut inner = self.lock();
-        inner.smooth.forget(id);
-        inner.resident.forget(id);
-        match &mut inner.source {
-            Source::Off => {}
-            Source::Polled(polled) => polled.unregister(id),
+        let mut collector = self.lock();
+        collector.smooth.forget(id);
+        collector.resident.forget(id);
+        match &mut collector.backend {
+            Backend::Off => {}
+            Backend::Polled(polled) => polled.unregister(id),
             #[cfg(feature = "ebpf")]
-            Source::Exact(exact) => {
+            Backend::Exact(exact) => {
                 exact.unregister(id);
             }
         }
@@ -174,16 +176,16 @@ impl Telemetry {
 
     /// Everything measured until now.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> TelemetrySnapshot {
         self.lock().snapshot(true)
     }
 
-    /// One look for the smoothed measurements; to be called about once a second.
-    pub fn sample(&self) -> Snapshot {
-        let mut inner = self.lock();
-        inner.resident.look();
-        let snapshot = inner.snapshot(false);
-        inner.smooth.feed(&snapshot);
+    /// Reads all counters once and feeds the smoothed measurements; to be called about once a second.
+    pub fn sample(&self) -> TelemetrySnapshot {
+        let mut collector = self.lock();
+        collector.resident.sample();
+        let snapshot = collector.snapshot(false);
+        collector.smooth.feed(&snapshot);
         snapshot
     }
 
@@ -193,63 +195,65 @@ impl Telemetry {
         self.lock().smooth.measured()
     }
 
-    /// What the program itself costs, measured for this long with an empty twin beside it; `None`
-    /// when no program is loaded or the kernel keeps no statistics (before 5.8). Blocks.
+    /// Measures for this long what the program itself costs, with an empty twin beside it; `None` when no
+    /// program is loaded or the kernel keeps no statistics (before 5.8). Blocks.
     #[must_use]
     pub fn cost(&self, during: Duration) -> Option<Cost> {
         #[cfg(feature = "ebpf")]
-        return overhead::measure(during, |ask| match &mut self.lock().source {
-            Source::Exact(exact) => ask(&mut exact.program),
+        return overhead::measure(during, |visit| match &mut self.lock().backend {
+            Backend::Exact(exact) => visit(&mut exact.program),
             _ => None,
         });
         #[cfg(not(feature = "ebpf"))]
         {
-            let _asked = during;
+            let _unused = during;
             None
         }
     }
 
-    /// Entries the kernel's tables hold on account of containers: 0 when none is registered.
+    /// Entries of the program's tables that name a container: 0 when none is registered.
     #[must_use]
     pub fn map_entries(&self) -> usize {
-        match &self.lock().source {
-            Source::Off | Source::Polled(_) => 0,
+        match &self.lock().backend {
+            Backend::Off | Backend::Polled(_) => 0,
             #[cfg(feature = "ebpf")]
-            Source::Exact(exact) => exact.entries(),
+            Backend::Exact(exact) => exact.entries(),
         }
     }
 
-    /// Cgroups whose owner the program remembers: fewer than there were when the kernel reuses ids.
+    /// Cgroups whose slot the program remembers. The kernel's reuse of css ids makes them fewer.
     #[must_use]
     pub fn remembered_cgroups(&self) -> usize {
-        match &self.lock().source {
-            Source::Off | Source::Polled(_) => 0,
+        match &self.lock().backend {
+            Backend::Off | Backend::Polled(_) => 0,
             #[cfg(feature = "ebpf")]
-            Source::Exact(exact) => exact.remembered(),
+            Backend::Exact(exact) => exact.remembered(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nobody leaves the books half-written: a panic elsewhere does not spoil them.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Collector> {
+        // No method leaves the totals half-written: a panic elsewhere does not spoil them.
+        self.collector
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl Collector {
     #[cfg_attr(
         not(feature = "ebpf"),
         expect(unused_variables, reason = "only a sweep of the maps can be partial")
     )]
-    fn snapshot(&mut self, all: bool) -> Snapshot {
+    fn snapshot(&mut self, all: bool) -> TelemetrySnapshot {
         let at_ns = now_ns();
-        let mut snapshot = match &mut self.source {
-            Source::Off => Snapshot {
+        let mut snapshot = match &mut self.backend {
+            Backend::Off => TelemetrySnapshot {
                 at_ns,
-                ..Snapshot::default()
+                ..TelemetrySnapshot::default()
             },
-            Source::Polled(polled) => polled.snapshot(at_ns),
+            Backend::Polled(polled) => polled.snapshot(at_ns),
             #[cfg(feature = "ebpf")]
-            Source::Exact(exact) => exact.snapshot(at_ns, all),
+            Backend::Exact(exact) => exact.snapshot(at_ns, all),
         };
         for container in &mut snapshot.containers {
             container.resident = self.resident.of(&container.id);
@@ -258,21 +262,21 @@ impl Inner {
     }
 }
 
-fn best(topology: &Topology, options: &TelemetryOptions) -> (Source, Status) {
-    let Some(hierarchy) = Hierarchy::find() else {
+fn best(topology: &Topology, options: &TelemetryOptions) -> (Backend, TelemetryStatus) {
+    let Some(hierarchy) = CgroupHierarchy::find() else {
         return (
-            Source::Off,
-            Status {
+            Backend::Off,
+            TelemetryStatus {
                 reason: Some(Reason::NoHierarchy),
-                ..Status::default()
+                ..TelemetryStatus::default()
             },
         );
     };
     match exact(topology, &hierarchy, options) {
         Ok(found) => found,
         Err(reason) => (
-            Source::Polled(Polled::new(hierarchy)),
-            Status {
+            Backend::Polled(PolledBackend::new(hierarchy)),
+            TelemetryStatus {
                 quality: Quality::Polled,
                 reason: Some(reason),
                 absent: vec![
@@ -291,13 +295,13 @@ fn best(topology: &Topology, options: &TelemetryOptions) -> (Source, Status) {
 #[cfg(feature = "ebpf")]
 fn exact(
     topology: &Topology,
-    hierarchy: &Hierarchy,
+    hierarchy: &CgroupHierarchy,
     options: &TelemetryOptions,
-) -> Result<(Source, Status), Reason> {
-    let program = load::Program::load(topology, hierarchy, options, &[])?;
-    selfcheck::seed(&topology.online.difference(&topology.isolated));
+) -> Result<(Backend, TelemetryStatus), Reason> {
+    let program = load::Program::load(topology, hierarchy, options)?;
+    selfcheck::prime_cpus(&topology.online.difference(&topology.isolated));
     selfcheck::check(&program)?;
-    let status = Status {
+    let status = TelemetryStatus {
         quality: Quality::Exact,
         reason: None,
         absent: program.absent.clone(),
@@ -305,12 +309,19 @@ fn exact(
         map_bytes: program.map_bytes(),
     };
     Ok((
-        Source::Exact(Box::new(exact::Exact::new(program, hierarchy.clone()))),
+        Backend::Exact(Box::new(exact::ExactBackend::new(
+            program,
+            hierarchy.clone(),
+        ))),
         status,
     ))
 }
 
 #[cfg(not(feature = "ebpf"))]
-fn exact(_: &Topology, _: &Hierarchy, _: &TelemetryOptions) -> Result<(Source, Status), Reason> {
+fn exact(
+    _: &Topology,
+    _: &CgroupHierarchy,
+    _: &TelemetryOptions,
+) -> Result<(Backend, TelemetryStatus), Reason> {
     Err(Reason::WithoutFeature)
 }

@@ -13,7 +13,7 @@
 mod bench;
 
 use bench::{Cgroup, Child, Load, stolen_ns, telemetry, until};
-use cri_resmgr::telemetry::Culprit;
+use cri_resmgr::telemetry::InterferenceSource;
 use resmgr_common::CSS_ENTRIES;
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet};
@@ -50,8 +50,8 @@ fn cpu_time_of_a_spinner_is_the_kernels_on_every_cpu_and_nowhere_else() {
         let stolen_before = stolen_ns();
         let spinner = Child::start(&cgroup, Load::Spin, Some(cpu.0));
         until("it has run", || cgroup.run_ns() > 1_500_000_000);
-        // Whoever looks may be put aside between two looks: ours must lie between two of the kernel's,
-        // whose books lag behind until the next tick.
+        // The test may be preempted between two readings: our number must lie between two of the kernel's, which
+        // lag behind until the next tick.
         let kernel_earlier = cgroup.run_ns();
         let in_flight = telemetry.snapshot().containers[0].total.run_ns;
         let lags = cgroup.run_ns();
@@ -71,7 +71,7 @@ fn cpu_time_of_a_spinner_is_the_kernels_on_every_cpu_and_nowhere_else() {
             is_run(exact, kernel, stolen),
             "on CPU {cpu}: {exact}, {stolen} stolen, against {kernel}"
         );
-        // The child was forked elsewhere and moved: what it ran there is told too.
+        // The child was forked elsewhere and moved: what it ran there is counted too.
         let elsewhere: u64 = seen
             .run_ns
             .iter()
@@ -93,19 +93,19 @@ fn switches_of_a_ping_pong_pair_are_those_of_proc_status() {
         .register(id("pair"), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
         .unwrap();
     let pair = Child::start(&cgroup, Load::PingPong, Some(0));
-    // What it did before it entered the cgroup is only in the kernel's books.
-    let look = || {
+    // What it did before it entered the cgroup only the kernel has counted.
+    let sample = || {
         pair.freeze();
         let (voluntary, involuntary) = cgroup.switches();
         let ours = telemetry.snapshot().containers.remove(0).total;
         (ours, voluntary, involuntary)
     };
-    let (before, voluntary_before, involuntary_before) = look();
+    let (before, voluntary_before, involuntary_before) = sample();
     pair.thaw();
     until("5000 switches", || {
         cgroup.switches().0 > voluntary_before + 5000
     });
-    let (after, voluntary, involuntary) = look();
+    let (after, voluntary, involuntary) = sample();
     let voluntary = voluntary - voluntary_before;
     let all = voluntary + involuntary - involuntary_before;
     let seen = after.voluntary - before.voluntary;
@@ -130,7 +130,7 @@ fn not_one_switch_is_lost_at_the_highest_rate_this_machine_does() {
         .iter()
         .map(|cpu| Child::start(&cgroup, Load::PingPong, Some(cpu.0)))
         .collect();
-    let look = || {
+    let sample = || {
         pairs.iter().for_each(Child::freeze);
         let (voluntary, involuntary) = cgroup.switches();
         let ours = telemetry.snapshot();
@@ -141,7 +141,7 @@ fn not_one_switch_is_lost_at_the_highest_rate_this_machine_does() {
             ours.switches,
         )
     };
-    let (before, kernel_before, all_before) = look();
+    let (before, kernel_before, all_before) = sample();
     let began = Instant::now();
     pairs.iter().for_each(Child::thaw);
     thread::sleep(Duration::from_secs(2));
@@ -149,7 +149,7 @@ fn not_one_switch_is_lost_at_the_highest_rate_this_machine_does() {
         let (voluntary, involuntary) = cgroup.switches();
         voluntary + involuntary > kernel_before + 10_000
     });
-    let (after, kernel_after, all_after) = look();
+    let (after, kernel_after, all_after) = sample();
     let share = ratio(after - before, kernel_after - kernel_before);
     let rate = (all_after - all_before) as f64 / began.elapsed().as_secs_f64();
     println!("{rate:.0} switches a second");
@@ -169,7 +169,7 @@ fn a_cgroup_that_inherits_the_kernels_id_of_a_dead_one_inherits_nothing_else() {
         .unwrap();
     let stolen_before = stolen_ns();
     let spinner = Child::start(&stays, Load::Spin, None);
-    // The heirs stay, and their ids are taken: who is remembered for nothing shows in the number.
+    // The heirs stay and keep their ids: the number of remembered cgroups shows those remembered for nothing.
     let (mut inherited, mut remembered, mut heirs) = (0, Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let name = id(&format!("dead-{round}"));
@@ -182,12 +182,12 @@ fn a_cgroup_that_inherits_the_kernels_id_of_a_dead_one_inherits_nothing_else() {
         }
         let total = || {
             let seen = telemetry.snapshot().containers;
-            let one = seen.into_iter().find(|one| one.id == name);
-            one.unwrap().total
+            let container = seen.into_iter().find(|container| container.id == name);
+            container.unwrap().total
         };
         Child::start(&dead, Load::Burst, None).wait();
         let before = total();
-        // It enters the hierarchies one after the other, and is booked from its first nap in both.
+        // It enters one hierarchy after another, and is counted in both from its first sleep there.
         let share = ratio(before.run_ns, dead.run_ns());
         assert!((0.9..=1.1).contains(&share), "{round}: {share}");
         // It dies registered: what the program remembers of its id stays, until another has the id.
@@ -230,7 +230,7 @@ fn waits_under_balancing_of_an_overload_of_three_to_one_are_those_of_schedstat()
     overload(None, |cpus| 3 * cpus);
 }
 
-/// So many spinners for five seconds: what they ran and waited is what the kernel's books say.
+/// So many spinners for five seconds: what they ran and waited is what the kernel counts.
 #[expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -247,17 +247,17 @@ fn overload(pin: Option<u32>, count: impl Fn(usize) -> usize) {
     let spinners: Vec<_> = (0..count(topology.online.len()))
         .map(|_| Child::start(&cgroup, Load::Spin, pin))
         .collect();
-    // Frozen, nobody is in the middle of a wait that one side has booked and the other has not. What
-    // the threads waited before they entered the cgroup is only in the kernel's books.
-    let look = || {
+    // While they are frozen, no thread is amid a wait that only one side has counted. What the threads waited
+    // before they entered the cgroup only the kernel has counted.
+    let sample = || {
         spinners.iter().for_each(Child::freeze);
         let ours = telemetry.snapshot().containers.remove(0).total;
         (ours, cgroup.wait_ns(), cgroup.run_ns())
     };
-    let (before, kernel_waited, kernel_ran) = look();
+    let (before, kernel_waited, kernel_ran) = sample();
     spinners.iter().for_each(Child::thaw);
     thread::sleep(Duration::from_secs(5));
-    let (seen, kernel_waits, kernel_runs) = look();
+    let (seen, kernel_waits, kernel_runs) = sample();
     let waited = ratio(
         seen.wait_ns() - before.wait_ns(),
         kernel_waits - kernel_waited,
@@ -294,7 +294,7 @@ fn throttling_by_a_quota_is_told_apart_from_contention() {
     let stolen = stolen_ns() - stolen_before;
     let seen = telemetry.snapshot().containers.remove(0).total;
     let kernel = cgroup.throttled_ns();
-    // The queue's clock stands still for what is stolen, the one of the kernel's sum does not.
+    // The queue's clock stands still for what is stolen, the clock of the kernel's sum does not.
     let least = ratio(seen.throttled_ns + stolen, kernel);
     let most = ratio(seen.throttled_ns, kernel);
     assert!(
@@ -328,27 +328,38 @@ fn an_intruder_on_an_exclusive_cpu_is_named_with_its_time() {
     at_home.stop();
     away.stop();
     let seen = telemetry.snapshot().containers;
-    let owner_seen = seen.iter().find(|one| one.id == id("owner")).unwrap();
-    let intruder_seen = seen.iter().find(|one| one.id == id("intruder")).unwrap();
+    let owner_seen = seen.iter().find(|seen| seen.id == id("owner")).unwrap();
+    let intruder_seen = seen.iter().find(|seen| seen.id == id("intruder")).unwrap();
     let named: u64 = owner_seen
         .foreign
         .iter()
-        .filter(|foreign| foreign.who == Some(id("intruder")) && foreign.cpu == cpu)
+        .filter(|foreign| foreign.container == Some(id("intruder")) && foreign.cpu == cpu)
         .map(|foreign| foreign.run_ns)
         .sum();
     assert_eq!(named, intruder_seen.run_ns[&cpu]);
     let share = ratio(intruder_seen.total.run_ns, intruder.run_ns());
     assert!((0.99..=1.01).contains(&share), "{share}");
     assert_eq!(intruder_seen.outside_ns, intruder_seen.total.run_ns);
-    // Every preemption is somebody's, and most of the wait is the intruder's.
+    // Every preemption has a source, and most of the wait is the intruder's.
     assert!(owner_seen.total.preempted_by_others > 0);
-    let counted: u64 = owner_seen.harm.values().map(|harm| harm.preemptions).sum();
+    let counted: u64 = owner_seen
+        .interference
+        .values()
+        .map(|sum| sum.preemptions)
+        .sum();
     assert_eq!(counted, owner_seen.total.preempted_by_others);
-    let by_intruder = owner_seen.harm[&Culprit::Container(id("intruder"))];
-    assert!(by_intruder.preemptions > 0, "{:?}", owner_seen.harm);
-    let blamed: u64 = owner_seen.harm.values().map(|harm| harm.wait_ns).sum();
+    let by_intruder = owner_seen.interference[&InterferenceSource::Container(id("intruder"))];
+    assert!(by_intruder.preemptions > 0, "{:?}", owner_seen.interference);
+    let blamed: u64 = owner_seen
+        .interference
+        .values()
+        .map(|sum| sum.wait_ns)
+        .sum();
     assert!(blamed <= owner_seen.total.wait_ns(), "{owner_seen:?}");
-    let worst = owner_seen.harm.iter().max_by_key(|(_, harm)| harm.wait_ns);
+    let worst = owner_seen
+        .interference
+        .iter()
+        .max_by_key(|(_, sum)| sum.wait_ns);
     assert!(by_intruder.wait_ns > 0 && worst.is_some(), "{owner_seen:?}");
 }
 
@@ -394,7 +405,7 @@ fn threads_in_cgroups_below_the_registered_one_are_the_containers() {
 }
 
 #[test]
-fn a_cgroup_too_deep_to_be_followed_is_told_once_for_each_cpu() {
+fn a_cgroup_too_deep_to_be_found_is_warned_of_once_for_each_cpu() {
     let Some((telemetry, topology)) = telemetry() else {
         return;
     };
@@ -405,7 +416,7 @@ fn a_cgroup_too_deep_to_be_followed_is_told_once_for_each_cpu() {
     telemetry
         .register(id("deep"), &chain[0].path, CpuSet::EMPTY, CpuSet::EMPTY)
         .unwrap();
-    let said = heard(|| {
+    let logged = logged(|| {
         for _ in 0..3 {
             for cpu in topology.online.iter() {
                 Child::start(&chain[20], Load::Hops(0), Some(cpu.0)).wait();
@@ -419,21 +430,24 @@ fn a_cgroup_too_deep_to_be_followed_is_told_once_for_each_cpu() {
         }
     });
     telemetry.unregister(&id("other"));
-    let told = said.matches("too deep").count();
-    assert!((1..=topology.online.len()).contains(&told), "{said:?}");
-    assert!(said.contains("WARN"), "{said}");
+    let warnings = logged.matches("too deep").count();
+    assert!(
+        (1..=topology.online.len()).contains(&warnings),
+        "{logged:?}"
+    );
+    assert!(logged.contains("WARN"), "{logged}");
     while chain.pop().is_some() {}
 }
 
 #[test]
-fn a_cgroup_beyond_the_table_of_owners_is_told_and_measured_all_the_same() {
+fn a_cgroup_beyond_the_table_is_warned_of_and_measured_all_the_same() {
     let Some((telemetry, topology)) = telemetry() else {
         return;
     };
     let available = bench::available_mib();
     if available < 4096 {
         let why = format!("65,536 cgroups take 1.6 GiB of memory, {available} MiB are there");
-        bench::skip("a cgroup beyond the table of owners", &why);
+        bench::skip("a cgroup beyond the table of cgroups", &why);
         return;
     }
     let full = Cgroup::new("full");
@@ -446,43 +460,46 @@ fn a_cgroup_beyond_the_table_of_owners_is_told_and_measured_all_the_same() {
             .register(id(&cgroup.path), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
             .unwrap();
     }
-    let said = heard(|| {
+    let logged = logged(|| {
         for cgroup in &wide {
             Child::start(cgroup, Load::Burst, None).wait();
         }
         let seen = telemetry.sample().containers;
-        for (cgroup, one) in wide.iter().zip(&seen) {
-            assert_eq!(one.id, id(&cgroup.path));
-            let share = ratio(one.total.run_ns, cgroup.run_ns());
+        for (cgroup, container) in wide.iter().zip(&seen) {
+            assert_eq!(container.id, id(&cgroup.path));
+            let share = ratio(container.total.run_ns, cgroup.run_ns());
             assert!((0.9..=1.1).contains(&share), "{share}");
         }
     });
     drop(crowd);
-    let told = said.matches("more cgroups than the table").count();
-    assert!((1..=topology.online.len()).contains(&told), "{said:?}");
-    assert!(said.contains("WARN"), "{said}");
+    let warnings = logged.matches("more cgroups than the table").count();
+    assert!(
+        (1..=topology.online.len()).contains(&warnings),
+        "{logged:?}"
+    );
+    assert!(logged.contains("WARN"), "{logged}");
 }
 
-/// What is logged meanwhile.
-fn heard(work: impl FnOnce()) -> String {
-    let said = Said::default();
-    let into = said.clone();
+/// What is logged during `work`.
+fn logged(work: impl FnOnce()) -> String {
+    let log = LogBuffer::default();
+    let into = log.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(move || into.clone())
         .finish();
     tracing::subscriber::with_default(subscriber, work);
-    let said = said.0.lock().unwrap_or_else(PoisonError::into_inner);
-    String::from_utf8_lossy(&said).into_owned()
+    let text = log.0.lock().unwrap_or_else(PoisonError::into_inner);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Somewhere to log to.
+/// A log kept in memory.
 #[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
+struct LogBuffer(Arc<Mutex<Vec<u8>>>);
 
-impl std::io::Write for Said {
+impl std::io::Write for LogBuffer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        said.extend_from_slice(bytes);
+        let mut text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        text.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -504,7 +521,7 @@ fn a_thousand_containers_come_and_go_without_being_mixed_up() {
             .register(id(&name), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
             .is_err()
         {
-            // Freed slots rest for a few sweeps.
+            // Freed slots are reused only after a few sweeps.
             telemetry.sample();
         }
         if round % 20 == 0 {

@@ -26,6 +26,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run_task(arguments: &Arguments) -> Result<()> {
     setup::ensure(Stage::Test, arguments.yes)?;
     build_ebpf::run()?;
+    build_ebpf::run_switchable()?;
     step("building the measurement for release (some minutes the first time)");
     run(cargo()
         .args(["build", "--release", "-p", "resmgr-tests"])

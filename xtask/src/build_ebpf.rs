@@ -37,11 +37,23 @@ enum Toolchain {
     Nightly,
 }
 
-/// Builds the object.
+/// Builds the product's object.
 ///
 /// # Errors
 /// When no toolchain is found, with what to install; when the build fails.
 pub(crate) fn run() -> Result<()> {
+    build(OBJECT, &[])
+}
+
+/// Builds the object whose parts can be switched off, for measurements.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_switchable() -> Result<()> {
+    build(&format!("{OBJECT}-bench"), &["--features", "bench"])
+}
+
+fn build(name: &str, features: &[&str]) -> Result<()> {
     let linker = shell::find("bpf-linker").context(NO_LINKER)?;
     let toolchain = find_toolchain()?;
     shell::step(&format!("building the BPF object with {toolchain:?}"));
@@ -77,11 +89,12 @@ pub(crate) fn run() -> Result<()> {
         )
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .args(features)
         .args(["--release", "--locked", "--target", TARGET, "--target-dir"])
         .arg(out.join("build"));
     shell::run(&mut cargo)?;
     let built = out.join("build").join(TARGET).join("release").join(OBJECT);
-    let object = out.join(format!("{OBJECT}.o"));
+    let object = out.join(format!("{name}.o"));
     std::fs::copy(&built, &object)
         .with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
     shell::step(&format!("{}", object.display()));

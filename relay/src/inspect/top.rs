@@ -9,7 +9,7 @@ mod text;
 
 pub use live::{Key, Screen};
 
-use crate::telemetry::{Cost, Quality, Snapshot, Totals};
+use crate::telemetry::{Cost, Quality, TelemetrySnapshot, Totals};
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuSet, Topology};
 use serde::{Deserialize, Serialize};
@@ -155,7 +155,7 @@ pub struct TopView {
 #[derive(Debug, Default)]
 pub struct Look {
     /// What was measured.
-    pub snapshot: Snapshot,
+    pub snapshot: TelemetrySnapshot,
     /// Names of the containers in it.
     pub names: BTreeMap<ContainerId, Named>,
     /// What the measuring itself costs.
@@ -189,7 +189,7 @@ impl TopView {
     /// The picture of a telemetry snapshot.
     #[must_use]
     pub fn new(
-        snapshot: &Snapshot,
+        snapshot: &TelemetrySnapshot,
         reason: Option<String>,
         cost: Option<Cost>,
         topology: &Topology,
@@ -211,7 +211,7 @@ impl TopView {
                 } = one.total;
                 let mut foreign_ns = BTreeMap::new();
                 for foreign in &one.foreign {
-                    let who = foreign.who.as_ref().map_or_else(
+                    let who = foreign.container.as_ref().map_or_else(
                         || "(outside containers)".to_owned(),
                         |who| {
                             let Named {

@@ -2,7 +2,7 @@
 
 use crate::{
     inspect::top::{Look, Named},
-    telemetry::{ContainerTelemetry, Culprit, Harm, Quality},
+    telemetry::{ContainerTelemetry, Interference, InterferenceSource, Quality},
 };
 use prometheus_client::{
     collector::Collector,
@@ -53,8 +53,8 @@ struct ContainerNode {
     node: u32,
 }
 
-/// Culprits named for each container: those that cost it most.
-const CULPRITS: usize = 5;
+/// Sources of interference listed for each container: those that cost it most.
+const SOURCES: usize = 5;
 
 type Encoded = Result<(), fmt::Error>;
 
@@ -106,41 +106,41 @@ fn family<const N: usize>(
     Ok(())
 }
 
-/// Counters by who keeps each container from running.
-fn culprits(
+/// Counters by what keeps each container from running.
+fn interference(
     encoder: &mut DescriptorEncoder<'_>,
     look: &Look,
     (name, help): (&str, &str),
-    value: impl Fn(&Harm) -> f64,
+    value: impl Fn(&Interference) -> f64,
 ) -> Encoded {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for one in &look.snapshot.containers {
         let victim = look.names.get(&one.id).cloned().unwrap_or_default();
         // Several that have ended are one label.
-        let mut harms = BTreeMap::<String, Harm>::new();
-        for (who, harm) in &one.harm {
-            let by = match who {
-                Culprit::Kernel => "kernel".to_owned(),
-                Culprit::Other => "other".to_owned(),
-                Culprit::Container(id) => look.names.get(id).map_or_else(
+        let mut sums = BTreeMap::<String, Interference>::new();
+        for (source, interference) in &one.interference {
+            let by = match source {
+                InterferenceSource::Kernel => "kernel".to_owned(),
+                InterferenceSource::Other => "other".to_owned(),
+                InterferenceSource::Container(id) => look.names.get(id).map_or_else(
                     || "ended".to_owned(),
                     |named| format!("{}/{}/{}", named.namespace, named.pod, named.container),
                 ),
             };
-            let sum = harms.entry(by).or_default();
-            sum.preemptions += harm.preemptions;
-            sum.wait_ns += harm.wait_ns;
+            let sum = sums.entry(by).or_default();
+            sum.preemptions += interference.preemptions;
+            sum.wait_ns += interference.wait_ns;
         }
-        let mut harms: Vec<_> = harms.into_iter().collect();
-        harms.sort_by_key(|(_, harm)| Reverse((harm.wait_ns, harm.preemptions)));
-        for (by, harm) in harms.into_iter().take(CULPRITS) {
+        let mut sums: Vec<_> = sums.into_iter().collect();
+        sums.sort_by_key(|(_, sum)| Reverse((sum.wait_ns, sum.preemptions)));
+        for (by, sum) in sums.into_iter().take(SOURCES) {
             let labels = ContainerBy {
                 namespace: victim.namespace.clone(),
                 pod: victim.pod.clone(),
                 container: victim.container.clone(),
                 by,
             };
-            ConstCounter::new(value(&harm)).encode(metric.encode_family(&labels)?)?;
+            ConstCounter::new(value(&sum)).encode(metric.encode_family(&labels)?)?;
         }
     }
     Ok(())
@@ -244,7 +244,7 @@ impl Collector for SchedulerMetrics {
             clippy::cast_precision_loss,
             reason = "counts beyond 2^53 are not reached"
         )]
-        culprits(
+        interference(
             &mut encoder,
             &look,
             (
@@ -253,7 +253,7 @@ impl Collector for SchedulerMetrics {
             ),
             |harm| harm.preemptions as f64,
         )?;
-        culprits(
+        interference(
             &mut encoder,
             &look,
             (

@@ -1,67 +1,69 @@
 //! Registering containers with the program and sweeping its maps.
 
 use super::{
-    books::{Account, Gain, Registered},
     clock::now_ns,
     error::RegisterError,
-    hierarchy::Hierarchy,
+    hierarchy::CgroupHierarchy,
     load::Program,
     slots::Slots,
-    snapshot::{Culprit, Snapshot},
+    snapshot::{InterferenceSource, TelemetrySnapshot},
     status::Quality,
+    totals::{Registration, SlotDelta, SlotTotals},
 };
-use resmgr_common::{Cell, Css, Owner, Record, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED};
+use resmgr_common::{
+    CpuState, Css, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED, SlotCounters, SlotRef,
+};
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet};
 use std::{collections::BTreeMap, mem};
 
-/// A sweep looks only at CPUs a container may run on; every so often at all of them.
+/// A sweep reads only CPUs a container may run on; every tenth sweep reads all of them.
 const FULL_SWEEP_EVERY: u64 = 10;
-/// A record that keeps changing under the reader is read at most this often.
+/// How often the state of a CPU that keeps changing under the reader is read.
 const RETRIES: u32 = 256;
 
-/// The program and the books of what it measures.
+/// The program and the totals of what it counts.
 #[derive(Debug)]
-pub(super) struct Exact {
+pub(super) struct ExactBackend {
     pub(super) program: Program,
-    pub(super) hierarchy: Hierarchy,
+    pub(super) hierarchy: CgroupHierarchy,
     slots: Slots,
-    pub(super) registered: BTreeMap<u32, Registered>,
-    pub(super) other: Account,
-    pub(super) kernel: Account,
+    pub(super) registered: BTreeMap<u32, Registration>,
+    pub(super) other: SlotTotals,
+    pub(super) kernel: SlotTotals,
     pub(super) busy_ns: BTreeMap<CpuId, u64>,
     pub(super) switches: u64,
     unseen: u64,
-    /// What was seen of each CPU.
-    rows: Vec<Row>,
+    /// What the last sweep found on each CPU.
+    rows: Vec<CpuSweep>,
     sweep: u64,
-    /// A walk that was under way while a container was registered may have remembered a stale answer.
+    /// A walk that was under way while a container was registered may have stored a stale slot.
     forget_again: bool,
 }
 
-/// What was seen of one CPU.
+/// What the last sweep found on one CPU.
 #[derive(Clone, Debug, Default)]
-struct Row {
-    /// Switches at the last look.
+struct CpuSweep {
+    /// Switches, all that were seen.
     switches: u64,
-    /// Those the kernel had hidden.
+    /// Switches that the kernel hid.
     unseen: u32,
-    /// Switches at the last look at all its cells.
+    /// Switches when the counters of all slots were last read.
     whole: u64,
-    /// Both counts of switches of each slot, as one word; empty before anything ran there.
+    /// Both counts of switches of each slot, as one word; empty before a thread ran there.
     counts: Vec<u64>,
 }
 
-impl Exact {
-    pub(super) fn new(program: Program, hierarchy: Hierarchy) -> Self {
+impl ExactBackend {
+    pub(super) fn new(program: Program, hierarchy: CgroupHierarchy) -> Self {
         Self {
-            rows: vec![Row::default(); program.rows as usize],
+            rows: vec![CpuSweep::default(); program.rows as usize],
             slots: Slots::new(SLOTS_RESERVED, program.slots),
             program,
             hierarchy,
             registered: BTreeMap::new(),
-            other: Account::default(),
-            kernel: Account::default(),
+            other: SlotTotals::default(),
+            kernel: SlotTotals::default(),
             busy_ns: BTreeMap::new(),
             switches: 0,
             unseen: 0,
@@ -70,7 +72,7 @@ impl Exact {
         }
     }
 
-    /// Follows a container from now on.
+    /// Counts for a container from now on.
     pub(super) fn register(
         &mut self,
         id: ContainerId,
@@ -86,11 +88,11 @@ impl Exact {
                 path: self.hierarchy.folder(cgroup),
                 source,
             })?;
-        let slot = self.slots.take().ok_or(RegisterError::Full {
+        let slot = self.slots.allocate().ok_or(RegisterError::Full {
             capacity: self.program.slots - SLOTS_RESERVED,
         })?;
         if let Err(error) = self.program.cgroups.insert(kernel_id, slot, 0) {
-            self.slots.rested(slot);
+            self.slots.recycle(slot);
             return Err(RegisterError::Map {
                 why: error.to_string(),
             });
@@ -99,24 +101,24 @@ impl Exact {
         self.forget_again = true;
         self.registered.insert(
             slot,
-            Registered {
+            Registration {
                 id,
                 kernel_id,
                 cpus,
                 exclusive,
-                account: Account::default(),
+                totals: SlotTotals::default(),
                 outside_ns: 0,
                 foreign: BTreeMap::new(),
-                harm: BTreeMap::new(),
-                preemptions_seen: BTreeMap::new(),
-                preempted_seen: 0,
+                interference: BTreeMap::new(),
+                preemptions_before: BTreeMap::new(),
+                preempted_before: 0,
             },
         );
         Ok(())
     }
 
-    /// Forgets a container; nothing of it stays in the maps.
-    pub(super) fn unregister(&mut self, id: &ContainerId) -> Option<Registered> {
+    /// Forgets a container, in the maps too.
+    pub(super) fn unregister(&mut self, id: &ContainerId) -> Option<Registration> {
         let slot = *self
             .registered
             .iter()
@@ -126,11 +128,11 @@ impl Exact {
         // The key may only be missing if the map is; then there is nothing to forget.
         let _absent = self.program.cgroups.remove(&container.kernel_id);
         self.forget(slot);
-        self.slots.put(slot, self.sweep);
+        self.slots.free(slot, self.sweep);
         Some(container)
     }
 
-    /// Other CPUs from now on. What was measured until now is booked under the old ones.
+    /// Gives a container another cpuset. What was measured until now is counted under the old one.
     pub(super) fn set_placement(&mut self, id: &ContainerId, cpus: CpuSet, exclusive: CpuSet) {
         self.sweep(now_ns(), true);
         if let Some(container) = self.registered.values_mut().find(|c| c.id == *id) {
@@ -139,19 +141,19 @@ impl Exact {
         }
     }
 
-    /// Sweeps and shows everything.
-    pub(super) fn snapshot(&mut self, at_ns: u64, all: bool) -> Snapshot {
+    /// Sweeps, and gives everything measured.
+    pub(super) fn snapshot(&mut self, at_ns: u64, all: bool) -> TelemetrySnapshot {
         let began = now_ns();
         self.sweep(at_ns, all);
         let sweep_ns = now_ns().saturating_sub(began);
-        Snapshot {
+        TelemetrySnapshot {
             sweep_ns,
             quality: Quality::Exact,
             at_ns,
             containers: self
                 .registered
                 .values()
-                .map(Registered::telemetry)
+                .map(Registration::telemetry)
                 .collect(),
             other: self.other.total.clone(),
             kernel: self.kernel.total.clone(),
@@ -170,7 +172,7 @@ impl Exact {
         css + self.program.cgroups.keys().filter_map(Result::ok).count()
     }
 
-    /// Cgroups whose owner the program remembers, by the id the kernel gives them and takes back.
+    /// Cgroups whose slot the program remembers, by css id, which the kernel reuses.
     pub(super) fn remembered(&self) -> usize {
         (0..self.program.css.len())
             .filter_map(|index| self.program.css.get(index))
@@ -178,12 +180,12 @@ impl Exact {
             .count()
     }
 
-    /// Drops remembered answers that lead to `slot`.
+    /// Drops the entries of cgroups that lead to `slot`.
     fn forget(&self, slot: u32) {
         for index in 0..self.program.css.len() {
             if let Some(Css {
                 serial,
-                owner: Owner { slot: found, .. },
+                owner: SlotRef { slot: found, .. },
             }) = self.program.css.get(index)
                 && serial != 0
                 && found == slot
@@ -193,119 +195,121 @@ impl Exact {
         }
     }
 
-    /// Books everything gained since the last sweep.
+    /// Adds up everything gained since the last sweep.
     pub(super) fn sweep(&mut self, now_ns: u64, all: bool) {
         self.sweep += 1;
         let all = all || self.sweep.is_multiple_of(FULL_SWEEP_EVERY);
         if mem::take(&mut self.forget_again) {
             self.forget(SLOT_OTHER);
         }
-        for slot in self.slots.wake(self.sweep) {
+        for slot in self.slots.reclaimable(self.sweep) {
             self.forget(slot);
             for row in 0..self.program.rows {
                 self.program
-                    .cells
-                    .zero(self.program.cell_at(row as usize, slot));
+                    .counters
+                    .zero(self.program.counters_at(row as usize, slot));
                 if let Some(counts) = self.rows[row as usize].counts.get_mut(slot as usize) {
                     *counts = 0;
                 }
             }
-            for other in 0..self.program.slots {
-                self.program.preemptions.zero(self.pair(slot, other));
-                self.program.preemptions.zero(self.pair(other, slot));
+            for partner in 0..self.program.slots {
+                self.program.preemptions.zero(self.pair(slot, partner));
+                self.program.preemptions.zero(self.pair(partner, slot));
             }
             for victim in self.registered.values_mut() {
-                victim.preemptions_seen.remove(&slot);
+                victim.preemptions_before.remove(&slot);
             }
-            self.slots.rested(slot);
+            self.slots.recycle(slot);
         }
         for row in 0..self.program.rows {
-            self.row(row, now_ns, all);
+            self.sweep_row(row, now_ns, all);
         }
-        self.count_culprits();
-        if let Some(words) = &mut self.program.words {
-            words.forward();
+        self.count_preemptions();
+        if let Some(warnings) = &mut self.program.warnings {
+            warnings.forward();
         }
     }
 
-    fn row(&mut self, row: u32, now_ns: u64, all: bool) {
+    fn sweep_row(&mut self, row: u32, now_ns: u64, all: bool) {
         let cpu = CpuId(row);
         for _ in 0..RETRIES {
-            let Some(record) = self.program.record(row as usize) else {
+            let Some(state) = self.program.cpu_state(row as usize) else {
                 return;
             };
-            let Some(seen) = self.rows.get_mut(row as usize) else {
+            let Some(last) = self.rows.get_mut(row as usize) else {
                 return;
             };
-            // Cells only change at a switch: idle since then, there is nothing to see.
-            let looked_at = if all { seen.whole } else { seen.switches };
-            if record.pid == 0 && record.switches() == looked_at {
+            // Counters change only at a switch: a CPU that has been idle since the last sweep has gained nothing.
+            let read_at = if all { last.whole } else { last.switches };
+            if state.pid == 0 && state.switches() == read_at {
                 return;
             }
-            if record.seq % 2 == 1 {
+            if state.seq % 2 == 1 {
                 std::hint::spin_loop();
                 continue;
             }
-            // What is running is read before and after its cell, so that a stint is not counted twice.
-            let first = self.program.cell_at(row as usize, 0);
-            let running = self.program.cells.get(first + record.owner.slot as usize);
-            let after = self.program.record(row as usize);
-            let Some(running) = running.filter(|_| after.is_some_and(|a| a.seq == record.seq))
+            // The state is read before and after the counters of the running slot, so that no run counts twice.
+            let first = self.program.counters_at(row as usize, 0);
+            let running = self.program.counters.get(first + state.owner.slot as usize);
+            let after = self.program.cpu_state(row as usize);
+            let Some(running) =
+                running.filter(|_| after.is_some_and(|after| after.seq == state.seq))
             else {
                 continue;
             };
-            self.switches += record.switches().wrapping_sub(seen.switches);
-            self.unseen += u64::from(record.unseen.wrapping_sub(seen.unseen));
-            (seen.switches, seen.unseen) = (record.switches(), record.unseen);
+            self.switches += state.switches().wrapping_sub(last.switches);
+            self.unseen += u64::from(state.unseen.wrapping_sub(last.unseen));
+            (last.switches, last.unseen) = (state.switches(), state.unseen);
             if all {
-                seen.whole = record.switches();
+                last.whole = state.switches();
             }
-            seen.counts.resize(self.program.slots as usize, 0);
-            let in_flight = in_flight_ns(&record, now_ns);
-            let mut gains = Vec::new();
-            let looked = |slot: u32, account: &mut Account, gains: &mut Vec<(u32, Gain)>| {
-                let (cell, in_flight) = if slot == record.owner.slot && record.pid != 0 {
-                    (Some(running), in_flight)
-                } else {
-                    (self.program.cells.get(first + slot as usize), 0)
-                };
-                if let Some(cell) = cell {
-                    let gained = account.look(cpu, &cell, in_flight);
-                    if gained != Gain::default() {
-                        gains.push((slot, gained));
+            last.counts.resize(self.program.slots as usize, 0);
+            let in_flight = in_flight_ns(&state, now_ns);
+            let mut deltas = Vec::new();
+            let update =
+                |slot: u32, totals: &mut SlotTotals, deltas: &mut Vec<(u32, SlotDelta)>| {
+                    let (counters, in_flight) = if slot == state.owner.slot && state.pid != 0 {
+                        (Some(running), in_flight)
+                    } else {
+                        (self.program.counters.get(first + slot as usize), 0)
+                    };
+                    if let Some(counters) = counters {
+                        let delta = totals.update(cpu, &counters, in_flight);
+                        if delta != SlotDelta::default() {
+                            deltas.push((slot, delta));
+                        }
                     }
-                }
-            };
-            looked(SLOT_OTHER, &mut self.other, &mut gains);
-            looked(SLOT_KERNEL, &mut self.kernel, &mut gains);
+                };
+            update(SLOT_OTHER, &mut self.other, &mut deltas);
+            update(SLOT_KERNEL, &mut self.kernel, &mut deltas);
             for (slot, container) in &mut self.registered {
                 if all
                     || container.cpus.is_empty()
                     || container.cpus.contains(cpu)
-                    || *slot == record.owner.slot
+                    || *slot == state.owner.slot
                 {
-                    // Whoever ran and runs no more has been counted as it left. Now and then all are
-                    // read: a look may come between the count and what is written after it.
+                    // A thread that no longer runs was counted as it left. Every tenth sweep reads all slots:
+                    // a sweep may come between the count and what the program writes after it.
                     let counts = self
                         .program
-                        .cells
-                        .word(first + *slot as usize, Cell::SWITCHES_WORD);
-                    let before = seen.counts.get_mut(*slot as usize);
-                    let same = before.is_some_and(|one| mem::replace(one, counts) == counts);
-                    if all || !same || *slot == record.owner.slot {
-                        looked(*slot, &mut container.account, &mut gains);
+                        .counters
+                        .word(first + *slot as usize, SlotCounters::SWITCHES_WORD);
+                    let before = last.counts.get_mut(*slot as usize);
+                    let same = before.is_some_and(|before| mem::replace(before, counts) == counts);
+                    if all || !same || *slot == state.owner.slot {
+                        update(*slot, &mut container.totals, &mut deltas);
                     }
                 }
             }
-            self.book(cpu, &gains);
+            self.add(cpu, &deltas);
             return;
         }
     }
 
-    /// Busy time, time outside the cpuset, and time on somebody else's exclusive CPU.
-    fn book(&mut self, cpu: CpuId, gains: &[(u32, Gain)]) {
-        self.share_out(gains);
-        for (slot, Gain { run_ns: gained, .. }) in gains {
+    /// Adds busy time, time outside the cpuset, and intruders' time on exclusive CPUs.
+    fn add(&mut self, cpu: CpuId, deltas: &[(u32, SlotDelta)]) {
+        self.attribute_wait(deltas);
+        for (slot, SlotDelta { run_ns: gained, .. }) in deltas {
             *self.busy_ns.entry(cpu).or_default() += gained;
             if let Some(container) = self.registered.get_mut(slot)
                 && !container.cpus.is_empty()
@@ -313,87 +317,96 @@ impl Exact {
             {
                 container.outside_ns += gained;
             }
-            let who = self
-                .registered
-                .get(slot)
-                .map(|container| container.id.clone());
             if *slot == SLOT_KERNEL {
                 continue;
             }
+            let intruder = self
+                .registered
+                .get(slot)
+                .map(|container| container.id.clone());
             for (owner, container) in &mut self.registered {
                 if owner != slot && container.exclusive.contains(cpu) {
-                    *container.foreign.entry((cpu, who.clone())).or_default() += gained;
+                    let key = (cpu, intruder.clone());
+                    *container.foreign.entry(key).or_default() += gained;
                 }
             }
         }
     }
 
-    /// The wait on one CPU is the doing of whoever ran there meanwhile: of each by the time it ran.
-    fn share_out(&mut self, gains: &[(u32, Gain)]) {
-        let ran: u128 = gains.iter().map(|(_, gain)| u128::from(gain.run_ns)).sum();
+    /// Attributes the wait on one CPU to the slots that ran there meanwhile, in proportion to their CPU time.
+    fn attribute_wait(&mut self, deltas: &[(u32, SlotDelta)]) {
+        let ran: u128 = deltas
+            .iter()
+            .map(|(_, delta)| u128::from(delta.run_ns))
+            .sum();
         if ran == 0 {
             return;
         }
-        for (slot, gain) in gains.iter().filter(|(_, gain)| gain.contention_ns != 0) {
-            for (culprit, theirs) in gains {
-                let part = u128::from(gain.contention_ns) * u128::from(theirs.run_ns) / ran;
-                let who = self.who(*culprit);
+        let waited = deltas.iter().filter(|(_, delta)| delta.contention_ns != 0);
+        for (victim, delta) in waited {
+            for (slot, running) in deltas {
+                let part = u128::from(delta.contention_ns) * u128::from(running.run_ns) / ran;
+                let source = self.source(*slot);
                 if part != 0
-                    && let Some(victim) = self.registered.get_mut(slot)
+                    && let Some(victim) = self.registered.get_mut(victim)
                 {
-                    victim.blame(who, 0, u64::try_from(part).unwrap_or(u64::MAX));
+                    victim.attribute(source, 0, u64::try_from(part).unwrap_or(u64::MAX));
                 }
             }
         }
     }
 
-    /// Who took CPUs from whom: looked up only for containers that were preempted since.
-    fn count_culprits(&mut self) {
+    /// Adds preemptions by source: read only for containers that were preempted since the last sweep.
+    fn count_preemptions(&mut self) {
         let slots: Vec<u32> = self
             .registered
             .iter()
-            .filter(|(_, one)| one.account.total.preempted_by_others != one.preempted_seen)
+            .filter(|(_, container)| {
+                container.totals.total.preempted_by_others != container.preempted_before
+            })
             .map(|(slot, _)| *slot)
             .collect();
         for slot in slots {
-            for culprit in 0..self.program.slots {
-                let count = self.program.preemptions.get(self.pair(slot, culprit));
+            for preempting in 0..self.program.slots {
+                let count = self.program.preemptions.get(self.pair(slot, preempting));
                 let Some(count) = count.filter(|count| *count != 0) else {
                     continue;
                 };
-                let who = self.who(culprit);
+                let source = self.source(preempting);
                 if let Some(victim) = self.registered.get_mut(&slot) {
-                    let seen = victim.preemptions_seen.insert(culprit, count).unwrap_or(0);
-                    victim.blame(who, count.saturating_sub(seen), 0);
-                    victim.preempted_seen = victim.account.total.preempted_by_others;
+                    let before = victim.preemptions_before.insert(preempting, count);
+                    victim.attribute(source, count.saturating_sub(before.unwrap_or(0)), 0);
+                    victim.preempted_before = victim.totals.total.preempted_by_others;
                 }
             }
         }
     }
 
-    fn who(&self, slot: u32) -> Culprit {
+    fn source(&self, slot: u32) -> InterferenceSource {
         if slot == SLOT_KERNEL {
-            return Culprit::Kernel;
+            return InterferenceSource::Kernel;
         }
         self.registered
             .get(&slot)
-            .map_or(Culprit::Other, |one| Culprit::Container(one.id.clone()))
+            .map_or(InterferenceSource::Other, |container| {
+                InterferenceSource::Container(container.id.clone())
+            })
     }
 
-    fn pair(&self, victim: u32, culprit: u32) -> usize {
-        victim as usize * self.program.slots as usize + culprit as usize
+    fn pair(&self, victim: u32, preempting: u32) -> usize {
+        victim as usize * self.program.slots as usize + preempting as usize
     }
 }
 
 /// How long the task on the CPU has run since it was switched in: the run-queue clock is brought to
-/// `CLOCK_MONOTONIC` by the record's calibration.
-fn in_flight_ns(record: &Record, now_ns: u64) -> u64 {
-    if record.pid == 0 || record.calibrated_ns == 0 {
+/// `CLOCK_MONOTONIC` by the calibration in the CPU's state.
+fn in_flight_ns(state: &CpuState, now_ns: u64) -> u64 {
+    if state.pid == 0 || state.calibrated_ns == 0 {
         return 0;
     }
-    let since = record
+    let since = state
         .calibrated_ns
-        .saturating_add(record.since.saturating_sub(record.calibrated_clock));
+        .saturating_add(state.since.saturating_sub(state.calibrated_clock));
     now_ns.saturating_sub(since)
 }
 
@@ -402,22 +415,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_in_flight_needs_a_calibrated_clock_and_somebody_running() {
-        let record = Record {
+    fn time_in_flight_needs_a_calibrated_clock_and_a_running_thread() {
+        let state = CpuState {
             pid: 7,
             since: 5_100,
             calibrated_clock: 5_000,
             calibrated_ns: 90_000,
-            ..Record::default()
+            ..CpuState::default()
         };
-        assert_eq!(in_flight_ns(&record, 90_600), 500);
-        assert_eq!(in_flight_ns(&record, 90_000), 0);
-        assert_eq!(in_flight_ns(&Record { pid: 0, ..record }, 90_600), 0);
+        assert_eq!(in_flight_ns(&state, 90_600), 500);
+        assert_eq!(in_flight_ns(&state, 90_000), 0);
+        assert_eq!(in_flight_ns(&CpuState { pid: 0, ..state }, 90_600), 0);
         assert_eq!(
             in_flight_ns(
-                &Record {
+                &CpuState {
                     calibrated_ns: 0,
-                    ..record
+                    ..state
                 },
                 90_600
             ),

@@ -1,4 +1,4 @@
-//! Which cgroup hierarchy tells containers apart, and where it is mounted.
+//! Which cgroup hierarchy identifies containers, and where it is mounted.
 
 use std::{
     fs, io,
@@ -6,17 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A mounted hierarchy and the controller whose cgroups are followed.
+/// A mounted hierarchy, and the controller by whose cgroups threads are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Hierarchy {
+pub(super) struct CgroupHierarchy {
     pub(super) mount: PathBuf,
     pub(super) controller: &'static str,
     pub(super) unified: bool,
 }
 
-impl Hierarchy {
-    /// The best one of this machine: `cpu`, else `cpuset`; version 1 before 2, for on a hybrid
-    /// machine the controllers are on version 1.
+impl CgroupHierarchy {
+    /// That of controller `cpu`, else of `cpuset`; version 1 before 2, because on a hybrid machine the
+    /// controllers are on version 1.
     pub(super) fn find() -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
         Self::choose(&mounts, |root| {
@@ -77,8 +77,8 @@ mod tests {
         cgroup2 /c/unified cgroup2 rw 0 0\n";
 
     #[test]
-    fn a_hybrid_machine_is_followed_on_version_one() {
-        let found = Hierarchy::choose(HYBRID, |_| String::new()).unwrap();
+    fn a_hybrid_machine_is_measured_on_version_one() {
+        let found = CgroupHierarchy::choose(HYBRID, |_| String::new()).unwrap();
         assert_eq!(
             (found.mount.to_str(), found.unified),
             (Some("/c/cpu,cpuacct"), false)
@@ -86,10 +86,10 @@ mod tests {
     }
 
     #[test]
-    fn version_two_without_the_cpu_controller_is_followed_by_cpuset() {
+    fn version_two_without_the_cpu_controller_is_measured_by_cpuset() {
         let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
-        let found = Hierarchy::choose(mounts, |_| "cpuset memory\n".to_owned()).unwrap();
+        let found = CgroupHierarchy::choose(mounts, |_| "cpuset memory\n".to_owned()).unwrap();
         assert_eq!((found.controller, found.unified), ("cpuset", true));
-        assert_eq!(Hierarchy::choose(mounts, |_| String::new()), None);
+        assert_eq!(CgroupHierarchy::choose(mounts, |_| String::new()), None);
     }
 }

@@ -1,8 +1,8 @@
 //! Loads the program, sized and adapted to this machine.
 
 use super::{
-    btf::Btf, fields, hierarchy::Hierarchy, mapped::Mapped, options::TelemetryOptions,
-    patch::patch, status::Reason, words::Words,
+    btf::Btf, hierarchy::CgroupHierarchy, kernel_offsets, mapped::MappedArray,
+    options::TelemetryOptions, relocate::relocate, status::Reason, warnings::KernelWarnings,
 };
 use aya::{
     Ebpf, EbpfLoader,
@@ -10,49 +10,62 @@ use aya::{
     programs::BtfTracePoint,
 };
 use resmgr_common::{
-    CSS_ENTRIES, Cell, Css, Record, SLOTS_RESERVED, TASK_ENTRIES, Task, Value, row_bytes,
+    CSS_ENTRIES, ConstReloc, CpuState, Css, SLOTS_RESERVED, SlotCounters, TASK_ENTRIES,
+    ThreadHistory, row_bytes,
 };
 use resmgr_topology::{CpuId, Topology};
 use std::{fs, os::fd::AsFd as _};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cri-resmgr-ebpf.o"));
+/// The program; empty where it was not built.
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cri-resmgr-ebpf.o"));
 const HOOK: &str = "sched_switch";
 const EMPTY: &str = "sched_switch_empty";
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// Records that would fit into a cell: a row begins with one, in the place of a cell.
+/// States of a CPU that fit into the counters of a slot: a row begins with a state, in the place of counters.
 #[expect(clippy::cast_possible_truncation, reason = "3")]
-const RECORD_EVERY: u32 = (size_of::<Cell>() / size_of::<Record>()) as u32;
-const _: () = assert!(size_of::<Cell>().is_multiple_of(size_of::<Record>()));
+const STATE_EVERY: u32 = (size_of::<SlotCounters>() / size_of::<CpuState>()) as u32;
+const _: () = assert!(size_of::<SlotCounters>().is_multiple_of(size_of::<CpuState>()));
 
 /// The attached program and its maps. Dropping it detaches.
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) ebpf: Ebpf,
-    pub(super) cells: Mapped<Cell>,
-    pub(super) records: Mapped<Record>,
-    pub(super) preemptions: Mapped<u64>,
-    pub(super) css: Mapped<Css>,
+    pub(super) counters: MappedArray<SlotCounters>,
+    pub(super) states: MappedArray<CpuState>,
+    pub(super) preemptions: MappedArray<u64>,
+    pub(super) css: MappedArray<Css>,
     pub(super) cgroups: HashMap<MapData, u64, u32>,
     pub(super) tasks: Map,
-    pub(super) words: Option<Words>,
+    pub(super) warnings: Option<KernelWarnings>,
     pub(super) slots: u32,
     pub(super) rows: u32,
     pub(super) absent: Vec<&'static str>,
 }
 
 impl Program {
-    /// Loads and attaches; `overrides` are numbers that differ from what this kernel asks for.
+    /// Loads and attaches the program.
     ///
     /// # Errors
     /// Why this machine cannot run it.
     pub(super) fn load(
         topology: &Topology,
-        hierarchy: &Hierarchy,
+        hierarchy: &CgroupHierarchy,
         options: &TelemetryOptions,
-        overrides: &[(Value, u32)],
     ) -> Result<Self, Reason> {
-        if OBJECT.is_empty() {
+        Self::load_object(OBJECT, topology, hierarchy, options, &[])
+    }
+
+    /// The same of any object; `overrides` are constants that differ from what this kernel asks for.
+    pub(super) fn load_object(
+        object: &[u8],
+        topology: &Topology,
+        hierarchy: &CgroupHierarchy,
+        options: &TelemetryOptions,
+        overrides: &[(ConstReloc, u32)],
+    ) -> Result<Self, Reason> {
+        if object.is_empty() {
             return Err(Reason::NotBuilt);
         }
         let bytes = fs::read(BTF).map_err(|error| Reason::NoBtf {
@@ -61,7 +74,7 @@ impl Program {
         let btf = Btf::parse(bytes).map_err(|error| Reason::NoBtf {
             why: error.to_string(),
         })?;
-        let mut fields = fields::find(&btf, hierarchy)?;
+        let mut offsets = kernel_offsets::find(&btf, hierarchy)?;
         let slots = options.max_containers.saturating_add(SLOTS_RESERVED);
         let rows = rows(topology);
         let nodes = u32::try_from(topology.nodes.len())
@@ -74,19 +87,19 @@ impl Program {
             }
         };
 
-        let measured = [
-            (Value::Slots, slots),
-            (Value::RowBytes, row_bytes(slots)),
-            (Value::Nodes, nodes),
+        let sizes = [
+            (ConstReloc::Slots, slots),
+            (ConstReloc::RowBytes, row_bytes(slots)),
+            (ConstReloc::Nodes, nodes),
         ];
-        fields.numbers.values.extend(measured);
-        fields.numbers.values.extend(overrides.iter().copied());
-        let mut object = OBJECT.to_vec();
-        patch(&mut object, &fields.numbers).map_err(|error| Reason::Unfit {
+        offsets.values.constants.extend(sizes);
+        offsets.values.constants.extend(overrides.iter().copied());
+        let mut object = object.to_vec();
+        relocate(&mut object, &offsets.values).map_err(|error| Reason::Unfit {
             why: error.to_string(),
         })?;
 
-        // Before 5.11 maps count against this limit; where it cannot be raised, loading says so.
+        // Before 5.11 maps count against this limit; where it cannot be raised, loading fails and says so.
         let _unlimited = nix::sys::resource::setrlimit(
             nix::sys::resource::Resource::RLIMIT_MEMLOCK,
             nix::sys::resource::RLIM_INFINITY,
@@ -106,28 +119,28 @@ impl Program {
             .map_err(|error| refused("the maps")(&error))?;
         describe(&mut ebpf, topology)?;
         let program = Self {
-            cells: mapped(&mut ebpf, "ROWS", rows * (slots + 1))?,
-            records: mapped(&mut ebpf, "ROWS", rows * (slots + 1) * RECORD_EVERY)?,
+            counters: mapped(&mut ebpf, "ROWS", rows * (slots + 1))?,
+            states: mapped(&mut ebpf, "ROWS", rows * (slots + 1) * STATE_EVERY)?,
             preemptions: mapped(&mut ebpf, "PREEMPTIONS", slots * slots)?,
             css: mapped(&mut ebpf, "CSS", CSS_ENTRIES)?,
             cgroups: HashMap::try_from(take(&mut ebpf, "CGROUPS")?)
                 .map_err(|error| refused("the table of cgroups")(&error))?,
             tasks: take(&mut ebpf, "TASKS")?,
-            words: Words::of(&mut ebpf),
+            warnings: KernelWarnings::of(&mut ebpf),
             slots,
             rows,
-            absent: fields.absent,
+            absent: offsets.absent,
             ebpf,
         };
         program.attach(&kernel)
     }
 
     fn attach(mut self, kernel: &aya::Btf) -> Result<Self, Reason> {
-        self.attach_one(HOOK, kernel)?;
+        self.attach_program(HOOK, kernel)?;
         Ok(self)
     }
 
-    fn attach_one(&mut self, name: &'static str, kernel: &aya::Btf) -> Result<(), Reason> {
+    fn attach_program(&mut self, name: &'static str, kernel: &aya::Btf) -> Result<(), Reason> {
         let missing = || Reason::Refused {
             what: name,
             why: "not in the object".to_owned(),
@@ -159,7 +172,7 @@ impl Program {
         Some([of(HOOK)?, of(EMPTY)?])
     }
 
-    /// Attaches the empty twin, or takes it off.
+    /// Attaches the empty twin, or detaches it.
     pub(super) fn empty_twin(&mut self, on: bool) -> Result<(), Reason> {
         if !on {
             if let Some(Ok(program)) = self
@@ -167,7 +180,7 @@ impl Program {
                 .program_mut(EMPTY)
                 .map(<&mut BtfTracePoint>::try_from)
             {
-                // Not loaded is what is wanted.
+                // A program that is not loaded needs no unloading.
                 let _unloaded = program.unload();
             }
             return Ok(());
@@ -175,32 +188,32 @@ impl Program {
         let kernel = aya::Btf::from_sys_fs().map_err(|error| Reason::NoBtf {
             why: error.to_string(),
         })?;
-        self.attach_one(EMPTY, &kernel)
+        self.attach_program(EMPTY, &kernel)
     }
 
     /// Totals of a slot on a CPU.
-    pub(super) fn cell(&self, row: usize, slot: u32) -> Option<Cell> {
-        self.cells.get(self.cell_at(row, slot))
+    pub(super) fn counters_of(&self, row: usize, slot: u32) -> Option<SlotCounters> {
+        self.counters.get(self.counters_at(row, slot))
     }
 
-    /// Where they are in `cells`.
-    pub(super) fn cell_at(&self, row: usize, slot: u32) -> usize {
+    /// Where they are in `counters`.
+    pub(super) fn counters_at(&self, row: usize, slot: u32) -> usize {
         row * (self.slots as usize + 1) + 1 + slot as usize
     }
 
     /// What a CPU runs.
-    pub(super) fn record(&self, row: usize) -> Option<Record> {
-        let at = row * (self.slots as usize + 1) * RECORD_EVERY as usize;
-        self.records.get(at)
+    pub(super) fn cpu_state(&self, row: usize) -> Option<CpuState> {
+        let at = row * (self.slots as usize + 1) * STATE_EVERY as usize;
+        self.states.get(at)
     }
 
     /// Memory of the maps.
     pub(super) fn map_bytes(&self) -> u64 {
         let bytes = |count: usize, size: usize| (count * size) as u64;
-        bytes(self.cells.len(), size_of::<Cell>())
+        bytes(self.counters.len(), size_of::<SlotCounters>())
             + bytes(self.preemptions.len(), size_of::<u64>())
             + bytes(self.css.len(), size_of::<Css>())
-            + bytes(TASK_ENTRIES as usize, size_of::<Task>())
+            + bytes(TASK_ENTRIES as usize, size_of::<ThreadHistory>())
     }
 }
 
@@ -221,8 +234,8 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Reason> {
     })
 }
 
-/// Lends a map: one that is dropped before the program is loaded is gone.
-fn lent<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, Reason> {
+/// Borrows a map: a map that is dropped before the program is loaded would be gone.
+fn borrowed<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, Reason> {
     ebpf.map_mut(name).ok_or(Reason::Refused {
         what: name,
         why: "not in the object".to_owned(),
@@ -233,23 +246,23 @@ fn mapped<T: super::mapped::Plain>(
     ebpf: &mut Ebpf,
     name: &'static str,
     entries: u32,
-) -> Result<Mapped<T>, Reason> {
+) -> Result<MappedArray<T>, Reason> {
     let refused = |why: String| Reason::Refused { what: name, why };
     let Some(Map::Array(map)) = ebpf.map(name) else {
         return Err(refused("not an array".to_owned()));
     };
-    Mapped::new(map.fd().as_fd(), entries)
+    MappedArray::new(map.fd().as_fd(), entries)
         .map_err(|error| refused(format!("cannot map it into memory: {error}")))
 }
 
-/// Tells the program where each CPU sits.
+/// Tells the program the location of each CPU.
 fn describe(ebpf: &mut Ebpf, topology: &Topology) -> Result<(), Reason> {
     let refused = |error: aya::maps::MapError| Reason::Refused {
         what: "the table of CPUs",
         why: chain(&error),
     };
     let dense = |position: Option<usize>| position.map_or(0, |at| at as u64 & 0xffff);
-    let mut places: Array<_, u64> = Array::try_from(lent(ebpf, "PLACES")?).map_err(refused)?;
+    let mut places: Array<_, u64> = Array::try_from(borrowed(ebpf, "PLACES")?).map_err(refused)?;
     for cpu in &topology.cpus {
         let CpuId(row) = cpu.id;
         let core = dense(topology.cores.iter().position(|group| group.id == cpu.core));
@@ -261,12 +274,12 @@ fn describe(ebpf: &mut Ebpf, topology: &Topology) -> Result<(), Reason> {
                 .iter()
                 .position(|group| group.id == cpu.package),
         );
-        // Four 16-bit numbers in the order of `resmgr_common::Place`.
+        // Four 16-bit numbers in the order of `resmgr_common::CpuLocation`.
         let place = core | llc << 16 | node << 32 | package << 48;
         places.set(row, place, 0).map_err(refused)?;
     }
     let mut distances: Array<_, u32> =
-        Array::try_from(lent(ebpf, "DISTANCES")?).map_err(refused)?;
+        Array::try_from(borrowed(ebpf, "DISTANCES")?).map_err(refused)?;
     let all = topology.nodes.iter().flat_map(|from| {
         topology
             .nodes

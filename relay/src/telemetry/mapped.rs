@@ -17,9 +17,9 @@ use std::{
 pub(super) unsafe trait Plain: Copy {}
 
 // SAFETY: `repr(C)` integers with asserted sizes and no padding.
-unsafe impl Plain for resmgr_common::Cell {}
+unsafe impl Plain for resmgr_common::SlotCounters {}
 // SAFETY: as above.
-unsafe impl Plain for resmgr_common::Record {}
+unsafe impl Plain for resmgr_common::CpuState {}
 // SAFETY: as above.
 unsafe impl Plain for resmgr_common::Css {}
 // SAFETY: as above.
@@ -27,7 +27,7 @@ unsafe impl Plain for u64 {}
 
 /// `BPF_F_MMAPABLE` array mapped into this process.
 #[derive(Debug)]
-pub(super) struct Mapped<T> {
+pub(super) struct MappedArray<T> {
     start: NonNull<AtomicU64>,
     entries: usize,
     bytes: usize,
@@ -35,11 +35,11 @@ pub(super) struct Mapped<T> {
 }
 
 // SAFETY: the mapping is owned, and every access is atomic.
-unsafe impl<T> Send for Mapped<T> {}
+unsafe impl<T> Send for MappedArray<T> {}
 // SAFETY: as above.
-unsafe impl<T> Sync for Mapped<T> {}
+unsafe impl<T> Sync for MappedArray<T> {}
 
-impl<T: Plain> Mapped<T> {
+impl<T: Plain> MappedArray<T> {
     const WORDS: usize = size_of::<T>() / 8;
 
     /// Maps the array behind `map`.
@@ -112,9 +112,9 @@ impl<T: Plain> Mapped<T> {
     }
 }
 
-impl<T> Drop for Mapped<T> {
+impl<T> Drop for MappedArray<T> {
     fn drop(&mut self) {
-        // SAFETY: our own mapping, unmapped once; failure leaves it mapped, which harms nobody.
+        // SAFETY: our own mapping, unmapped once; after a failure it only stays mapped.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
     }
 }

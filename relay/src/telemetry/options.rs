@@ -8,9 +8,9 @@ use resmgr_topology::Nanos;
 pub struct TelemetryOptions {
     /// Load the BPF program; otherwise nothing is measured.
     pub enabled: bool,
-    /// Containers told apart at once: 192 bytes of kernel memory for each on each possible CPU.
+    /// Containers measured at once: 192 bytes of kernel memory for each on each possible CPU.
     pub max_containers: u32,
-    /// After this long without change a smoothed number has come half the way to the present rate.
+    /// A smoothed number has come half the way to a constant rate after this time.
     pub half_life: Nanos,
 }
 

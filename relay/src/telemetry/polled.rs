@@ -1,35 +1,35 @@
-//! Without BPF: what the kernel's own counters tell, at lower quality.
+//! Without BPF: the kernel's own counters, which tell less.
 //!
-//! CPU time by CPU only where cpuacct (version 1) keeps it; waits of threads that have exited since
-//! the last look are lost; nothing about migrations or about others on exclusive CPUs.
+//! CPU time is by CPU only where cpuacct (version 1) keeps it; waits of threads that have exited since the last
+//! sample are lost; migrations and intruders on exclusive CPUs are not counted.
 
 use super::{
     error::RegisterError,
-    hierarchy::Hierarchy,
-    snapshot::{ContainerTelemetry, Snapshot, Totals},
+    hierarchy::CgroupHierarchy,
+    snapshot::{ContainerTelemetry, TelemetrySnapshot, Totals},
     status::Quality,
 };
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet};
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// A container that is followed.
+/// A registered container.
 #[derive(Debug)]
-struct Followed {
+struct PolledContainer {
     cgroup: String,
     cpus: CpuSet,
     exclusive: CpuSet,
 }
 
-/// Registered containers.
+/// Registered containers, and the hierarchy whose files are read.
 #[derive(Debug)]
-pub(super) struct Polled {
-    hierarchy: Hierarchy,
-    registered: BTreeMap<ContainerId, Followed>,
+pub(super) struct PolledBackend {
+    hierarchy: CgroupHierarchy,
+    registered: BTreeMap<ContainerId, PolledContainer>,
 }
 
-impl Polled {
-    pub(super) fn new(hierarchy: Hierarchy) -> Self {
+impl PolledBackend {
+    pub(super) fn new(hierarchy: CgroupHierarchy) -> Self {
         Self {
             hierarchy,
             registered: BTreeMap::new(),
@@ -49,12 +49,12 @@ impl Polled {
                 path: self.hierarchy.folder(cgroup),
                 source,
             })?;
-        let followed = Followed {
+        let container = PolledContainer {
             cgroup: cgroup.to_owned(),
             cpus,
             exclusive,
         };
-        self.registered.insert(id, followed);
+        self.registered.insert(id, container);
         Ok(())
     }
 
@@ -69,22 +69,22 @@ impl Polled {
         }
     }
 
-    pub(super) fn snapshot(&self, at_ns: u64) -> Snapshot {
-        Snapshot {
+    pub(super) fn snapshot(&self, at_ns: u64) -> TelemetrySnapshot {
+        TelemetrySnapshot {
             quality: Quality::Polled,
             at_ns,
             containers: self
                 .registered
                 .iter()
-                .map(|(id, one)| self.poll(id, one))
+                .map(|(id, container)| self.poll(id, container))
                 .collect(),
-            ..Snapshot::default()
+            ..TelemetrySnapshot::default()
         }
     }
 
-    fn poll(&self, id: &ContainerId, container: &Followed) -> ContainerTelemetry {
+    fn poll(&self, id: &ContainerId, container: &PolledContainer) -> ContainerTelemetry {
         let folder = self.hierarchy.folder(&container.cgroup);
-        let mut seen = ContainerTelemetry {
+        let mut telemetry = ContainerTelemetry {
             id: id.clone(),
             cpus: container.cpus,
             exclusive: container.exclusive,
@@ -92,7 +92,7 @@ impl Polled {
             run_ns: BTreeMap::new(),
             outside_ns: 0,
             foreign: Vec::new(),
-            harm: BTreeMap::new(),
+            interference: BTreeMap::new(),
             resident: BTreeMap::new(),
         };
         let stat = fs::read_to_string(folder.join("cpu.stat")).unwrap_or_default();
@@ -105,15 +105,15 @@ impl Polled {
             })
         };
         let micro = |name| field(name).map(|value| value.saturating_mul(1000));
-        seen.total.throttled_ns = field("throttled_time")
+        telemetry.total.throttled_ns = field("throttled_time")
             .or_else(|| micro("throttled_usec"))
             .unwrap_or(0);
-        seen.run_ns = self.by_cpu(&container.cgroup, &folder);
-        seen.total.run_ns =
-            micro("usage_usec").unwrap_or_else(|| seen.run_ns.values().sum::<u64>());
-        // Not told apart: waits after a wake-up, after a preemption and for quota are one number.
-        seen.total.wait_wake_ns = wait_ns(&folder);
-        seen
+        telemetry.run_ns = self.by_cpu(&container.cgroup, &folder);
+        telemetry.total.run_ns =
+            micro("usage_usec").unwrap_or_else(|| telemetry.run_ns.values().sum::<u64>());
+        // The kernel keeps one number for waits after a wake-up, after a preemption and for quota.
+        telemetry.total.wait_wake_ns = wait_ns(&folder);
+        telemetry
     }
 
     /// cpuacct is mounted with `cpu`, or beside it.

@@ -1,4 +1,4 @@
-//! How much memory each container has on which NUMA node, from the memory controller's own books.
+//! How much memory each container has on which NUMA node, from the counters of the memory controller.
 //!
 //! Pages on the LRU lists (anonymous and page cache): what a change of memory nodes would have to move.
 //! Formats: Documentation/admin-guide/cgroup-v1/memory.rst, section 5.6, and cgroup-v2.rst,
@@ -12,50 +12,52 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Looks after which each container has been looked at once: the kernel sums up counters of every CPU
-/// for each file, so they are not all read at once.
-const LOOKS: usize = 10;
+/// Samples in which each container's file is read once. The kernel sums up counters of every CPU for each
+/// file, so they are not all read at once.
+const SAMPLES: usize = 10;
 /// Version 1 counts pages.
 const PAGE: u64 = 4096;
 
 /// Memory of the containers.
 #[derive(Debug, Default)]
-pub(super) struct Resident {
-    /// Where the memory controller is mounted; looked for at the first container.
-    root: Option<Option<Root>>,
-    containers: BTreeMap<ContainerId, Followed>,
+pub(super) struct ResidentMemory {
+    /// Where the memory controller is mounted, if it is; searched for when the first container comes.
+    controller: Option<Option<MemoryController>>,
+    containers: BTreeMap<ContainerId, ContainerMemory>,
     next: usize,
 }
 
+/// Where the memory controller is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Root {
+struct MemoryController {
     mount: PathBuf,
     unified: bool,
 }
 
+/// What is known of one container.
 #[derive(Debug)]
-struct Followed {
+struct ContainerMemory {
     cgroup: String,
-    looked_at: bool,
+    sampled: bool,
     by_node: BTreeMap<NodeId, u64>,
 }
 
-impl Resident {
-    /// Looks after this container from now on.
-    pub(super) fn follow(&mut self, id: ContainerId, cgroup: &str) {
-        let root = self.root.get_or_insert_with(|| {
+impl ResidentMemory {
+    /// Reads this container's memory from now on.
+    pub(super) fn register(&mut self, id: ContainerId, cgroup: &str) {
+        let controller = self.controller.get_or_insert_with(|| {
             let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-            Root::choose(&mounts, |mount| {
+            MemoryController::choose(&mounts, |mount| {
                 fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default()
             })
         });
-        if root.is_some() {
-            let followed = Followed {
+        if controller.is_some() {
+            let memory = ContainerMemory {
                 cgroup: cgroup.to_owned(),
-                looked_at: false,
+                sampled: false,
                 by_node: BTreeMap::new(),
             };
-            self.containers.insert(id, followed);
+            self.containers.insert(id, memory);
         }
     }
 
@@ -64,28 +66,30 @@ impl Resident {
         self.containers.remove(id);
     }
 
-    /// Looks at some of the containers; at those never looked at in any case.
-    pub(super) fn look(&mut self) {
-        let Some(Some(root)) = &self.root else {
+    /// Reads a part of the containers, and all that were never read before.
+    pub(super) fn sample(&mut self) {
+        let Some(Some(controller)) = &self.controller else {
             return;
         };
-        self.next = (self.next + 1) % LOOKS;
-        for (index, one) in self.containers.values_mut().enumerate() {
-            if index % LOOKS == self.next || !one.looked_at {
-                one.looked_at = true;
-                one.by_node = root.read(&one.cgroup);
+        self.next = (self.next + 1) % SAMPLES;
+        for (index, memory) in self.containers.values_mut().enumerate() {
+            if index % SAMPLES == self.next || !memory.sampled {
+                memory.sampled = true;
+                memory.by_node = controller.read(&memory.cgroup);
             }
         }
     }
 
-    /// Bytes by node, as of the last look.
+    /// Bytes by node, as of the last sample.
     pub(super) fn of(&self, id: &ContainerId) -> BTreeMap<NodeId, u64> {
-        let found = self.containers.get(id);
-        found.map(|one| one.by_node.clone()).unwrap_or_default()
+        let memory = self.containers.get(id);
+        memory
+            .map(|memory| memory.by_node.clone())
+            .unwrap_or_default()
     }
 }
 
-impl Root {
+impl MemoryController {
     fn choose(mounts: &str, controllers: impl Fn(&Path) -> String) -> Option<Self> {
         mounts.lines().find_map(|line| {
             let mut row = line.split(' ').skip(1);
@@ -140,8 +144,8 @@ fn pages(text: &str) -> BTreeMap<NodeId, u64> {
 }
 
 fn add(found: &mut BTreeMap<NodeId, u64>, nodes: &str, unit: u64) {
-    for (node, count) in nodes.split_whitespace().filter_map(|one| {
-        let (node, count) = one.strip_prefix('N')?.split_once('=')?;
+    for (node, count) in nodes.split_whitespace().filter_map(|word| {
+        let (node, count) = word.strip_prefix('N')?.split_once('=')?;
         Some((node.parse().ok()?, count.parse::<u64>().ok()?))
     }) {
         *found.entry(NodeId(node)).or_default() += count.saturating_mul(unit);
@@ -167,11 +171,14 @@ mod tests {
     fn the_memory_controller_is_found_on_whichever_hierarchy_it_is() {
         let mounts = "cgroup /c/cpu cgroup rw,cpu 0 0\ncgroup /c/memory cgroup rw,memory 0 0\n\
                       cgroup2 /c/unified cgroup2 rw 0 0\n";
-        let found = Root::choose(mounts, |_| String::new()).unwrap();
+        let found = MemoryController::choose(mounts, |_| String::new()).unwrap();
         assert_eq!(found.mount, Path::new("/c/memory"));
         assert!(!found.unified);
         let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
-        assert!(Root::choose(mounts, |_| "cpu memory".to_owned()).is_some_and(|root| root.unified));
-        assert_eq!(Root::choose(mounts, |_| "cpu".to_owned()), None);
+        assert!(
+            MemoryController::choose(mounts, |_| "cpu memory".to_owned())
+                .is_some_and(|controller| controller.unified)
+        );
+        assert_eq!(MemoryController::choose(mounts, |_| "cpu".to_owned()), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Compares what the program books of one own thread with what the kernel says of it.
+//! Compares what the program counts for a thread of ours with what the kernel counts for it.
 //!
 //! Each of the thread's switches lies between two readings of its `schedstat`, so the program's
 //! numbers have exact bounds, however busy the machine is.
@@ -9,42 +9,42 @@ use nix::{
     sched::{CpuSet as Mask, sched_getaffinity, sched_setaffinity},
     unistd::{Pid, gettid},
 };
-use resmgr_common::{Record, TASK_ENTRIES};
+use resmgr_common::{CpuState, TASK_ENTRIES};
 use resmgr_topology::CpuSet;
 use std::{fs, hint, thread, time::Duration};
 
 const CYCLES: u32 = 20;
-/// Switches the kernel may keep from the program while it is checked; each is noticed at the next.
-const HIDDEN: u32 = CYCLES / 2;
-/// Naps that may end before the thread is off its CPU.
-const NAPS: u32 = 100;
-/// Readings of a record that somebody else's switch keeps spoiling.
+/// Switches the kernel may hide from the program while it is checked; each is noticed at the next.
+const MOST_MISSED: u32 = CYCLES / 2;
+/// Sleeps that may end before the thread is off its CPU.
+const SLEEPS: u32 = 100;
+/// Readings of a CPU's state that switches of other threads keep spoiling.
 const READINGS: u32 = 1000;
 const SPIN_NS: u64 = 2_000_000;
 const SLEEP: Duration = Duration::from_millis(1);
 
-/// Visits every CPU once: where nothing ever switches, what runs is known from then on.
-pub(super) fn seed(cpus: &CpuSet) {
+/// Switches once on every CPU, so that the program knows what runs there even if nothing switches later.
+pub(super) fn prime_cpus(cpus: &CpuSet) {
     let cpus = *cpus;
-    let visit = thread::Builder::new()
-        .name("telemetry-seed".to_owned())
+    let thread = thread::Builder::new()
+        .name("telemetry-prime".to_owned())
         .spawn(move || {
             for cpu in cpus.iter() {
-                // A CPU that cannot be visited (offline, not allowed) is seeded by its first switch.
+                // On a CPU that is offline or not allowed, the first switch does the same.
                 let _refused = pin(cpu.0 as usize);
                 thread::yield_now();
             }
         });
-    if let Ok(visit) = visit {
+    if let Ok(thread) = thread {
         // The thread cannot panic; it has no result.
-        let _ended = visit.join();
+        let _ended = thread.join();
     }
 }
 
-/// Checks the books.
+/// Checks the program's numbers.
 ///
 /// # Errors
-/// Which of our numbers is not the kernel's.
+/// Which of the program's numbers is not the kernel's.
 pub(super) fn check(program: &Program) -> Result<(), Reason> {
     let outcome = thread::scope(|scope| {
         thread::Builder::new()
@@ -57,9 +57,9 @@ pub(super) fn check(program: &Program) -> Result<(), Reason> {
     outcome.map_err(|why| Reason::SelfCheck { why })
 }
 
-/// A thread's own books.
+/// What the kernel counts for a thread.
 #[derive(Clone, Copy)]
-struct Kernel {
+struct SchedStat {
     run_ns: u64,
     delay_ns: u64,
 }
@@ -72,112 +72,112 @@ fn run(program: &Program) -> Result<(), String> {
         })
         .ok_or("no CPU to run on")?;
     pin(cpu).map_err(|error| format!("cannot stay on CPU {cpu}: {error}"))?;
-    nap()?;
+    sleep_once()?;
     let tasks: Array<_, [u64; 4]> =
         Array::try_from(&program.tasks).map_err(|error| error.to_string())?;
     let index = tid & (TASK_ENTRIES - 1);
-    let mut hidden = Hidden::default();
+    let mut missed = MissedSwitches::default();
     let slot = loop {
-        let record = record(program, cpu)?;
-        if hidden.look(cpu, tid, &record)? {
-            break record.owner.slot;
+        let state = cpu_state(program, cpu)?;
+        if missed.check(cpu, tid, &state)? {
+            break state.owner.slot;
         }
-        nap()?;
+        sleep_once()?;
     };
-    let cell = || {
+    let counters = || {
         program
-            .cell(cpu, slot)
-            .ok_or_else(|| format!("no cell of slot {slot} on CPU {cpu}"))
+            .counters_of(cpu, slot)
+            .ok_or_else(|| format!("no counters of slot {slot} on CPU {cpu}"))
     };
-    let (first_cell, first, started) = (cell()?, kernel()?, now_ns());
+    let (first_counters, first, started) = (counters()?, schedstat()?, now_ns());
 
     for _ in 0..CYCLES {
         let until = now_ns() + SPIN_NS;
         while now_ns() < until {
             hint::spin_loop();
         }
-        let before = kernel()?;
-        nap()?;
-        hidden.look(cpu, tid, &record(program, cpu)?)?;
+        let before = schedstat()?;
+        sleep_once()?;
+        missed.check(cpu, tid, &cpu_state(program, cpu)?)?;
         let [delay_ns, run_ns, ..] = tasks.get(&index, 0).map_err(|error| error.to_string())?;
-        let after = kernel()?;
+        let after = schedstat()?;
         within("CPU time", run_ns, before.run_ns, after.run_ns)?;
         within("wait", delay_ns, before.delay_ns, after.delay_ns)?;
     }
 
-    let (cell, last, wall) = (cell()?, kernel()?, now_ns() - started);
-    let ran = cell.run_ns.saturating_sub(first_cell.run_ns);
+    let (counters, last, wall) = (counters()?, schedstat()?, now_ns() - started);
+    let ran = counters.run_ns.saturating_sub(first_counters.run_ns);
     let own = last.run_ns - first.run_ns;
-    // Others of the same slot ran too; the stint under way is not booked yet.
+    // Other threads of the same slot ran too; the present run is not counted yet.
     within(
-        "booked CPU time",
+        "counted CPU time",
         ran,
         own.saturating_sub(SPIN_NS * 2),
         wall + wall / 100,
     )?;
-    let slept = cell.voluntary.wrapping_sub(first_cell.voluntary);
+    let slept = counters.voluntary.wrapping_sub(first_counters.voluntary);
     within("voluntary switches", slept.into(), CYCLES.into(), u64::MAX)
 }
 
-/// The record of the CPU this thread runs on, as it was at one instant.
-fn record(program: &Program, cpu: usize) -> Result<Record, String> {
+/// The state of the CPU this thread runs on, as it was at one instant.
+fn cpu_state(program: &Program, cpu: usize) -> Result<CpuState, String> {
     for _ in 0..READINGS {
         let read = || {
-            let record = program.record(cpu);
-            record.ok_or_else(|| format!("no record of CPU {cpu}"))
+            let state = program.cpu_state(cpu);
+            state.ok_or_else(|| format!("no state of CPU {cpu}"))
         };
-        let (record, again) = (read()?, read()?);
-        if record == again && record.seq % 2 == 0 {
-            return Ok(record);
+        let (state, again) = (read()?, read()?);
+        if state == again && state.seq % 2 == 0 {
+            return Ok(state);
         }
     }
-    Err(format!("the record of CPU {cpu} never stands still"))
+    Err(format!("the state of CPU {cpu} never stands still"))
 }
 
-/// Switches the kernel did not show: the program must have noticed each of them at the next one.
+/// Switches the kernel hid: the program must have noticed each of them at the next switch.
 #[derive(Default)]
-struct Hidden {
-    /// Its count when a look found another thread in the record.
+struct MissedSwitches {
+    /// The program's count of missed switches when the CPU's state named another thread.
     doubt: Option<u32>,
     count: u32,
 }
 
-impl Hidden {
-    /// Looks at the record of the CPU that thread `tid` runs on; `false` when it names another.
-    fn look(&mut self, cpu: usize, tid: u32, record: &Record) -> Result<bool, String> {
+impl MissedSwitches {
+    /// Checks the state of the CPU that thread `tid` runs on; `false` when it names another thread.
+    fn check(&mut self, cpu: usize, tid: u32, state: &CpuState) -> Result<bool, String> {
         if let Some(noticed) = self.doubt.take() {
-            if record.unseen == noticed {
+            if state.unseen == noticed {
                 return Err(format!(
                     "CPU {cpu} ran thread {tid}, and the program neither saw nor missed it"
                 ));
             }
             self.count += 1;
-            if self.count > HIDDEN {
+            if self.count > MOST_MISSED {
                 return Err(format!(
                     "the kernel hid {} switches on CPU {cpu}",
                     self.count
                 ));
             }
         }
-        if record.pid == tid {
+        if state.pid == tid {
             return Ok(true);
         }
-        self.doubt = Some(record.unseen);
+        self.doubt = Some(state.unseen);
         Ok(false)
     }
 }
 
-/// Sleeps until the thread was off its CPU. A timer may fire before it is: on a machine that shares its
-/// CPUs with others, any moment may last longer than the nap.
-fn nap() -> Result<(), String> {
+/// Sleeps until the thread was off its CPU. A timer may fire before it is: on a machine that shares its CPUs
+/// with others, any moment may last longer than the sleep.
+fn sleep_once() -> Result<(), String> {
     let before = slept()?;
-    for _ in 0..NAPS {
+    for _ in 0..SLEEPS {
         thread::sleep(SLEEP);
         if slept()? != before {
             return Ok(());
         }
     }
-    Err(format!("{NAPS} naps in a row end before they begin"))
+    Err(format!("{SLEEPS} sleeps in a row end before they begin"))
 }
 
 /// How often the thread went to sleep.
@@ -187,7 +187,7 @@ fn slept() -> Result<u64, String> {
     text.lines()
         .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
         .and_then(|count| count.trim().parse().ok())
-        .ok_or_else(|| format!("{path} does not tell voluntary switches"))
+        .ok_or_else(|| format!("{path} has no count of voluntary switches"))
 }
 
 fn within(what: &str, ours: u64, least: u64, most: u64) -> Result<(), String> {
@@ -200,12 +200,12 @@ fn within(what: &str, ours: u64, least: u64, most: u64) -> Result<(), String> {
     }
 }
 
-fn kernel() -> Result<Kernel, String> {
+fn schedstat() -> Result<SchedStat, String> {
     let path = "/proc/thread-self/schedstat";
     let line = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
     let mut numbers = line.split_whitespace().map(str::parse);
     match (numbers.next(), numbers.next()) {
-        (Some(Ok(run_ns)), Some(Ok(delay_ns))) => Ok(Kernel { run_ns, delay_ns }),
+        (Some(Ok(run_ns)), Some(Ok(delay_ns))) => Ok(SchedStat { run_ns, delay_ns }),
         _ => Err(format!("{path} holds {line:?}")),
     }
 }
@@ -220,29 +220,29 @@ fn pin(cpu: usize) -> nix::Result<()> {
 mod tests {
     use super::*;
 
-    fn record(pid: u32, unseen: u32) -> Record {
-        Record {
+    fn state(pid: u32, unseen: u32) -> CpuState {
+        CpuState {
             pid,
             unseen,
-            ..Record::default()
+            ..CpuState::default()
         }
     }
 
     #[test]
-    fn a_wrong_record_is_borne_with_only_if_the_program_noticed_the_switch_it_missed() {
-        let mut noticed = Hidden::default();
-        assert_eq!(noticed.look(0, 7, &record(7, 3)), Ok(true));
-        assert_eq!(noticed.look(0, 7, &record(5, 3)), Ok(false));
-        assert_eq!(noticed.look(0, 7, &record(7, 4)), Ok(true));
-        assert_eq!(noticed.look(0, 7, &record(5, 4)), Ok(false));
-        let error = noticed.look(0, 7, &record(7, 4)).unwrap_err();
+    fn a_wrong_thread_is_accepted_only_if_the_program_noticed_the_switch_it_missed() {
+        let mut noticed = MissedSwitches::default();
+        assert_eq!(noticed.check(0, 7, &state(7, 3)), Ok(true));
+        assert_eq!(noticed.check(0, 7, &state(5, 3)), Ok(false));
+        assert_eq!(noticed.check(0, 7, &state(7, 4)), Ok(true));
+        assert_eq!(noticed.check(0, 7, &state(5, 4)), Ok(false));
+        let error = noticed.check(0, 7, &state(7, 4)).unwrap_err();
         assert!(error.contains("neither saw nor missed"), "{error}");
     }
 
     #[test]
     fn a_kernel_that_hides_most_switches_is_not_trusted() {
-        let mut hidden = Hidden::default();
-        let refused = (0..CYCLES).find(|n| hidden.look(0, 7, &record(5, *n)).is_err());
-        assert_eq!(refused, Some(HIDDEN + 1));
+        let mut missed = MissedSwitches::default();
+        let refused = (0..CYCLES).find(|n| missed.check(0, 7, &state(5, *n)).is_err());
+        assert_eq!(refused, Some(MOST_MISSED + 1));
     }
 }

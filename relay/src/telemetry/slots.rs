@@ -1,15 +1,16 @@
-//! Columns of the cell matrix: given to containers, taken back, given again only after a while.
+//! Slots of the program's counters: allocated to containers, freed, and reused only after some sweeps.
 
 use std::collections::VecDeque;
 
-/// Sweeps a freed slot rests: a stint that began before may still be booked to it.
-const REST: u64 = 3;
+/// Sweeps before a freed slot is reused: a run that began earlier may still be counted in it.
+const QUARANTINE: u64 = 3;
 
-/// Free and resting slots.
+/// Slots that no container has.
 #[derive(Debug)]
 pub(super) struct Slots {
     free: Vec<u32>,
-    resting: VecDeque<(u64, u32)>,
+    /// Freed slots, and the sweep at which each may be recycled.
+    freed: VecDeque<(u64, u32)>,
 }
 
 impl Slots {
@@ -17,32 +18,32 @@ impl Slots {
     pub(super) fn new(first: u32, end: u32) -> Self {
         Self {
             free: (first..end).rev().collect(),
-            resting: VecDeque::new(),
+            freed: VecDeque::new(),
         }
     }
 
-    /// A slot nobody has used lately.
-    pub(super) fn take(&mut self) -> Option<u32> {
+    /// A slot whose counters are zero, if there is a free one.
+    pub(super) fn allocate(&mut self) -> Option<u32> {
         self.free.pop()
     }
 
     /// Takes a slot back at this sweep.
-    pub(super) fn put(&mut self, slot: u32, sweep: u64) {
-        self.resting.push_back((sweep + REST, slot));
+    pub(super) fn free(&mut self, slot: u32, sweep: u64) {
+        self.freed.push_back((sweep + QUARANTINE, slot));
     }
 
-    /// Slots that have rested enough; they must be zeroed and given to [`Slots::rested`].
-    pub(super) fn wake(&mut self, sweep: u64) -> Vec<u32> {
+    /// Slots that were freed long enough ago; they must be zeroed and given to [`Slots::recycle`].
+    pub(super) fn reclaimable(&mut self, sweep: u64) -> Vec<u32> {
         let due = self
-            .resting
+            .freed
             .iter()
             .take_while(|(until, _)| *until <= sweep)
             .count();
-        self.resting.drain(..due).map(|(_, slot)| slot).collect()
+        self.freed.drain(..due).map(|(_, slot)| slot).collect()
     }
 
-    /// A zeroed slot may be used again.
-    pub(super) fn rested(&mut self, slot: u32) {
+    /// Makes a zeroed slot free again.
+    pub(super) fn recycle(&mut self, slot: u32) {
         self.free.push(slot);
     }
 }
@@ -52,13 +53,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_freed_slot_rests_before_it_is_given_again() {
+    fn a_freed_slot_is_reused_only_after_some_sweeps() {
         let mut slots = Slots::new(2, 3);
-        assert_eq!((slots.take(), slots.take()), (Some(2), None));
-        slots.put(2, 7);
-        assert_eq!(slots.wake(9), Vec::<u32>::new());
-        assert_eq!(slots.wake(10), vec![2]);
-        slots.rested(2);
-        assert_eq!(slots.take(), Some(2));
+        assert_eq!((slots.allocate(), slots.allocate()), (Some(2), None));
+        slots.free(2, 7);
+        assert_eq!(slots.reclaimable(9), Vec::<u32>::new());
+        assert_eq!(slots.reclaimable(10), vec![2]);
+        slots.recycle(2);
+        assert_eq!(slots.allocate(), Some(2));
     }
 }

@@ -1,7 +1,7 @@
-//! Exponentially weighted averages of the totals: what decisions are made of.
+//! Exponentially weighted averages of the totals, as decisions use them.
 
 use super::{
-    snapshot::{ContainerTelemetry, Culprit, Snapshot, Totals},
+    snapshot::{ContainerTelemetry, InterferenceSource, TelemetrySnapshot, Totals},
     status::Quality,
 };
 use resmgr_common::{BUCKETS, bucket_ceiling_ns};
@@ -11,14 +11,14 @@ use std::collections::BTreeMap;
 
 /// Half-lives after which the confidence is full.
 const FULL_AFTER: f64 = 4.0;
-/// Looks nearer to each other than this are skipped: the counters' grain would be all one sees.
+/// Samples nearer to each other than this are skipped: the counters' grain would dominate the rates.
 const LEAST_S: f64 = 0.05;
 
 #[derive(Clone, Debug, Default)]
-struct Average {
+struct ContainerAverages {
     before: Totals,
     foreign_before_ns: u64,
-    /// Preemptions by other containers: as last told, and per second in thousandths.
+    /// Preemptions by other containers: the last count, and the rate in thousandths per second.
     preempted_by: BTreeMap<ContainerId, (u64, f64)>,
     resident: BTreeMap<NodeId, u64>,
     seen_s: f64,
@@ -31,24 +31,24 @@ const RATES: usize = 7;
 
 /// Smoothed rates.
 #[derive(Debug)]
-pub(super) struct Smooth {
-    /// After this long without change an average has come half the way to the present rate.
+pub(super) struct Smoother {
+    /// An average has come half the way to a constant rate after this time.
     half_life_s: f64,
     at_ns: Option<u64>,
-    containers: BTreeMap<ContainerId, Average>,
+    containers: BTreeMap<ContainerId, ContainerAverages>,
     busy: BTreeMap<CpuId, (u64, f64)>,
     quality: MeasurementQuality,
     switches: u64,
 }
 
-impl Default for Smooth {
+impl Default for Smoother {
     fn default() -> Self {
         Self::new(HALF_LIFE)
     }
 }
 
-impl Smooth {
-    /// Knows nothing yet.
+impl Smoother {
+    /// Without any measurement yet.
     pub(super) fn new(half_life: Nanos) -> Self {
         Self {
             half_life_s: seconds(half_life.0),
@@ -60,8 +60,8 @@ impl Smooth {
         }
     }
 
-    /// Takes in a snapshot.
-    pub(super) fn feed(&mut self, snapshot: &Snapshot) {
+    /// Adds a snapshot to the averages.
+    pub(super) fn feed(&mut self, snapshot: &TelemetrySnapshot) {
         let elapsed_s = self
             .at_ns
             .map(|before| seconds(snapshot.at_ns.saturating_sub(before)))
@@ -69,8 +69,8 @@ impl Smooth {
         if self.at_ns.is_some() && elapsed_s.is_none() {
             return;
         }
-        // Looking is itself a switch: where none was booked, the program no longer runs, and its books say
-        // nothing about now. The averages then keep the age of the last look that did.
+        // Taking a sample causes a switch itself: if none was counted, the program no longer runs, and its
+        // counters say nothing about now. The averages then keep the age of the last valid sample.
         let silent = snapshot.quality == Quality::Exact && snapshot.switches == self.switches;
         if self.at_ns.is_some() && silent {
             return;
@@ -87,14 +87,14 @@ impl Smooth {
                     average.feed(container, elapsed, self.half_life_s);
                 }
                 _ => {
-                    let average = Average {
+                    let average = ContainerAverages {
                         before: container.total.clone(),
                         foreign_before_ns: foreign_ns(container),
                         preempted_by: preemptions(container)
                             .map(|(id, count)| (id.clone(), (count, 0.0)))
                             .collect(),
                         resident: container.resident.clone(),
-                        ..Average::default()
+                        ..ContainerAverages::default()
                     };
                     self.containers.insert(container.id.clone(), average);
                 }
@@ -135,7 +135,7 @@ impl Smooth {
     }
 }
 
-impl Average {
+impl ContainerAverages {
     fn feed(&mut self, container: &ContainerTelemetry, elapsed_s: f64, half_life_s: f64) {
         let (now, before) = (&container.total, &self.before);
         let foreign = foreign_ns(container);
@@ -150,7 +150,7 @@ impl Average {
             gained(now.migrations[4], before.migrations[4]) * 1000.0,
             gained(foreign, self.foreign_before_ns),
         ];
-        // The first looks weigh more: an average over what there is, not one that starts from zero.
+        // The first samples weigh more: the average covers only the time measured and does not start from zero.
         let lasting = weight(elapsed_s, half_life_s);
         let weight = lasting.max(elapsed_s / (self.seen_s + elapsed_s));
         for (average, rate) in self.rates.iter_mut().zip(rates) {
@@ -161,13 +161,16 @@ impl Average {
             *bucket = *bucket * (1.0 - lasting) + float(count);
         }
         for (id, count) in preemptions(container) {
-            // Somebody new has done nothing before.
+            // A new source begins at zero.
             let entry = self.preempted_by.entry(id.clone()).or_default();
             entry.1 += (gained(count, entry.0) * 1000.0 - entry.1) * weight;
             entry.0 = count;
         }
-        self.preempted_by
-            .retain(|id, _| container.harm.contains_key(&Culprit::Container(id.clone())));
+        self.preempted_by.retain(|id, _| {
+            container
+                .interference
+                .contains_key(&InterferenceSource::Container(id.clone()))
+        });
         self.resident.clone_from(&container.resident);
         self.seen_s += elapsed_s;
         self.foreign_before_ns = foreign;
@@ -200,12 +203,12 @@ impl Average {
     }
 }
 
-/// Share of the present in an average after this long.
+/// Share of the present rate in an average after this time.
 fn weight(elapsed_s: f64, half_life_s: f64) -> f64 {
     1.0 - (-elapsed_s / half_life_s).exp2()
 }
 
-/// Upper bound of the bucket that holds the quantile; 0 when nobody waited.
+/// Upper bound of the bucket that holds the quantile; 0 without waits.
 fn quantile(buckets: &[f64; BUCKETS], share: f64) -> u64 {
     let total: f64 = buckets.iter().sum();
     if total < 0.5 {
@@ -223,10 +226,13 @@ fn quantile(buckets: &[f64; BUCKETS], share: f64) -> u64 {
 
 /// How often each other container took a CPU from this one.
 fn preemptions(container: &ContainerTelemetry) -> impl Iterator<Item = (&ContainerId, u64)> {
-    container.harm.iter().filter_map(|(who, harm)| match who {
-        Culprit::Container(id) if *id != container.id => Some((id, harm.preemptions)),
-        _ => None,
-    })
+    container
+        .interference
+        .iter()
+        .filter_map(|(source, sum)| match source {
+            InterferenceSource::Container(id) if *id != container.id => Some((id, sum.preemptions)),
+            _ => None,
+        })
 }
 
 fn foreign_ns(container: &ContainerTelemetry) -> u64 {
@@ -259,7 +265,7 @@ mod tests {
     use super::*;
     use resmgr_topology::CpuSet;
 
-    fn at(second: u64, run_ns: u64, waits: u64) -> Snapshot {
+    fn at(second: u64, run_ns: u64, waits: u64) -> TelemetrySnapshot {
         let mut total = Totals {
             run_ns,
             wait_wake_ns: waits * 3000,
@@ -274,27 +280,27 @@ mod tests {
             run_ns: BTreeMap::new(),
             outside_ns: 0,
             foreign: Vec::new(),
-            harm: BTreeMap::new(),
+            interference: BTreeMap::new(),
             resident: BTreeMap::new(),
         };
-        Snapshot {
+        TelemetrySnapshot {
             quality: Quality::Exact,
             at_ns: second * 1_000_000_000,
             containers: vec![container],
             switches: second + 1,
-            ..Snapshot::default()
+            ..TelemetrySnapshot::default()
         }
     }
 
     #[test]
-    fn a_program_that_was_cut_off_makes_no_number_newer() {
-        let mut smooth = Smooth::default();
+    fn a_detached_program_makes_no_number_newer() {
+        let mut smooth = Smoother::default();
         for second in 0..=40 {
             smooth.feed(&at(second, second * 500_000_000, second * 10));
         }
         let before = smooth.measured();
         for second in 41..=60 {
-            // Detached: what ran last seems to run for ever, and nothing is ever booked.
+            // Detached: the last thread seems to run for ever, and nothing is counted.
             let mut frozen = at(second, second * 1_000_000_000, 400);
             frozen.switches = 41;
             smooth.feed(&frozen);
@@ -306,32 +312,35 @@ mod tests {
 
     #[test]
     fn a_steady_rate_is_reported_as_it_is_and_gains_confidence() {
-        let mut smooth = Smooth::default();
+        let mut smooth = Smoother::default();
         for second in 0..=40 {
             smooth.feed(&at(second, second * 500_000_000, second * 10));
         }
-        let seen = &smooth.measured().containers[&ContainerId("db".into())];
-        assert_eq!((seen.utilisation_mcpu, seen.wait_ns_per_s), (500, 30_000));
-        assert_eq!((seen.wait_p50_ns, seen.wait_p99_ns), (4096, 4096));
-        assert_eq!(seen.confidence, Confidence(1000));
+        let observed = &smooth.measured().containers[&ContainerId("db".into())];
+        assert_eq!(
+            (observed.utilisation_mcpu, observed.wait_ns_per_s),
+            (500, 30_000)
+        );
+        assert_eq!((observed.wait_p50_ns, observed.wait_p99_ns), (4096, 4096));
+        assert_eq!(observed.confidence, Confidence(1000));
     }
 
     #[test]
     fn after_one_half_life_an_average_has_come_half_the_way() {
-        let mut smooth = Smooth::default();
+        let mut smooth = Smoother::default();
         for second in 0..=100 {
             smooth.feed(&at(second, 0, 0));
         }
         for second in 101..=110 {
             smooth.feed(&at(second, (second - 100) * 1_000_000_000, 0));
         }
-        let seen = &smooth.measured().containers[&ContainerId("db".into())];
-        assert_eq!(seen.utilisation_mcpu, 500);
+        let observed = &smooth.measured().containers[&ContainerId("db".into())];
+        assert_eq!(observed.utilisation_mcpu, 500);
     }
 
     #[test]
     fn the_half_life_is_the_operators() {
-        let mut smooth = Smooth::new(Nanos(2_000_000_000));
+        let mut smooth = Smoother::new(Nanos(2_000_000_000));
         for second in 0..=20 {
             smooth.feed(&at(second, 0, 0));
         }
@@ -339,16 +348,19 @@ mod tests {
             smooth.feed(&at(second, (second - 20) * 1_000_000_000, 0));
         }
         let measured = smooth.measured();
-        let seen = &measured.containers[&ContainerId("db".into())];
-        assert_eq!(seen.utilisation_mcpu, 500);
+        let observed = &measured.containers[&ContainerId("db".into())];
+        assert_eq!(observed.utilisation_mcpu, 500);
         assert_eq!(measured.half_life, Nanos(2_000_000_000));
     }
 
     #[test]
-    fn nothing_is_believed_of_a_container_seen_once() {
-        let mut smooth = Smooth::default();
+    fn a_container_sampled_once_has_no_confidence() {
+        let mut smooth = Smoother::default();
         smooth.feed(&at(0, 5, 5));
-        let seen = &smooth.measured().containers[&ContainerId("db".into())];
-        assert_eq!((seen.confidence, seen.utilisation_mcpu), (Confidence(0), 0));
+        let observed = &smooth.measured().containers[&ContainerId("db".into())];
+        assert_eq!(
+            (observed.confidence, observed.utilisation_mcpu),
+            (Confidence(0), 0)
+        );
     }
 }

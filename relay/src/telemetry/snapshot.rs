@@ -1,14 +1,13 @@
 //! What was measured, as plain values for metrics, the dumper and `top`.
 
 use super::status::Quality;
-use resmgr_common::{BUCKETS, Cell};
+use resmgr_common::{BUCKETS, SlotCounters};
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet, NodeId};
-use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Scheduler totals since registration.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// CPU time, time in flight included, nanoseconds.
     pub run_ns: u64,
@@ -24,7 +23,7 @@ pub struct Totals {
     pub voluntary: u64,
     /// Involuntary switches.
     pub involuntary: u64,
-    /// Involuntary switches after which somebody else ran.
+    /// Involuntary switches after which a thread of another slot ran.
     pub preempted_by_others: u64,
     /// Migrations to: SMT sibling, same LLC, other LLC, other node, other package.
     pub migrations: [u64; 5],
@@ -41,12 +40,13 @@ impl Totals {
         self.wait_wake_ns + self.wait_preempt_ns + self.wait_throttled_ns
     }
 
-    /// Adds what a cell gained between two looks.
+    /// Adds what the counters of a slot gained between two sweeps, but for CPU time, which the caller adds together
+    /// with the time in flight.
     #[cfg_attr(
         not(feature = "ebpf"),
-        expect(dead_code, reason = "only the program's cells gain")
+        expect(dead_code, reason = "only the program's counters gain")
     )]
-    pub(super) fn gain(&mut self, before: &Cell, after: &Cell) {
+    pub(super) fn add(&mut self, before: &SlotCounters, after: &SlotCounters) {
         let long = |after: u64, before: u64| after.saturating_sub(before);
         let short = |after: u32, before: u32| u64::from(after.wrapping_sub(before));
         self.wait_wake_ns += long(after.wait_wake_ns, before.wait_wake_ns);
@@ -74,21 +74,20 @@ impl Totals {
     }
 }
 
-/// Somebody's time on another's exclusive CPU.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Foreign {
+/// CPU time of an intruder on an exclusive CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignRun {
     /// The CPU.
     pub cpu: CpuId,
-    /// Who ran there; `None` is anything outside registered containers.
-    pub who: Option<ContainerId>,
+    /// The intruder; `None` is anything outside registered containers.
+    pub container: Option<ContainerId>,
     /// For how long, nanoseconds.
     pub run_ns: u64,
 }
 
-/// Who keeps a container from running.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Culprit {
+/// What keeps a container from running.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InterferenceSource {
     /// A container; itself when its own threads wait for each other.
     Container(ContainerId),
     /// Threads of the kernel.
@@ -97,24 +96,24 @@ pub enum Culprit {
     Other,
 }
 
-/// What somebody does to a container.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Harm {
+/// What an interference source does to a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interference {
     /// Times it took the CPU from a thread that wanted to run on: counted at each switch.
     pub preemptions: u64,
-    /// Its part of the container's contention wait, nanoseconds: an estimate. The wait on each CPU
-    /// between two looks is shared out by who ran there meanwhile.
+    /// Its part of the container's contention wait, nanoseconds: an estimate. The wait on each CPU between two
+    /// sweeps is divided in proportion to the CPU time of each source there.
     pub wait_ns: u64,
 }
 
 /// One container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerTelemetry {
-    /// Which.
+    /// The container.
     pub id: ContainerId,
     /// CPUs it was given; empty when not pinned.
     pub cpus: CpuSet,
-    /// Those of them that are its alone.
+    /// The part of them that it has exclusively.
     pub exclusive: CpuSet,
     /// Over all CPUs.
     pub total: Totals,
@@ -122,19 +121,19 @@ pub struct ContainerTelemetry {
     pub run_ns: BTreeMap<CpuId, u64>,
     /// Time on CPUs outside its cpuset, nanoseconds: 0 proves the pinning.
     pub outside_ns: u64,
-    /// Others on its exclusive CPUs, kernel threads apart: empty proves exclusivity.
-    pub foreign: Vec<Foreign>,
-    /// Who kept it from running.
-    pub harm: BTreeMap<Culprit, Harm>,
-    /// Memory charged to it by NUMA node, bytes; as of the last ten seconds, empty where the kernel does
-    /// not tell.
+    /// Intruders on its exclusive CPUs, kernel threads apart: empty proves exclusivity.
+    pub foreign: Vec<ForeignRun>,
+    /// What kept it from running.
+    pub interference: BTreeMap<InterferenceSource, Interference>,
+    /// Memory charged to it by NUMA node, bytes; at most ten seconds old, empty where the kernel does not
+    /// count it.
     pub resident: BTreeMap<NodeId, u64>,
 }
 
 /// Everything measured at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Snapshot {
-    /// How good it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TelemetrySnapshot {
+    /// How good the numbers are.
     pub quality: Quality,
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub at_ns: u64,
@@ -148,9 +147,9 @@ pub struct Snapshot {
     pub busy_ns: BTreeMap<CpuId, u64>,
     /// How long reading the program's maps took, nanoseconds.
     pub sweep_ns: u64,
-    /// Switches booked since start.
+    /// Switches counted since start.
     pub switches: u64,
-    /// Switches the kernel kept from the program since start, as the next one on that CPU showed; what
-    /// was run and waited over them is booked all the same.
+    /// Switches the kernel hid from the program since start, as the next switch on that CPU showed. CPU time and
+    /// wait around them are counted nevertheless.
     pub unseen_switches: u64,
 }

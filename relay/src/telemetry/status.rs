@@ -1,31 +1,29 @@
-//! What telemetry can tell now, and why not more.
+//! How good the numbers of telemetry are, and why not better.
 
-use serde::Serialize;
 use thiserror::Error;
 
 /// How good the numbers are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Quality {
     /// Nothing is measured.
     #[default]
     Off,
     /// Polled from `cpu.stat`, cpuacct and schedstat: no migrations, no histogram, no foreign time.
     Polled,
-    /// Every switch is booked by the BPF program.
+    /// Every switch is counted by the BPF program.
     Exact,
 }
 
 /// Why telemetry is not exact. One line, with what would help.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Reason {
-    /// Not asked for.
+    /// Not enabled.
     #[error("telemetry is not asked for (--ebpf-telemetry)")]
     Disabled,
     /// Built with `--no-default-features`.
     #[error("built without BPF (--no-default-features)")]
     WithoutFeature,
-    /// Built before the object was.
+    /// The object was not built before.
     #[error("built without BPF object: run cargo xtask build-ebpf and build again")]
     NotBuilt,
     /// No cgroup hierarchy to tell containers apart.
@@ -37,7 +35,7 @@ pub enum Reason {
         /// What went wrong.
         why: String,
     },
-    /// This kernel keeps its books elsewhere.
+    /// This kernel has no such field.
     #[error("this kernel has no {field}")]
     MissingField {
         /// `structure.member`.
@@ -57,7 +55,7 @@ pub enum Reason {
         /// The kernel's words.
         why: String,
     },
-    /// Our numbers are not the kernel's.
+    /// The program's numbers are not the kernel's.
     #[error("self-check failed: {why}; the numbers cannot be trusted on this kernel")]
     SelfCheck {
         /// Which number.
@@ -67,7 +65,7 @@ pub enum Reason {
 
 /// State of telemetry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
+pub struct TelemetryStatus {
     /// How good the numbers are.
     pub quality: Quality,
     /// Why they are not exact.

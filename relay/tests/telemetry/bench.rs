@@ -271,7 +271,7 @@ pub(crate) enum Load {
     Spin,
     /// Two processes that pass a byte to and fro.
     PingPong,
-    /// Moves itself this many times to the next CPU, the first of which is the one it is on, then ends.
+    /// Moves this many times to the next CPU, beginning with the CPU it is on, then ends.
     Hops(u32),
     /// Runs for 50 ms of CPU time, then ends.
     Burst,
@@ -332,12 +332,12 @@ while time.process_time() < until: pass"
             .process_group_of_its_own()
             .spawn()
             .unwrap();
-        let mut said = [0; 3];
+        let mut ready = [0; 3];
         process
             .stdout
             .as_mut()
             .unwrap()
-            .read_exact(&mut said)
+            .read_exact(&mut ready)
             .unwrap();
         Self { process }
     }
@@ -364,7 +364,7 @@ while time.process_time() < until: pass"
             .collect()
     }
 
-    /// Stops it without ending it: its books stay readable and stand still.
+    /// Stops it without ending it: the kernel's counters for it stay readable and stand still.
     pub(crate) fn freeze(&self) {
         self.signal("-STOP");
         until("the load stops", || {
@@ -377,19 +377,19 @@ while time.process_time() < until: pass"
         self.signal("-CONT");
     }
 
-    /// Waits until it has ended by itself, and is in everybody's books.
+    /// Waits until it has ended by itself and is counted completely.
     pub(crate) fn wait(mut self) {
         self.leaves();
         assert!(self.process.wait().unwrap().success());
     }
 
-    /// Waits until the kernel has switched it out for the last time: one hears of its end before that.
+    /// Waits until the kernel has switched it out for the last time, which is after its end is reported.
     fn leaves(&self) {
         let leader = format!("/proc/{}", self.process.id());
         until("the load ends", || is_off(Path::new(&leader), 'Z'));
     }
 
-    /// Ends it; it is in everybody's books then.
+    /// Ends it; it is counted completely then.
     pub(crate) fn stop(self) {
         self.signal("-KILL");
         self.leaves();
@@ -405,7 +405,7 @@ impl Drop for Child {
     }
 }
 
-/// Whether a thread is in this state and no longer on a CPU or waiting for one: it may be about to leave.
+/// Whether a thread is in this state and neither on a CPU nor waiting for a CPU: it may be about to leave.
 fn is_off(thread: &Path, state: char) -> bool {
     let stat = fs::read_to_string(thread.join("stat")).unwrap_or_default();
     let call = fs::read_to_string(thread.join("syscall"));

@@ -24,7 +24,7 @@ fn main() -> Result<()> {
     let loads = Load::ALL;
     let mut costs = BTreeMap::<(usize, usize), Vec<subject::Cost>>::new();
     let mut speeds = BTreeMap::<(usize, usize), Vec<f64>>::new();
-    let statistics = cri_resmgr::telemetry::trial::statistics()?;
+    let statistics = cri_resmgr::telemetry::bench::statistics()?;
     for round in 0..rounds {
         eprint_round("cost", round, rounds);
         for (row, subject) in turn(&Subject::COST, round) {

@@ -1,7 +1,7 @@
 //! What is attached while a load runs, and what the kernel's statistics say of it.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use cri_resmgr::telemetry::trial::{Trial, Variant};
+use cri_resmgr::telemetry::bench::{BenchProgram, ProgramVariant};
 use resmgr_topology::Topology;
 use serde_json::Value;
 use std::{
@@ -15,7 +15,7 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     Nothing,
-    Ours(Variant),
+    Ours(ProgramVariant),
     Runqlat,
     Cpudist,
 }
@@ -32,18 +32,18 @@ pub(crate) struct Cost {
 impl Subject {
     /// Rows of the table of costs; ours first.
     pub(crate) const COST: [Self; 7] = [
-        Self::Ours(Variant::ALL[0]),
-        Self::Ours(Variant::ALL[1]),
-        Self::Ours(Variant::ALL[2]),
-        Self::Ours(Variant::ALL[3]),
-        Self::Ours(Variant::ALL[4]),
+        Self::Ours(ProgramVariant::ALL[0]),
+        Self::Ours(ProgramVariant::ALL[1]),
+        Self::Ours(ProgramVariant::ALL[2]),
+        Self::Ours(ProgramVariant::ALL[3]),
+        Self::Ours(ProgramVariant::ALL[4]),
         Self::Runqlat,
         Self::Cpudist,
     ];
     /// Rows of the table of throughput; nothing first.
     pub(crate) const SPEED: [Self; 4] = [
         Self::Nothing,
-        Self::Ours(Variant::Whole),
+        Self::Ours(ProgramVariant::Whole),
         Self::Runqlat,
         Self::Cpudist,
     ];
@@ -61,7 +61,7 @@ impl Subject {
         let tool = match self {
             Self::Nothing => None,
             Self::Ours(variant) => {
-                attached.ours = Some(Trial::start(topology, variant, twin)?);
+                attached.ours = Some(BenchProgram::start(topology, variant, twin)?);
                 None
             }
             Self::Runqlat => Some(["runqlat", "1000", "1"]),
@@ -115,7 +115,7 @@ impl fmt::Display for Subject {
 #[derive(Debug)]
 pub(crate) struct Attached {
     subject: Subject,
-    ours: Option<Trial>,
+    ours: Option<BenchProgram>,
     tool: Option<Child>,
     programs: BTreeSet<u64>,
     since: Instant,

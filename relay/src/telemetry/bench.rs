@@ -1,15 +1,24 @@
-//! The program by itself, in variants, for measurements of what each part of it costs.
+//! The program by itself, in variants, to measure what each part of it costs: `cargo xtask bench telemetry`.
 
-use super::{Reason, TelemetryOptions, hierarchy::Hierarchy, load::Program};
+use super::{
+    hierarchy::CgroupHierarchy,
+    load::{OBJECT, Program},
+    options::TelemetryOptions,
+    status::Reason,
+};
 use aya::sys::{Stats, enable_stats};
-use resmgr_common::Value;
+use resmgr_common::ConstReloc;
 use resmgr_topology::Topology;
 use std::{fmt, os::fd::OwnedFd};
 
-/// What the program does without, or differently.
+/// The program built with `bench`, whose parts can be switched off; empty where it was not built.
+static SWITCHABLE: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cri-resmgr-ebpf-bench.o"));
+
+/// What the program leaves out, or does differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Variant {
-    /// As it is.
+pub enum ProgramVariant {
+    /// The product's program.
     Whole,
     /// Without wait histogram.
     NoHistogram,
@@ -21,7 +30,7 @@ pub enum Variant {
     OwnClock,
 }
 
-impl Variant {
+impl ProgramVariant {
     /// All.
     pub const ALL: [Self; 5] = [
         Self::Whole,
@@ -31,18 +40,26 @@ impl Variant {
         Self::OwnClock,
     ];
 
-    fn numbers(self) -> &'static [(Value, u32)] {
-        match self {
-            Self::Whole => &[],
-            Self::NoHistogram => &[(Value::Histogram, 0)],
-            Self::NoThrottling => &[(Value::SplitThrottle, 0)],
-            Self::NoMigrations => &[(Value::Migrations, 0)],
-            Self::OwnClock => &[(Value::OwnClock, 1)],
-        }
+    fn load(self, topology: &Topology) -> Result<Program, Reason> {
+        let hierarchy = CgroupHierarchy::find().ok_or(Reason::NoHierarchy)?;
+        let options = TelemetryOptions::default();
+        let (object, overrides) = match self {
+            Self::Whole => (OBJECT, Vec::new()),
+            Self::NoThrottling => (OBJECT, vec![(ConstReloc::SplitThrottle, 0)]),
+            Self::NoHistogram | Self::NoMigrations | Self::OwnClock => {
+                let constants = vec![
+                    (ConstReloc::Histogram, (self != Self::NoHistogram).into()),
+                    (ConstReloc::Migrations, (self != Self::NoMigrations).into()),
+                    (ConstReloc::OwnClock, (self == Self::OwnClock).into()),
+                ];
+                (SWITCHABLE, constants)
+            }
+        };
+        Program::load_object(object, topology, &hierarchy, &options, &overrides)
     }
 }
 
-impl fmt::Display for Variant {
+impl fmt::Display for ProgramVariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Whole => "ours",
@@ -63,21 +80,19 @@ pub struct Runs {
     pub count: u64,
 }
 
-/// An attached program with its empty twin beside it; taken off when dropped.
+/// An attached variant, with its empty twin beside it if asked for; detached when dropped.
 #[derive(Debug)]
-pub struct Trial {
+pub struct BenchProgram {
     program: Program,
 }
 
-impl Trial {
+impl BenchProgram {
     /// Loads and attaches a variant, with room for 250 containers.
     ///
     /// # Errors
     /// Why this machine cannot run it.
-    pub fn start(topology: &Topology, variant: Variant, twin: bool) -> Result<Self, Reason> {
-        let hierarchy = Hierarchy::find().ok_or(Reason::NoHierarchy)?;
-        let options = TelemetryOptions::default();
-        let mut program = Program::load(topology, &hierarchy, &options, variant.numbers())?;
+    pub fn start(topology: &Topology, variant: ProgramVariant, twin: bool) -> Result<Self, Reason> {
+        let mut program = variant.load(topology)?;
         if twin {
             program.empty_twin(true)?;
         }

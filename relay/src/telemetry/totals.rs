@@ -1,0 +1,208 @@
+//! Running totals of registered containers, kept from one sweep of the maps to the next.
+
+use super::snapshot::{ContainerTelemetry, ForeignRun, Interference, InterferenceSource, Totals};
+use resmgr_common::SlotCounters;
+use resmgr_policy::ContainerId;
+use resmgr_topology::{CpuId, CpuSet};
+use std::collections::BTreeMap;
+
+/// The counters of a slot on one CPU at the last sweep.
+#[derive(Clone, Copy, Debug, Default)]
+struct CpuReading {
+    counters: SlotCounters,
+    /// CPU time with time in flight, as last reported: an estimate never goes backwards.
+    run_ns: u64,
+}
+
+/// What a slot gained on one CPU between two sweeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SlotDelta {
+    /// CPU time, nanoseconds.
+    pub(super) run_ns: u64,
+    /// Contention wait, nanoseconds.
+    pub(super) contention_ns: u64,
+}
+
+/// Totals of one slot.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SlotTotals {
+    by_cpu: BTreeMap<CpuId, CpuReading>,
+    pub(super) total: Totals,
+}
+
+impl SlotTotals {
+    /// Takes in the counters on one CPU; gives what they gained.
+    pub(super) fn update(
+        &mut self,
+        cpu: CpuId,
+        counters: &SlotCounters,
+        in_flight_ns: u64,
+    ) -> SlotDelta {
+        if *counters == SlotCounters::default() && in_flight_ns == 0 {
+            return SlotDelta::default();
+        }
+        let last = self.by_cpu.entry(cpu).or_default();
+        let contention = |counters: &SlotCounters| counters.wait_wake_ns + counters.wait_preempt_ns;
+        let contention_ns = contention(counters).saturating_sub(contention(&last.counters));
+        self.total.add(&last.counters, counters);
+        let run_ns = counters
+            .run_ns
+            .saturating_add(in_flight_ns)
+            .max(last.run_ns);
+        let gained = run_ns - last.run_ns;
+        *last = CpuReading {
+            counters: *counters,
+            run_ns,
+        };
+        self.total.run_ns += gained;
+        SlotDelta {
+            run_ns: gained,
+            contention_ns,
+        }
+    }
+
+    fn run_ns(&self) -> BTreeMap<CpuId, u64> {
+        self.by_cpu
+            .iter()
+            .map(|(cpu, last)| (*cpu, last.run_ns))
+            .collect()
+    }
+}
+
+/// A registered container.
+#[derive(Clone, Debug)]
+pub(super) struct Registration {
+    pub(super) id: ContainerId,
+    pub(super) kernel_id: u64,
+    pub(super) cpus: CpuSet,
+    pub(super) exclusive: CpuSet,
+    pub(super) totals: SlotTotals,
+    pub(super) outside_ns: u64,
+    /// CPU time of intruders on its exclusive CPUs; `None` is no registered container.
+    pub(super) foreign: BTreeMap<(CpuId, Option<ContainerId>), u64>,
+    /// What kept it from running.
+    pub(super) interference: BTreeMap<InterferenceSource, Interference>,
+    /// Preemptions at the last sweep, by the slot that ran instead.
+    pub(super) preemptions_before: BTreeMap<u32, u64>,
+    /// The sum of them.
+    pub(super) preempted_before: u64,
+}
+
+/// Sources kept apart for one container; beyond, the smallest go into [`InterferenceSource::Other`].
+const SOURCES: usize = 64;
+
+impl Registration {
+    /// Adds preemptions by `source`, and its part of the wait.
+    pub(super) fn attribute(&mut self, source: InterferenceSource, preemptions: u64, wait_ns: u64) {
+        let sum = self.interference.entry(source).or_default();
+        sum.preemptions += preemptions;
+        sum.wait_ns += wait_ns;
+        if self.interference.len() > SOURCES {
+            let containers = self
+                .interference
+                .iter()
+                .filter(|(source, _)| matches!(source, InterferenceSource::Container(_)));
+            let least = containers
+                .min_by_key(|(_, sum)| (sum.wait_ns, sum.preemptions))
+                .map(|(source, _)| source.clone());
+            if let Some(sum) = least.and_then(|source| self.interference.remove(&source)) {
+                self.attribute(InterferenceSource::Other, sum.preemptions, sum.wait_ns);
+            }
+        }
+    }
+
+    /// As a snapshot has it.
+    pub(super) fn telemetry(&self) -> ContainerTelemetry {
+        ContainerTelemetry {
+            id: self.id.clone(),
+            cpus: self.cpus,
+            exclusive: self.exclusive,
+            total: self.totals.total.clone(),
+            run_ns: self.totals.run_ns(),
+            outside_ns: self.outside_ns,
+            foreign: self
+                .foreign
+                .iter()
+                .map(|((cpu, container), run_ns)| ForeignRun {
+                    cpu: *cpu,
+                    container: container.clone(),
+                    run_ns: *run_ns,
+                })
+                .collect(),
+            interference: self.interference.clone(),
+            resident: BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_flight_is_counted_once() {
+        let mut totals = SlotTotals::default();
+        let cpu = CpuId(0);
+        assert_eq!(
+            totals.update(cpu, &SlotCounters::default(), 100).run_ns,
+            100
+        );
+        let finished = SlotCounters {
+            run_ns: 150,
+            ..SlotCounters::default()
+        };
+        assert_eq!(totals.update(cpu, &finished, 0).run_ns, 50);
+        assert_eq!(totals.update(cpu, &finished, 0), SlotDelta::default());
+        assert_eq!(totals.total.run_ns, 150);
+    }
+
+    #[test]
+    fn counters_of_32_bits_may_wrap_between_two_sweeps() {
+        let mut totals = SlotTotals::default();
+        let before = SlotCounters {
+            voluntary: u32::MAX,
+            ..SlotCounters::default()
+        };
+        let after = SlotCounters {
+            voluntary: 4,
+            ..SlotCounters::default()
+        };
+        totals.update(CpuId(0), &before, 0);
+        totals.update(CpuId(0), &after, 0);
+        assert_eq!(totals.total.voluntary, u64::from(u32::MAX) + 5);
+    }
+
+    #[test]
+    fn however_many_sources_come_and_go_few_are_kept_and_nothing_is_lost() {
+        let mut victim = Registration {
+            id: ContainerId("victim".into()),
+            kernel_id: 1,
+            cpus: CpuSet::EMPTY,
+            exclusive: CpuSet::EMPTY,
+            totals: SlotTotals::default(),
+            outside_ns: 0,
+            foreign: BTreeMap::new(),
+            interference: BTreeMap::new(),
+            preemptions_before: BTreeMap::new(),
+            preempted_before: 0,
+        };
+        let worst = InterferenceSource::Container(ContainerId("worst".into()));
+        victim.attribute(worst.clone(), 7, 1_000_000);
+        for n in 0..1000 {
+            let id = ContainerId(format!("job-{n}").as_str().into());
+            victim.attribute(InterferenceSource::Container(id), 1, 10 + n);
+        }
+        assert!(
+            victim.interference.len() <= SOURCES,
+            "{}",
+            victim.interference.len()
+        );
+        assert_eq!(victim.interference[&worst].preemptions, 7);
+        let sum: u64 = victim
+            .interference
+            .values()
+            .map(|sum| sum.preemptions)
+            .sum();
+        assert_eq!(sum, 1007);
+    }
+}

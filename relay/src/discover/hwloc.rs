@@ -1,6 +1,6 @@
 //! hwloc's objects, as parts of our model.
 
-use super::DiscoverError;
+use super::error::DiscoverError;
 use hwlocality::{
     Topology as Hwloc,
     object::{TopologyObject, attributes::ObjectAttributes, types::ObjectType},

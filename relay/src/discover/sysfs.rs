@@ -1,7 +1,7 @@
 //! What the kernel itself says in sysfs: `Documentation/ABI/stable/sysfs-devices-system-cpu`,
 //! `sysfs-devices-node` and `Documentation/admin-guide/cputopology.rst`.
 
-use super::DiscoverError;
+use super::error::DiscoverError;
 use resmgr_topology::{
     CoreId, CoreKind, Cpu, CpuId, CpuSet, DieId, L2Id, LlcId, Node, NodeId, PackageId, Parts,
     parse_nodes,

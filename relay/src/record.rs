@@ -5,14 +5,16 @@
 //! Must never hold more of a container than its [`Request`](resmgr_policy::Request) does: no environment but what concerns
 //! placement, no command line.
 
+mod error;
 mod writer;
+
+pub use error::RecordError;
 
 use resmgr_policy::{ContainerId, Measured, State};
 use resmgr_topology::Topology;
 use std::{
     collections::BTreeSet,
-    io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -32,23 +34,6 @@ pub struct Recorder {
     queue: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// Why recording cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum RecordError {
-    /// The file cannot be opened.
-    #[error("cannot open the file to record to, {}", path.display())]
-    Open {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The thread cannot be started.
-    #[error("cannot start the thread that records")]
-    Thread(#[source] io::Error),
 }
 
 impl Recorder {

@@ -1,6 +1,6 @@
 //! The thread that writes the trace.
 
-use super::RecordError;
+use super::error::RecordError;
 use resmgr_policy::{
     ContainerId, Measured, Request, State,
     trace::{Event, Line},

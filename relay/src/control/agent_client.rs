@@ -123,6 +123,20 @@ impl Wish for NodeWishes {
     }
 }
 
+impl Wish for NodeCondition {
+    async fn fulfil(&self, agent: &AgentClient) -> Result<bool, AgentError> {
+        if self.is_in(&agent.node().await?) {
+            return Ok(false);
+        }
+        agent.set_condition(self).await?;
+        Ok(true)
+    }
+
+    fn matters(&self) -> bool {
+        self.status
+    }
+}
+
 /// Calls the agent. Clones share one connection.
 #[derive(Clone, Debug)]
 pub struct AgentClient {

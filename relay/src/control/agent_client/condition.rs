@@ -1,6 +1,5 @@
 //! Conditions that cri-resmgr gives the Node.
 
-use super::{AgentClient, AgentError, Wish};
 use resmgr_proto::v1::SetNodeConditionRequest;
 use serde_json::Value;
 use std::fmt;
@@ -52,7 +51,7 @@ impl NodeCondition {
     }
 
     /// Whether the Node says so already. A condition that it does not have does not hold.
-    fn is_in(&self, node: &Value) -> bool {
+    pub(super) fn is_in(&self, node: &Value) -> bool {
         let conditions = node["status"]["conditions"].as_array();
         let mut conditions = conditions.into_iter().flatten();
         match conditions.find(|condition| condition["type"] == self.kind) {
@@ -69,20 +68,6 @@ impl NodeCondition {
 impl fmt::Display for NodeCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "condition {}={}", self.kind, self.word())
-    }
-}
-
-impl Wish for NodeCondition {
-    async fn fulfil(&self, agent: &AgentClient) -> Result<bool, AgentError> {
-        if self.is_in(&agent.node().await?) {
-            return Ok(false);
-        }
-        agent.set_condition(self).await?;
-        Ok(true)
-    }
-
-    fn matters(&self) -> bool {
-        self.status
     }
 }
 

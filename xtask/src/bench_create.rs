@@ -1,8 +1,7 @@
 //! `cargo xtask bench create`: what a policy adds to the creation of a container.
 
 use crate::{
-    bench_relay::become_root,
-    setup::{self, Stage},
+    setup::{self, Stage, become_root},
     shell::{cargo, run, step},
 };
 use anyhow::Result;

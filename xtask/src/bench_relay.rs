@@ -2,11 +2,10 @@
 
 use crate::{
     bench_create, bench_feedback, bench_repin,
-    setup::{self, Stage},
-    shell::{cargo, root, run, step},
+    setup::{self, Stage, become_root},
+    shell::{cargo, run, step},
 };
-use anyhow::{Result, bail};
-use std::{os::unix::process::CommandExt as _, process::Command};
+use anyhow::Result;
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -62,21 +61,4 @@ pub(crate) fn run_task(bench: &Bench) -> Result<()> {
         words.push("million".to_owned());
     }
     become_root("bench-relay", "a container runtime is started", &words)
-}
-
-/// Becomes a built program, as root; `why` says what for.
-pub(crate) fn become_root(program: &str, why: &str, words: &[String]) -> Result<()> {
-    let program = root().join("target/release").join(program);
-    let mut command = if setup::is_root() {
-        Command::new(program)
-    } else {
-        step(&format!("{why}, which needs root"));
-        let mut sudo = Command::new("sudo");
-        sudo.arg(program);
-        sudo
-    };
-    command.args(words);
-    // Becoming it, rather than waiting for it: ^C then goes to the one that cleans up.
-    let error = command.exec();
-    bail!("cannot start the measurement: {error}")
 }

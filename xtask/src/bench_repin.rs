@@ -1,11 +1,10 @@
 //! `cargo xtask bench repin`: what it takes to pin many containers anew, by cgroup and by runtime.
 
 use crate::{
-    setup::{self, Stage},
-    shell::{cargo, root, run, step},
+    setup::{self, Stage, become_root},
+    shell::{cargo, run, step},
 };
-use anyhow::{Result, bail};
-use std::{os::unix::process::CommandExt as _, process::Command};
+use anyhow::Result;
 
 /// How many.
 #[derive(Clone, Debug, clap::Args)]
@@ -31,19 +30,9 @@ pub(crate) fn run_task(arguments: &Arguments) -> Result<()> {
     run(cargo()
         .args(["build", "--release", "-p", "resmgr-tests", "--bin"])
         .arg("bench-repin"))?;
-    let program = root().join("target/release/bench-repin");
-    let mut command = if setup::is_root() {
-        Command::new(program)
-    } else {
-        step("a container runtime is started, which needs root");
-        let mut sudo = Command::new("sudo");
-        sudo.arg(program);
-        sudo
-    };
-    // Becoming it, rather than waiting for it: ^C then goes to the one that cleans up.
-    let error = command
-        .arg(arguments.containers.to_string())
-        .arg(arguments.sample.to_string())
-        .exec();
-    bail!("cannot start the measurement: {error}")
+    let words = [
+        arguments.containers.to_string(),
+        arguments.sample.to_string(),
+    ];
+    become_root("bench-repin", "a container runtime is started", &words)
 }

@@ -1,9 +1,8 @@
 //! `cargo xtask bench telemetry`: what the BPF program costs, beside the tools one would use instead.
 
 use crate::{
-    bench_relay::become_root,
     build_ebpf,
-    setup::{self, Stage},
+    setup::{self, Stage, become_root},
     shell::{cargo, run, step},
 };
 use anyhow::Result;

@@ -7,12 +7,13 @@
 mod kernels;
 mod needs;
 
-use crate::shell::{self, find, paint, run, step};
+use crate::shell::{self, find, paint, root, run, step};
 use anyhow::{Context, Result, bail};
 pub(crate) use needs::Stage;
 use needs::{CARGO, Need, PACKAGES, present};
 use std::{
     io::{IsTerminal as _, Write as _},
+    os::unix::process::CommandExt as _,
     process::Command,
 };
 
@@ -166,6 +167,23 @@ pub(crate) fn bpf_toolchain() -> bool {
 pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").is_ok_and(|entry| entry.uid() == 0)
+}
+
+/// Becomes a built program, as root; `why` says what for.
+pub(crate) fn become_root(program: &str, why: &str, words: &[String]) -> Result<()> {
+    let program = root().join("target/release").join(program);
+    let mut command = if is_root() {
+        Command::new(program)
+    } else {
+        step(&format!("{why}, which needs root"));
+        let mut sudo = Command::new("sudo");
+        sudo.arg(program);
+        sudo
+    };
+    command.args(words);
+    // Becoming it, rather than waiting for it: ^C then goes to the one that cleans up.
+    let error = command.exec();
+    bail!("cannot start the measurement: {error}")
 }
 
 fn confirm(count: usize) -> Result<()> {

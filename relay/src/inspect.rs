@@ -1,7 +1,6 @@
 //! Read-only views: state, explain, top. Nothing here changes anything.
 //!
-//! The daemon serves them as JSON on a socket of its own (0600), beside `/metrics` and `/healthz` on
-//! `--metrics-address`; `cri-resmgr state`, `explain` and `top` are clients of that socket.
+//! The daemon serves them as JSON on a socket of its own (0600); `cri-resmgr state`, `explain` and `top` are clients of that socket.
 
 pub mod client;
 pub mod server;

@@ -8,3 +8,6 @@ pub mod placement;
 pub mod registry;
 pub mod relay;
 pub mod scheduler;
+mod server;
+
+pub use server::serve_metrics;

@@ -26,6 +26,7 @@ mod polled;
 #[cfg(feature = "ebpf")]
 mod relocate;
 mod resident;
+pub mod sample;
 #[cfg(feature = "ebpf")]
 mod selfcheck;
 #[cfg(feature = "ebpf")]

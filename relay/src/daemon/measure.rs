@@ -6,11 +6,14 @@ use crate::{
     cri::{client::RuntimeClient, observe::Observer},
     dump::Measurements,
     enforce::{Cgroups, Hierarchy, Place},
-    inspect::top::{Look, Named, TopView},
+    inspect::top::TopView,
     intercept::RuntimeView,
     manager::{ManagerHandle, Runtime, Stage},
     record::Recorder,
-    telemetry::{Cost, Telemetry, TelemetryOptions, Totals},
+    telemetry::{
+        Cost, Telemetry, TelemetryOptions, Totals,
+        sample::{ContainerName, LabelledSample},
+    },
 };
 use resmgr_policy::{Condition, ContainerId};
 use resmgr_topology::{CpuSet, Nanos, Topology};
@@ -35,8 +38,8 @@ pub struct Measure {
     telemetry: OnceLock<Arc<Telemetry>>,
     recorder: OnceLock<Arc<Recorder>>,
     topology: Arc<Topology>,
-    look: RwLock<Arc<Look>>,
-    names: RwLock<BTreeMap<ContainerId, Named>>,
+    look: RwLock<Arc<LabelledSample>>,
+    names: RwLock<BTreeMap<ContainerId, ContainerName>>,
     cost: Mutex<Option<Cost>>,
     told: Mutex<HashMap<String, Totals>>,
 }
@@ -45,7 +48,7 @@ pub struct Measure {
 #[derive(Clone, Debug)]
 struct Followed {
     parent: String,
-    named: Named,
+    named: ContainerName,
     cpus: CpuSet,
     exclusive: CpuSet,
 }
@@ -120,8 +123,8 @@ impl Source {
     }
 }
 
-fn named(request: &resmgr_policy::Request) -> Named {
-    Named {
+fn named(request: &resmgr_policy::Request) -> ContainerName {
+    ContainerName {
         namespace: request.pod.namespace.to_string(),
         pod: request.pod.name.to_string(),
         container: request.name.to_string(),
@@ -247,7 +250,7 @@ impl Measure {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone();
             let cost = *self.cost.lock().unwrap_or_else(PoisonError::into_inner);
-            *self.look.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Look {
+            *self.look.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(LabelledSample {
                 snapshot,
                 names,
                 cost,
@@ -276,7 +279,7 @@ impl Measure {
 
     /// The last look.
     #[must_use]
-    pub fn look(&self) -> Arc<Look> {
+    pub fn look(&self) -> Arc<LabelledSample> {
         Arc::clone(&self.look.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -311,9 +314,9 @@ impl Measure {
             names
                 .get(&ContainerId(id.into()))
                 .cloned()
-                .unwrap_or_else(|| Named {
+                .unwrap_or_else(|| ContainerName {
                     container: id.to_owned(),
-                    ..Named::default()
+                    ..ContainerName::default()
                 })
         };
         Some(TopView::new(

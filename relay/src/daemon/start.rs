@@ -23,9 +23,11 @@ use crate::{
     config::{Config, PolicyName, Raw},
     cri::{Options, Relay, Upstreams, listen, observe::Observer},
     dump::Dumper,
-    inspect::server::{Views, serve_metrics, serve_views},
+    inspect::server::{Views, serve_views},
     log,
-    metrics::{registry::Metrics, relay::RelayMetrics, scheduler::SchedulerMetrics},
+    metrics::{
+        registry::Metrics, relay::RelayMetrics, scheduler::SchedulerMetrics, serve_metrics,
+    },
     record::Recorder,
 };
 use anyhow::Context;

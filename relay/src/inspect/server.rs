@@ -1,14 +1,13 @@
-//! Serves the views: JSON on the daemon's own socket, metrics and health over TCP.
+//! Serves the views as JSON on the daemon's own socket.
 
 use super::{
     top::TopView,
     view::{ExplainView, StateView},
 };
-use crate::metrics::registry::{CONTENT_TYPE, Metrics};
 use axum::{
     Json, Router,
     extract::{Path, State},
-    http::{StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -62,33 +61,5 @@ async fn explain(State(views): State<Arc<dyn Views>>, Path(container): Path<Stri
     match views.explain(&container) {
         Ok(view) => Json(view).into_response(),
         Err(problem) => (StatusCode::NOT_FOUND, problem).into_response(),
-    }
-}
-
-/// Serves `/metrics` and `/healthz` until `stop`.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve_metrics(
-    listener: tokio::net::TcpListener,
-    metrics: Metrics,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    let router = Router::new()
-        .route("/metrics", get(page))
-        .route("/healthz", get(async || "ok\n"))
-        .with_state(metrics);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
-}
-
-async fn page(State(metrics): State<Metrics>) -> Response {
-    match metrics.page() {
-        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
-        Err(error) => {
-            tracing::error!(target: "metrics", "cannot render the metrics page: {error}");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
     }
 }

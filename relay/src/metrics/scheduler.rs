@@ -1,8 +1,8 @@
 //! What the scheduler did to each container, and what measuring it costs.
 
-use crate::{
-    inspect::top::{Look, Named},
-    telemetry::{ContainerTelemetry, Interference, InterferenceSource, Quality},
+use crate::telemetry::{
+    ContainerTelemetry, Interference, InterferenceSource, Quality,
+    sample::{ContainerName, LabelledSample},
 };
 use prometheus_client::{
     collector::Collector,
@@ -13,7 +13,7 @@ use std::{cmp::Reverse, collections::BTreeMap, fmt, sync::Arc};
 
 /// Renders the last look of the telemetry at each scrape.
 pub struct SchedulerMetrics {
-    look: Box<dyn Fn() -> Arc<Look> + Send + Sync>,
+    look: Box<dyn Fn() -> Arc<LabelledSample> + Send + Sync>,
 }
 
 impl fmt::Debug for SchedulerMetrics {
@@ -72,7 +72,7 @@ fn seconds(ns: u64) -> f64 {
 impl SchedulerMetrics {
     /// Asks for the last look at each scrape.
     #[must_use]
-    pub fn new(look: impl Fn() -> Arc<Look> + Send + Sync + 'static) -> Self {
+    pub fn new(look: impl Fn() -> Arc<LabelledSample> + Send + Sync + 'static) -> Self {
         Self {
             look: Box::new(look),
         }
@@ -82,13 +82,13 @@ impl SchedulerMetrics {
 /// A counter of seconds for every container and kind.
 fn family<const N: usize>(
     encoder: &mut DescriptorEncoder<'_>,
-    look: &Look,
+    look: &LabelledSample,
     (name, help): (&str, &str),
     values: impl Fn(&ContainerTelemetry) -> [(&'static str, f64); N],
 ) -> Encoded {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for one in &look.snapshot.containers {
-        let Named {
+        let ContainerName {
             namespace,
             pod,
             container,
@@ -109,7 +109,7 @@ fn family<const N: usize>(
 /// Counters by what keeps each container from running.
 fn interference(
     encoder: &mut DescriptorEncoder<'_>,
-    look: &Look,
+    look: &LabelledSample,
     (name, help): (&str, &str),
     value: impl Fn(&Interference) -> f64,
 ) -> Encoded {
@@ -147,7 +147,7 @@ fn interference(
 }
 
 /// Where each container's memory is.
-fn resident(encoder: &mut DescriptorEncoder<'_>, look: &Look) -> Encoded {
+fn resident(encoder: &mut DescriptorEncoder<'_>, look: &LabelledSample) -> Encoded {
     let mut metric = encoder.encode_descriptor(
         "memory_resident_bytes",
         "Memory charged to the container on each NUMA node",
@@ -270,7 +270,7 @@ impl Collector for SchedulerMetrics {
             MetricType::Counter,
         )?;
         for one in &look.snapshot.containers {
-            let Named {
+            let ContainerName {
                 namespace,
                 pod,
                 container,

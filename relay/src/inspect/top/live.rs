@@ -1,9 +1,10 @@
 //! The live picture: what is on the screen and what keys change. Pure; `daemon::commands` owns the terminal.
 
 use super::{
-    TopContainer, TopView,
     map::{self, Runner},
-    span, text,
+    text,
+    units::span,
+    view::{TopContainer, TopView},
 };
 use ratatui::{
     Frame,

@@ -1,6 +1,9 @@
 //! Who runs where, drawn as the machine is built: one line a cache, cores apart, threads of a core together.
 
-use super::{Seat, TopView};
+use super::{
+    units::bar,
+    view::{Seat, TopContainer, TopView},
+};
 use std::collections::BTreeMap;
 
 /// Most cores on one line; a larger cache goes on below.
@@ -76,8 +79,7 @@ pub(super) fn map(view: &TopView) -> Vec<Line> {
     };
     let square = |seat: &Seat| {
         let busy = view.busy_ns.get(&seat.cpu).copied().unwrap_or_default();
-        let ran =
-            |one: &super::TopContainer| one.run_ns.get(&seat.cpu).copied().unwrap_or_default();
+        let ran = |one: &TopContainer| one.run_ns.get(&seat.cpu).copied().unwrap_or_default();
         let contained: u64 = view.containers.iter().map(ran).sum();
         let most = view
             .containers
@@ -136,9 +138,9 @@ pub(super) fn map(view: &TopView) -> Vec<Line> {
 }
 
 fn bar_of(busy: u64, whole: u64) -> char {
-    match super::bar(busy, whole) {
+    match bar(busy, whole) {
         // In the map an idle CPU's letter says it already.
         '·' => ' ',
-        bar => bar,
+        level => level,
     }
 }

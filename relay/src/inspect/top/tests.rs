@@ -1,5 +1,6 @@
-use super::*;
+use super::{view::worst_first, *};
 use ratatui::{Terminal, backend::TestBackend};
+use std::collections::BTreeMap;
 
 const SECOND: u64 = 1_000_000_000;
 

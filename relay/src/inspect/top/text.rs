@@ -1,6 +1,10 @@
 //! The picture as text, for `--once`, pipes and the demo.
 
-use super::{TopContainer, TopView, bar, map, span};
+use super::{
+    map,
+    units::{bar, span},
+    view::{Rest, Seat, TopContainer, TopView},
+};
 use crate::inspect::view::table;
 use std::{
     collections::BTreeMap,
@@ -29,7 +33,7 @@ impl Grain {
             .unwrap_or(Self::Node)
     }
 
-    fn of(self, seat: &super::Seat) -> (u32, u32, u32) {
+    fn of(self, seat: &Seat) -> (u32, u32, u32) {
         let within = match self {
             Self::Cpu => seat.cpu,
             Self::Core => seat.core,
@@ -61,7 +65,7 @@ impl TopView {
             .chunk_by(|a, b| grain.of(a) == grain.of(b))
             .filter_map(|seats| {
                 let first = seats.first()?;
-                let ran = |seat: &super::Seat| one.run_ns.get(&seat.cpu).copied().unwrap_or(0);
+                let ran = |seat: &Seat| one.run_ns.get(&seat.cpu).copied().unwrap_or(0);
                 Some((
                     first.package,
                     first.node,
@@ -196,8 +200,8 @@ impl fmt::Display for TopView {
             "FOREIGN",
         ];
         f.write_str(&table(&head, &rows))?;
-        if self.other != super::Rest::default() || self.kernel != super::Rest::default() {
-            let rest = |rest: &super::Rest| {
+        if self.other != Rest::default() || self.kernel != Rest::default() {
+            let rest = |rest: &Rest| {
                 format!(
                     "ran {}, waited {}, {} switches",
                     span(rest.run_ns),

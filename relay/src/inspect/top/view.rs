@@ -1,0 +1,288 @@
+//! What the scheduler did: the numbers of one picture, and the difference of two.
+
+use crate::telemetry::{Cost, Quality, TelemetrySnapshot, Totals, sample::ContainerName};
+use resmgr_topology::{CpuSet, Topology};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One container since it was first measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopContainer {
+    /// The runtime's id.
+    pub id: String,
+    /// Pod namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub pod: String,
+    /// Container name.
+    pub container: String,
+    /// CPUs it was given, in the kernel's list format; empty when not pinned.
+    pub cpus: String,
+    /// Those that are its alone.
+    pub exclusive: String,
+    /// CPU time in nanoseconds, by CPU.
+    pub run_ns: BTreeMap<u32, u64>,
+    /// Run-queue wait caused by others, nanoseconds.
+    pub contention_ns: u64,
+    /// Time throttled by its quota, nanoseconds.
+    pub throttled_ns: u64,
+    /// Run-queue wait that was that throttling, of all its threads together, nanoseconds.
+    pub throttled_wait_ns: u64,
+    /// Voluntary switches.
+    pub voluntary: u64,
+    /// Involuntary switches.
+    pub involuntary: u64,
+    /// Migrations to: SMT sibling, same LLC, other LLC, other NUMA node, other package.
+    pub migrations: [u64; 5],
+    /// Time on CPUs outside its cpuset, nanoseconds.
+    pub outside_ns: u64,
+    /// Time of others on its exclusive CPUs, nanoseconds, by who it was.
+    pub foreign_ns: BTreeMap<String, u64>,
+}
+
+impl TopContainer {
+    /// CPU time on all CPUs, nanoseconds.
+    #[must_use]
+    pub fn total_run_ns(&self) -> u64 {
+        self.run_ns.values().sum()
+    }
+
+    /// What hurts it, in nanoseconds: waits that others or its quota caused, time outside its cpuset,
+    /// and others' time on CPUs that should be its alone.
+    #[must_use]
+    pub fn hurt_ns(&self) -> u64 {
+        let foreign: u64 = self.foreign_ns.values().sum();
+        [
+            self.contention_ns,
+            self.throttled_ns,
+            self.outside_ns,
+            foreign,
+        ]
+        .iter()
+        .fold(0, |sum, part| sum.saturating_add(*part))
+    }
+
+    /// `namespace/pod/container`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}/{}", self.namespace, self.pod, self.container)
+    }
+}
+
+/// Where one CPU sits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// The kernel's number.
+    pub cpu: u32,
+    /// Its core.
+    pub core: u32,
+    /// Its last-level cache.
+    pub llc: u32,
+    /// Its NUMA node.
+    pub node: u32,
+    /// Its package.
+    pub package: u32,
+}
+
+/// Tasks that belong to no container: CPU time and switches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rest {
+    /// CPU time on all CPUs, nanoseconds.
+    pub run_ns: u64,
+    /// Run-queue wait of every kind, nanoseconds.
+    pub wait_ns: u64,
+    /// Context switches of every kind.
+    pub switches: u64,
+}
+
+impl Rest {
+    fn of(totals: &Totals) -> Self {
+        Self {
+            run_ns: totals.run_ns,
+            wait_ns: totals.wait_ns(),
+            switches: totals.voluntary + totals.involuntary,
+        }
+    }
+
+    fn less(&mut self, before: &Self) {
+        self.run_ns = self.run_ns.saturating_sub(before.run_ns);
+        self.wait_ns = self.wait_ns.saturating_sub(before.wait_ns);
+        self.switches = self.switches.saturating_sub(before.switches);
+    }
+}
+
+/// The whole picture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TopView {
+    /// `exact`, `polled` or `off`.
+    pub quality: String,
+    /// Why the numbers are not exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When, `CLOCK_MONOTONIC` nanoseconds.
+    pub at_ns: u64,
+    /// What the numbers cover, nanoseconds up to `at_ns`; 0 when each container's count from when it was
+    /// first measured.
+    pub over_ns: u64,
+    /// Online CPUs, by package, node, cache, core and number.
+    pub cpus: Vec<Seat>,
+    /// Time each CPU was not idle, nanoseconds.
+    pub busy_ns: BTreeMap<u32, u64>,
+    /// Context switches on all CPUs.
+    pub switches: u64,
+    /// What the measuring costs per switch, nanoseconds, the floor of that measurement taken off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_ns: Option<f64>,
+    /// Containers; whoever is hurt most comes first ([`TopContainer::hurt_ns`]).
+    pub containers: Vec<TopContainer>,
+    /// Processes outside containers.
+    pub other: Rest,
+    /// Kernel threads.
+    pub kernel: Rest,
+}
+
+fn list(cpus: &CpuSet) -> String {
+    cpus.to_string()
+}
+
+pub(super) fn worst_first(containers: &mut [TopContainer]) {
+    containers.sort_by(|a, b| {
+        let harm = b.hurt_ns().cmp(&a.hurt_ns());
+        let work = b.total_run_ns().cmp(&a.total_run_ns());
+        harm.then(work).then_with(|| a.id.cmp(&b.id))
+    });
+}
+
+impl TopView {
+    /// The picture of a telemetry snapshot.
+    #[must_use]
+    pub fn new(
+        snapshot: &TelemetrySnapshot,
+        reason: Option<String>,
+        cost: Option<Cost>,
+        topology: &Topology,
+        name: impl Fn(&str) -> ContainerName,
+    ) -> Self {
+        let mut containers: Vec<_> = snapshot
+            .containers
+            .iter()
+            .map(|one| {
+                let ContainerName {
+                    namespace,
+                    pod,
+                    container,
+                } = name(&one.id.0);
+                let Totals {
+                    wait_wake_ns,
+                    wait_preempt_ns,
+                    ..
+                } = one.total;
+                let mut foreign_ns = BTreeMap::new();
+                for foreign in &one.foreign {
+                    let who = foreign.container.as_ref().map_or_else(
+                        || "(outside containers)".to_owned(),
+                        |who| {
+                            let ContainerName {
+                                namespace,
+                                pod,
+                                container,
+                            } = name(&who.0);
+                            format!("{namespace}/{pod}/{container}")
+                        },
+                    );
+                    *foreign_ns.entry(who).or_default() += foreign.run_ns;
+                }
+                TopContainer {
+                    id: one.id.0.to_string(),
+                    namespace,
+                    pod,
+                    container,
+                    cpus: list(&one.cpus),
+                    exclusive: list(&one.exclusive),
+                    run_ns: one.run_ns.iter().map(|(cpu, ns)| (cpu.0, *ns)).collect(),
+                    contention_ns: wait_wake_ns + wait_preempt_ns,
+                    throttled_ns: one.total.throttled_ns,
+                    throttled_wait_ns: one.total.wait_throttled_ns,
+                    voluntary: one.total.voluntary,
+                    involuntary: one.total.involuntary,
+                    migrations: one.total.migrations,
+                    outside_ns: one.outside_ns,
+                    foreign_ns,
+                }
+            })
+            .collect();
+        worst_first(&mut containers);
+        let online = topology
+            .cpus
+            .iter()
+            .filter(|cpu| topology.online.contains(cpu.id));
+        let mut cpus: Vec<_> = online
+            .map(|cpu| Seat {
+                cpu: cpu.id.0,
+                core: cpu.core.0,
+                llc: cpu.llc.0,
+                node: cpu.node.0,
+                package: cpu.package.0,
+            })
+            .collect();
+        cpus.sort_by_key(|seat| (seat.package, seat.node, seat.llc, seat.core, seat.cpu));
+        Self {
+            quality: match snapshot.quality {
+                Quality::Exact => "exact",
+                Quality::Polled => "polled",
+                Quality::Off => "off",
+            }
+            .to_owned(),
+            reason,
+            at_ns: snapshot.at_ns,
+            over_ns: 0,
+            cpus,
+            busy_ns: snapshot
+                .busy_ns
+                .iter()
+                .map(|(cpu, ns)| (cpu.0, *ns))
+                .collect(),
+            switches: snapshot.switches,
+            cost_ns: cost.map(|cost| cost.net_ns()),
+            containers,
+            other: Rest::of(&snapshot.other),
+            kernel: Rest::of(&snapshot.kernel),
+        }
+    }
+
+    /// What happened between an earlier picture and this one; containers that are new count from zero.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut view = self.clone();
+        for one in &mut view.containers {
+            let Some(before) = earlier.containers.iter().find(|before| before.id == one.id) else {
+                continue;
+            };
+            let less = |now: &mut u64, then: u64| *now = now.saturating_sub(then);
+            for (cpu, ns) in &mut one.run_ns {
+                less(ns, before.run_ns.get(cpu).copied().unwrap_or_default());
+            }
+            less(&mut one.contention_ns, before.contention_ns);
+            less(&mut one.throttled_ns, before.throttled_ns);
+            less(&mut one.throttled_wait_ns, before.throttled_wait_ns);
+            less(&mut one.voluntary, before.voluntary);
+            less(&mut one.involuntary, before.involuntary);
+            less(&mut one.outside_ns, before.outside_ns);
+            for (now, then) in one.migrations.iter_mut().zip(before.migrations) {
+                less(now, then);
+            }
+            for (who, ns) in &mut one.foreign_ns {
+                less(ns, before.foreign_ns.get(who).copied().unwrap_or_default());
+            }
+        }
+        for (cpu, ns) in &mut view.busy_ns {
+            *ns = ns.saturating_sub(earlier.busy_ns.get(cpu).copied().unwrap_or_default());
+        }
+        view.over_ns = self.at_ns.saturating_sub(earlier.at_ns);
+        view.switches = self.switches.saturating_sub(earlier.switches);
+        view.other.less(&earlier.other);
+        view.kernel.less(&earlier.kernel);
+        worst_first(&mut view.containers);
+        view
+    }
+}

@@ -1,0 +1,27 @@
+//! A sample with the names that people know containers by.
+
+use super::{cost::Cost, snapshot::TelemetrySnapshot};
+use resmgr_policy::ContainerId;
+use std::collections::BTreeMap;
+
+/// What the telemetry measured last, for metrics and views.
+#[derive(Debug, Default)]
+pub struct LabelledSample {
+    /// What was measured.
+    pub snapshot: TelemetrySnapshot,
+    /// Names of the containers in it.
+    pub names: BTreeMap<ContainerId, ContainerName>,
+    /// What the measuring itself costs.
+    pub cost: Option<Cost>,
+}
+
+/// The names of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerName {
+    /// Pod namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub pod: String,
+    /// Container name.
+    pub container: String,
+}

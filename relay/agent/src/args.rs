@@ -9,7 +9,7 @@ use clap::Parser;
 /// Long options take one dash or two.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cri-resmgr-agent", version)]
-pub(crate) struct Args {
+pub(crate) struct AgentArgs {
     /// Name of the Node this agent runs on.
     #[arg(
         long,
@@ -55,7 +55,7 @@ pub(crate) struct Args {
 
 /// Why the command line cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unusable {
+pub(crate) enum ArgsError {
     /// Clap's own message, also for `--help` and `--version`.
     #[error(transparent)]
     Clap(#[from] clap::Error),
@@ -67,12 +67,12 @@ pub(crate) enum Unusable {
     NoNode,
 }
 
-impl Args {
+impl AgentArgs {
     /// Reads the arguments of the process.
-    pub(crate) fn from_words(words: impl IntoIterator<Item = OsString>) -> Result<Self, Unusable> {
+    pub(crate) fn from_words(words: impl IntoIterator<Item = OsString>) -> Result<Self, ArgsError> {
         let args = Self::try_parse_from(words.into_iter().map(two_dashes))?;
         if args.node_name.is_empty() {
-            return Err(Unusable::NoNode);
+            return Err(ArgsError::NoNode);
         }
         Ok(args)
     }
@@ -92,8 +92,8 @@ fn two_dashes(word: OsString) -> OsString {
 mod tests {
     use super::*;
 
-    fn parse(words: &[&str]) -> Result<Args, Unusable> {
-        Args::from_words(words.iter().map(|word| OsString::from(*word)))
+    fn parse(words: &[&str]) -> Result<AgentArgs, ArgsError> {
+        AgentArgs::from_words(words.iter().map(|word| OsString::from(*word)))
     }
 
     #[test]

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
-/// What is known of an object of the cluster.
+/// What a look-up of an object of the cluster has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Known<T> {
+pub(crate) enum Lookup<T> {
     /// Not looked for yet.
     #[default]
     Unknown,
@@ -18,15 +18,15 @@ pub(crate) enum Known<T> {
     Present(T),
 }
 
-impl<T> From<Option<T>> for Known<T> {
+impl<T> From<Option<T>> for Lookup<T> {
     fn from(found: Option<T>) -> Self {
         found.map_or(Self::Absent, Self::Present)
     }
 }
 
-/// A configuration and where it came from.
+/// The configuration in a ConfigMap, and where it came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct NodeConfig {
     /// namespace/name of the ConfigMap.
     pub(crate) origin: String,
     /// resourceVersion of the ConfigMap.
@@ -39,13 +39,13 @@ pub(crate) struct Wanted {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Maps {
     /// `NAME.node.<node>`
-    pub(crate) node: Known<Wanted>,
+    pub(crate) node: Lookup<NodeConfig>,
     /// `NAME.group.<group>`; absent when the node has no group label.
-    pub(crate) group: Known<Wanted>,
+    pub(crate) group: Lookup<NodeConfig>,
     /// `NAME.default`
-    pub(crate) default: Known<Wanted>,
+    pub(crate) default: Lookup<NodeConfig>,
     /// `NAME`, whose keys may carry the node's name.
-    pub(crate) single: Known<Wanted>,
+    pub(crate) single: Lookup<NodeConfig>,
 }
 
 /// The outcome.
@@ -62,21 +62,21 @@ pub(crate) enum Choice {
         origin: String,
     },
     /// Push this.
-    Push(Wanted),
+    Push(NodeConfig),
 }
 
 /// Chooses the configuration in force.
 pub(crate) fn choose(maps: &Maps) -> Choice {
     for map in [&maps.node, &maps.group, &maps.default, &maps.single] {
         match map {
-            Known::Unknown => return Choice::Wait,
-            Known::Absent => {}
-            Known::Present(wanted) if wanted.data.is_empty() => {
+            Lookup::Unknown => return Choice::Wait,
+            Lookup::Absent => {}
+            Lookup::Present(config) if config.data.is_empty() => {
                 return Choice::Empty {
-                    origin: wanted.origin.clone(),
+                    origin: config.origin.clone(),
                 };
             }
-            Known::Present(wanted) => return Choice::Push(wanted.clone()),
+            Lookup::Present(config) => return Choice::Push(config.clone()),
         }
     }
     Choice::Nothing
@@ -86,8 +86,8 @@ pub(crate) fn choose(maps: &Maps) -> Choice {
 mod tests {
     use super::*;
 
-    fn map(name: &str) -> Known<Wanted> {
-        Known::Present(Wanted {
+    fn map(name: &str) -> Lookup<NodeConfig> {
+        Lookup::Present(NodeConfig {
             origin: name.to_owned(),
             resource_version: "1".to_owned(),
             data: BTreeMap::from([("policy".to_owned(), format!("Active: {name}"))]),
@@ -96,8 +96,8 @@ mod tests {
 
     fn origin(maps: &Maps) -> String {
         match choose(maps) {
-            Choice::Push(wanted) => wanted.origin,
-            other => format!("{other:?}"),
+            Choice::Push(config) => config.origin,
+            choice => format!("{choice:?}"),
         }
     }
 
@@ -110,21 +110,21 @@ mod tests {
             single: map("single"),
         };
         assert_eq!(origin(&maps), "node");
-        maps.node = Known::Absent;
+        maps.node = Lookup::Absent;
         assert_eq!(origin(&maps), "group");
-        maps.group = Known::Absent;
+        maps.group = Lookup::Absent;
         assert_eq!(origin(&maps), "default");
-        maps.default = Known::Absent;
+        maps.default = Lookup::Absent;
         assert_eq!(origin(&maps), "single");
-        maps.single = Known::Absent;
+        maps.single = Lookup::Absent;
         assert_eq!(choose(&maps), Choice::Nothing);
     }
 
     #[test]
     fn nothing_is_chosen_below_a_map_that_was_not_looked_for_yet() {
         let maps = Maps {
-            node: Known::Absent,
-            group: Known::Unknown,
+            node: Lookup::Absent,
+            group: Lookup::Unknown,
             default: map("default"),
             single: map("single"),
         };
@@ -142,14 +142,14 @@ mod tests {
 
     #[test]
     fn a_map_without_keys_is_never_pushed() {
-        let empty = Wanted {
+        let empty = NodeConfig {
             origin: "ns/default".to_owned(),
-            ..Wanted::default()
+            ..NodeConfig::default()
         };
         let maps = Maps {
-            node: Known::Absent,
-            group: Known::Absent,
-            default: Known::Present(empty),
+            node: Lookup::Absent,
+            group: Lookup::Absent,
+            default: Lookup::Present(empty),
             single: map("single"),
         };
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Conditions of the Node: what one is made of, and which may be asked for.
+//! Conditions of the Node: what a condition is made of, and which may be asked for.
 
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use resmgr_proto::v1::SetNodeConditionRequest;
@@ -15,9 +15,9 @@ const MAX_REASON_BYTES: usize = 1024;
 /// Longest message, in bytes (Kubernetes API, meta/v1 Condition).
 const MAX_MESSAGE_BYTES: usize = 32768;
 
-/// One condition, its status being what it is since `since`.
+/// A condition to write, whose status has been the same since `since`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Condition<'a> {
+pub(crate) struct ConditionPatch<'a> {
     /// Type.
     pub(crate) kind: &'a str,
     /// `True`, `False` or `Unknown`.
@@ -30,7 +30,7 @@ pub(crate) struct Condition<'a> {
     pub(crate) since: Timestamp,
 }
 
-impl Condition<'_> {
+impl ConditionPatch<'_> {
     /// The strategic merge patch of the Node. Merged by type: the conditions of others stay.
     pub(crate) fn patch(&self) -> Value {
         json!({ "status": { "conditions": [{

@@ -3,10 +3,13 @@
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::{net::TcpListener, sync::watch::Receiver};
 
-use crate::push::Outcome;
+use crate::push::PushOutcome;
 
 /// Serves for ever.
-pub(crate) async fn run(listener: TcpListener, outcome: Receiver<Outcome>) -> std::io::Result<()> {
+pub(crate) async fn run(
+    listener: TcpListener,
+    outcome: Receiver<PushOutcome>,
+) -> std::io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -14,7 +17,7 @@ pub(crate) async fn run(listener: TcpListener, outcome: Receiver<Outcome>) -> st
     axum::serve(listener, router).await
 }
 
-async fn ready(State(outcome): State<Receiver<Outcome>>) -> (StatusCode, String) {
+async fn ready(State(outcome): State<Receiver<PushOutcome>>) -> (StatusCode, String) {
     match outcome.borrow().problem() {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")),

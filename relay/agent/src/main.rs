@@ -15,9 +15,9 @@ mod status;
 mod watch;
 
 fn main() -> ExitCode {
-    let args = match args::Args::from_words(std::env::args_os()) {
+    let args = match args::AgentArgs::from_words(std::env::args_os()) {
         Ok(args) => args,
-        Err(args::Unusable::Clap(error)) => error.exit(),
+        Err(args::ArgsError::Clap(error)) => error.exit(),
         Err(error) => return run::report(&error.into(), 2),
     };
     match run::run(args) {

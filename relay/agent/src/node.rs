@@ -19,8 +19,8 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     choose::Choice,
-    condition::{self, Condition},
-    push::{Outcome, chain},
+    condition::{self, ConditionPatch},
+    push::{PushOutcome, chain},
 };
 
 /// Maps of the Node that may be missing, though operations add below them.
@@ -34,7 +34,7 @@ pub(crate) struct NodeService {
     nodes: Api<Node>,
     node_name: String,
     choices: Receiver<Choice>,
-    outcomes: Receiver<Outcome>,
+    outcomes: Receiver<PushOutcome>,
 }
 
 impl NodeService {
@@ -43,7 +43,7 @@ impl NodeService {
         client: Client,
         node_name: String,
         choices: Receiver<Choice>,
-        outcomes: Receiver<Outcome>,
+        outcomes: Receiver<PushOutcome>,
     ) -> Self {
         Self {
             nodes: Api::all(client),
@@ -71,14 +71,14 @@ impl NodeService {
         };
         let why = match error {
             kube::Error::Api(status) => status.message.clone(),
-            other => chain(other),
+            error => chain(error),
         };
         Status::new(code, format!("{what} Node {}: {why}", self.node_name))
     }
 
     /// Adds the maps that the operations need and the Node lacks, guarded by its version.
     async fn with_missing_maps(&self, operations: &[Value]) -> Result<Vec<Value>, Status> {
-        let wanted: Vec<&str> = MAPS
+        let needed: Vec<&str> = MAPS
             .into_iter()
             .filter(|map| {
                 operations
@@ -87,9 +87,9 @@ impl NodeService {
             })
             .collect();
         let mut all = Vec::new();
-        if !wanted.is_empty() {
+        if !needed.is_empty() {
             let meta = self.node().await?.metadata;
-            for map in wanted {
+            for map in needed {
                 let present = match map {
                     "/metadata/labels" => meta.labels.as_ref(),
                     _ => meta.annotations.as_ref(),
@@ -140,7 +140,7 @@ impl Agent for NodeService {
                 .await;
             match patched {
                 Ok(_) => break,
-                // Our own guard failed, not the caller's: the Node changed, look again.
+                // Our own guard failed, not the caller's: the Node changed, so it is read again.
                 Err(_) if added && !guarded && attempt < ATTEMPTS => {}
                 Err(error) => return Err(self.failed("cannot patch", &error)),
             }
@@ -174,7 +174,7 @@ impl Agent for NodeService {
         let asked = request.into_inner();
         condition::check(&asked).map_err(Status::invalid_argument)?;
         let since = condition::since(&self.node().await?, &asked.r#type, &asked.status);
-        let condition = Condition {
+        let condition = ConditionPatch {
             kind: &asked.r#type,
             status: &asked.status,
             reason: &asked.reason,
@@ -194,7 +194,7 @@ impl Agent for NodeService {
         _request: Request<GetConfigRequest>,
     ) -> Result<Response<GetConfigReply>, Status> {
         let config = match &*self.choices.borrow() {
-            Choice::Push(wanted) => wanted.data.clone(),
+            Choice::Push(config) => config.data.clone(),
             Choice::Wait | Choice::Nothing | Choice::Empty { .. } => BTreeMap::new(),
         };
         Ok(Response::new(GetConfigReply {
@@ -210,9 +210,9 @@ impl Agent for NodeService {
         let error = match request.into_inner().query.as_str() {
             "" => String::new(),
             "config-status" => self.outcomes.borrow().problem().unwrap_or_default(),
-            other => {
+            query => {
                 return Err(Status::invalid_argument(format!(
-                    "unknown query {other:?}: empty and \"config-status\" are known"
+                    "unknown query {query:?}: empty and \"config-status\" are known"
                 )));
             }
         };

@@ -1,7 +1,7 @@
 //! Pushes the chosen configuration into cri-resmgr, and again whenever cri-resmgr restarts.
 //!
 //! ```text
-//! Idle ──choice──▶ Settling (2 s after the last change) ──▶ Pushing ──accepted/refused──▶ Done
+//! Idle ──choice──▶ Debounce (2 s after the last change) ──▶ Pushing ──accepted/refused──▶ Done
 //!                                                            ▲  │ unreachable: retry         │
 //!                                                            └──┴──── other process ◀────────┘
 //! ```
@@ -30,29 +30,29 @@ use tonic::{
 };
 use tracing::{error, info, warn};
 
-use crate::choose::{Choice, Wanted};
+use crate::choose::{Choice, NodeConfig};
 
 /// A push waits this long after the last change.
-const SETTLE: Duration = Duration::from_secs(2);
+const DEBOUNCE: Duration = Duration::from_secs(2);
 /// Longest push.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How often cri-resmgr is asked whether it is still the same process, and tried again when away.
+/// How often cri-resmgr is asked whether it is still the same process, and tried again when it is unreachable.
 const PROBE: Duration = Duration::from_secs(1);
 
 /// What became of the chosen configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outcome {
+pub(crate) struct PushOutcome {
     /// Where the configuration came from; empty when nothing was pushed.
     pub(crate) origin: String,
     /// resourceVersion of that ConfigMap.
     pub(crate) resource_version: String,
     /// Generation in force, as cri-resmgr counts; 0 when it does not say.
     pub(crate) generation: u64,
-    /// What became of it.
+    /// State of the push.
     pub(crate) verdict: Verdict,
 }
 
-/// How it stands.
+/// State of the push.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Nothing chosen yet.
@@ -70,7 +70,7 @@ pub(crate) enum Verdict {
     Unreachable(String),
 }
 
-impl Outcome {
+impl PushOutcome {
     /// Why the configuration is not in force; `None` when all is well or there is nothing to do.
     pub(crate) fn problem(&self) -> Option<String> {
         match &self.verdict {
@@ -83,32 +83,32 @@ impl Outcome {
     }
 }
 
-/// Pushes for ever, and sends each new outcome.
+/// Pushes every choice, for ever, and sends each new outcome.
 pub(crate) async fn run(
-    mut remote: Remote,
+    mut remote: ConfigConnection,
     node_name: &str,
     mut choices: Receiver<Choice>,
-    outcome: &Sender<Outcome>,
+    outcome: &Sender<PushOutcome>,
 ) {
     loop {
         let choice = choices.borrow_and_update().clone();
         let next = match choice {
-            Choice::Wait => Outcome::default(),
-            Choice::Nothing => Outcome {
+            Choice::Wait => PushOutcome::default(),
+            Choice::Nothing => PushOutcome {
                 verdict: Verdict::Nothing,
-                ..Outcome::default()
+                ..PushOutcome::default()
             },
-            Choice::Empty { origin } => Outcome {
+            Choice::Empty { origin } => PushOutcome {
                 origin,
                 verdict: Verdict::Empty,
-                ..Outcome::default()
+                ..PushOutcome::default()
             },
-            Choice::Push(wanted) => {
+            Choice::Push(config) => {
                 tokio::select! {
-                    () = keep_in_force(&mut remote, node_name, &wanted, outcome) => {}
+                    () = keep_in_force(&mut remote, node_name, &config, outcome) => {}
                     changed = choices.changed() => if changed.is_err() { return },
                 }
-                settle(&mut choices).await;
+                debounce(&mut choices).await;
                 continue;
             }
         };
@@ -116,20 +116,20 @@ pub(crate) async fn run(
         if choices.changed().await.is_err() {
             return;
         }
-        settle(&mut choices).await;
+        debounce(&mut choices).await;
     }
 }
 
-/// Waits until nothing has changed for [`SETTLE`].
-async fn settle(choices: &mut Receiver<Choice>) {
+/// Waits until nothing has changed for [`DEBOUNCE`].
+async fn debounce(choices: &mut Receiver<Choice>) {
     choices.mark_unchanged();
-    let mut until = Instant::now() + SETTLE;
+    let mut until = Instant::now() + DEBOUNCE;
     loop {
         tokio::select! {
             () = sleep_until(until) => return,
             changed = choices.changed() => {
                 if changed.is_err() { return }
-                until = Instant::now() + SETTLE;
+                until = Instant::now() + DEBOUNCE;
             }
         }
     }
@@ -137,10 +137,10 @@ async fn settle(choices: &mut Receiver<Choice>) {
 
 /// Pushes one configuration to each process of cri-resmgr that appears. Ends only by being dropped.
 async fn keep_in_force(
-    remote: &mut Remote,
+    remote: &mut ConfigConnection,
     node_name: &str,
-    wanted: &Wanted,
-    outcome: &Sender<Outcome>,
+    config: &NodeConfig,
+    outcome: &Sender<PushOutcome>,
 ) {
     let mut pushed_to: Option<Process> = None;
     loop {
@@ -148,7 +148,7 @@ async fn keep_in_force(
         let answer = match asked {
             Ok(Ok(process)) if pushed_to.as_ref() == Some(&process) => None,
             Ok(Ok(process)) => {
-                let pushed = remote.set_config(node_name, wanted).await;
+                let pushed = remote.set_config(node_name, config).await;
                 Some(pushed.map(|next| (process, next)))
             }
             Ok(Err(status)) => Some(Err(status)),
@@ -164,9 +164,9 @@ async fn keep_in_force(
                 pushed_to = None;
                 publish(
                     outcome,
-                    Outcome {
-                        origin: wanted.origin.clone(),
-                        resource_version: wanted.resource_version.clone(),
+                    PushOutcome {
+                        origin: config.origin.clone(),
+                        resource_version: config.resource_version.clone(),
                         generation: 0,
                         verdict: Verdict::Unreachable(chain(&status)),
                     },
@@ -178,12 +178,14 @@ async fn keep_in_force(
 }
 
 /// Sends an outcome that differs from the last one, and logs it.
-fn publish(outcome: &Sender<Outcome>, next: Outcome) {
+fn publish(outcome: &Sender<PushOutcome>, next: PushOutcome) {
     outcome.send_if_modified(|current| {
-        let away = |verdict: &Verdict| matches!(verdict, Verdict::Unreachable(_));
+        let unreachable = |verdict: &Verdict| matches!(verdict, Verdict::Unreachable(_));
         // The words of an unreachable peer vary; the state does not.
         let same = *current == next
-            || (away(&current.verdict) && away(&next.verdict) && current.origin == next.origin);
+            || (unreachable(&current.verdict)
+                && unreachable(&next.verdict)
+                && current.origin == next.origin);
         if same {
             return false;
         }
@@ -210,12 +212,12 @@ enum Process {
 
 /// The configuration service of cri-resmgr: connected when first used, and again after each loss.
 #[derive(Clone, Debug)]
-pub(crate) struct Remote {
+pub(crate) struct ConfigConnection {
     client: ConfigClient<Channel>,
     connections: Arc<AtomicU64>,
 }
 
-impl Remote {
+impl ConfigConnection {
     /// A client of the service at `socket`, which need not exist yet.
     pub(crate) fn new(socket: PathBuf) -> Self {
         let connections = Arc::new(AtomicU64::new(0));
@@ -253,13 +255,13 @@ impl Remote {
     async fn set_config(
         &mut self,
         node_name: &str,
-        wanted: &Wanted,
-    ) -> Result<Outcome, tonic::Status> {
+        config: &NodeConfig,
+    ) -> Result<PushOutcome, tonic::Status> {
         let mut request = tonic::Request::new(SetConfigRequest {
             node_name: node_name.to_owned(),
-            config: wanted.data.clone(),
-            origin: wanted.origin.clone(),
-            resource_version: wanted.resource_version.clone(),
+            config: config.data.clone(),
+            origin: config.origin.clone(),
+            resource_version: config.resource_version.clone(),
         });
         request.set_timeout(DEADLINE);
         let reply = match timeout(DEADLINE, self.client.set_config(request)).await {
@@ -285,9 +287,9 @@ impl Remote {
         } else {
             Verdict::Refused(refusal)
         };
-        Ok(Outcome {
-            origin: wanted.origin.clone(),
-            resource_version: wanted.resource_version.clone(),
+        Ok(PushOutcome {
+            origin: config.origin.clone(),
+            resource_version: config.resource_version.clone(),
             generation,
             verdict,
         })

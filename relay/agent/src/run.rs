@@ -19,10 +19,10 @@ use tokio::{
 };
 use tracing::info;
 
-use crate::{args::Args, choose::Choice, health, node::NodeService, push, socket, status};
+use crate::{args::AgentArgs, choose::Choice, health, node::NodeService, push, socket, status};
 
 /// Runs until SIGTERM or SIGINT.
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
         .with_context(|| format!("--log {:?} is not a filter such as info", args.log))?;
     tracing_subscriber::fmt()
@@ -40,17 +40,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 
 /// Prints an error with its causes and gives the exit code.
 pub(crate) fn report(error: &anyhow::Error, code: u8) -> ExitCode {
-    // Nobody is left to tell when standard error is closed.
+    // A closed standard error leaves nowhere to report to.
     drop(writeln!(std::io::stderr(), "cri-resmgr-agent: {error:#}"));
     ExitCode::from(code)
 }
 
-async fn serve(args: Args) -> anyhow::Result<()> {
+async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let client = connect(&args).await?;
     let (choice_in, choices) = watch::channel(Choice::Wait);
-    let (outcome_in, outcomes) = watch::channel(push::Outcome::default());
+    let (outcome_in, outcomes) = watch::channel(push::PushOutcome::default());
     let health = TcpListener::bind(args.health_address)
         .await
         .with_context(|| format!("cannot serve health on {}", args.health_address))?;
@@ -61,7 +61,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         choices.clone(),
         outcomes.clone(),
     );
-    let remote = push::Remote::new(args.cri_resmgr_socket.clone());
+    let remote = push::ConfigConnection::new(args.cri_resmgr_socket.clone());
     info!(
         node = args.node_name,
         socket = %args.agent_socket.display(),
@@ -87,7 +87,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     }
 }
 
-async fn connect(args: &Args) -> anyhow::Result<Client> {
+async fn connect(args: &AgentArgs) -> anyhow::Result<Client> {
     let mut config = match &args.kubeconfig {
         Some(path) => {
             let read = Kubeconfig::read_from(path)

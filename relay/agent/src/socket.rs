@@ -13,7 +13,7 @@ use tracing::warn;
 
 /// Why the socket cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SocketError {
+pub(crate) enum AgentSocketError {
     /// Another agent answers on it.
     #[error("another process serves {0}: stop it, or give another --agent-socket")]
     Taken(PathBuf),
@@ -30,19 +30,19 @@ pub(crate) enum SocketError {
     },
 }
 
-/// Binds the socket and yields the connections of those who may use it.
+/// Binds the socket and yields the connections of root and of our own user.
 ///
-/// The socket is made under another name and renamed when its mode is right, so that nobody can
-/// connect before; a stale one is replaced.
+/// The socket is made under another name and renamed when its mode is right, so that no client can
+/// connect before; a stale socket is replaced.
 pub(crate) fn listen(
     path: &Path,
-) -> Result<impl Stream<Item = io::Result<UnixStream>> + Send + use<>, SocketError> {
+) -> Result<impl Stream<Item = io::Result<UnixStream>> + Send + use<>, AgentSocketError> {
     let make = |what| {
         let path = path.to_owned();
-        move |source| SocketError::Make { what, path, source }
+        move |source| AgentSocketError::Make { what, path, source }
     };
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(SocketError::Taken(path.to_owned()));
+        return Err(AgentSocketError::Taken(path.to_owned()));
     }
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(make("make the folder of"))?;
@@ -84,7 +84,7 @@ fn allowed(stream: &UnixStream, own_uid: u32) -> bool {
             false
         }
         Err(error) => {
-            warn!(%error, "refused a connection whose user cannot be told");
+            warn!(%error, "refused a connection of an unknown user");
             false
         }
     }

@@ -1,4 +1,4 @@
-//! Tells the cluster what became of the configuration: an annotation and a condition of the Node, and
+//! Publishes what became of the configuration: an annotation and a condition of the Node, and
 //! Events.
 //!
 //! The annotation [`ANNOTATION`] holds JSON: `state` (`accepted`, `refused`, `unreachable`, `empty`,
@@ -22,11 +22,11 @@ use tokio::sync::watch::Receiver;
 use tracing::{info, warn};
 
 use crate::{
-    condition::{self, Condition},
-    push::{Outcome, Verdict},
+    condition::{self, ConditionPatch},
+    push::{PushOutcome, Verdict},
 };
 
-/// Annotation of the Node that tells which configuration is in force.
+/// Annotation of the Node that says which configuration is in force.
 pub(crate) const ANNOTATION: &str = "cri-resource-manager.intel.com/config-status";
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -34,13 +34,13 @@ const RETRY: Duration = Duration::from_secs(2);
 const MAX_NOTE_BYTES: usize = 1024;
 
 /// Writes each outcome until it is written; only the newest matters.
-pub(crate) async fn run(client: Client, node_name: &str, mut outcomes: Receiver<Outcome>) {
-    let mut teller = Teller::new(client, node_name);
+pub(crate) async fn run(client: Client, node_name: &str, mut outcomes: Receiver<PushOutcome>) {
+    let mut publisher = StatusPublisher::new(client, node_name);
     let mut failing = false;
     loop {
         let outcome = outcomes.borrow_and_update().clone();
         if outcome.verdict != Verdict::Waiting {
-            match teller.tell(&outcome).await {
+            match publisher.publish(&outcome).await {
                 Ok(()) => {
                     if failing {
                         info!("the Node's annotation can be written again");
@@ -66,30 +66,30 @@ pub(crate) async fn run(client: Client, node_name: &str, mut outcomes: Receiver<
     }
 }
 
-struct Teller {
+struct StatusPublisher {
     client: Client,
     nodes: Api<Node>,
-    /// Of the last refusal, and its words: a recorder counts Events together whatever they say.
+    /// The note of the last refusal and its recorder: a recorder counts Events together whatever they say.
     recorder: Option<(String, Recorder)>,
     node_name: String,
-    told: Option<Outcome>,
+    last_published: Option<PushOutcome>,
     /// The condition's status, and since when.
     since: Option<(&'static str, Timestamp)>,
 }
 
-impl Teller {
+impl StatusPublisher {
     fn new(client: Client, node_name: &str) -> Self {
         Self {
             nodes: Api::all(client.clone()),
             client,
             recorder: None,
             node_name: node_name.to_owned(),
-            told: None,
+            last_published: None,
             since: None,
         }
     }
 
-    async fn tell(&mut self, outcome: &Outcome) -> Result<(), kube::Error> {
+    async fn publish(&mut self, outcome: &PushOutcome) -> Result<(), kube::Error> {
         // A merge patch also creates a missing map of annotations.
         let patch = json!({ "metadata": { "annotations": { ANNOTATION: annotation(outcome) } } });
         let (name, params) = (&self.node_name, PatchParams::default());
@@ -102,7 +102,7 @@ impl Teller {
             _ => (status, Timestamp::now()),
         });
         let (reason, message) = why(outcome);
-        let condition = Condition {
+        let condition = ConditionPatch {
             kind: condition::OWN,
             status,
             reason,
@@ -112,19 +112,21 @@ impl Teller {
         self.nodes
             .patch_status(name, &params, &Patch::Strategic(condition.patch()))
             .await?;
-        if self.told.as_ref() != Some(outcome)
+        if self.last_published.as_ref() != Some(outcome)
             && let Verdict::Refused(reason) = &outcome.verdict
         {
-            self.complain(&outcome.origin, reason).await?;
+            self.publish_refusal(&outcome.origin, reason).await?;
         }
-        self.told = Some(outcome.clone());
+        self.last_published = Some(outcome.clone());
         Ok(())
     }
 
-    async fn complain(&mut self, origin: &str, reason: &str) -> Result<(), kube::Error> {
-        let note = cut(&format!("{origin}: {reason}")).to_owned();
+    async fn publish_refusal(&mut self, origin: &str, reason: &str) -> Result<(), kube::Error> {
+        let note = truncated(&format!("{origin}: {reason}")).to_owned();
         let (_, recorder) = match self.recorder.take() {
-            Some((said, recorder)) if said == note => self.recorder.insert((said, recorder)),
+            Some((published_note, recorder)) if published_note == note => {
+                self.recorder.insert((published_note, recorder))
+            }
             _ => {
                 let reporter = Reporter {
                     controller: "cri-resmgr-agent".to_owned(),
@@ -153,7 +155,7 @@ impl Teller {
         if let Err(kube::Error::Api(status)) = &published
             && status.code == 404
         {
-            // The Event it would have counted up is gone: the next attempt makes one.
+            // The Event that the recorder would have counted up is gone: the next attempt makes a new one.
             self.recorder = None;
         }
         published
@@ -161,17 +163,17 @@ impl Teller {
 }
 
 /// The value of [`ANNOTATION`]. What matters most comes first: kubectl shows no more than its beginning.
-fn annotation(outcome: &Outcome) -> String {
+fn annotation(outcome: &PushOutcome) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Shown<'a> {
+    struct StatusAnnotation<'a> {
         state: &'a str,
         generation: u64,
         config_map: &'a str,
         resource_version: &'a str,
         error: String,
     }
-    let shown = Shown {
+    let status = StatusAnnotation {
         state: match outcome.verdict {
             Verdict::Waiting | Verdict::Nothing => "none",
             Verdict::Empty => "empty",
@@ -185,7 +187,7 @@ fn annotation(outcome: &Outcome) -> String {
         error: outcome.problem().unwrap_or_default(),
     };
     // Texts and numbers always become JSON.
-    serde_json::to_string(&shown).unwrap_or_default()
+    serde_json::to_string(&status).unwrap_or_default()
 }
 
 fn condition_status(verdict: &Verdict) -> &'static str {
@@ -197,7 +199,7 @@ fn condition_status(verdict: &Verdict) -> &'static str {
 }
 
 /// Reason and message of the condition [`condition::OWN`].
-fn why(outcome: &Outcome) -> (&'static str, String) {
+fn why(outcome: &PushOutcome) -> (&'static str, String) {
     let (reason, message) = match &outcome.verdict {
         Verdict::Waiting => ("Waiting", String::new()),
         Verdict::Nothing => ("NoConfigMap", "no ConfigMap for this node".to_owned()),
@@ -213,7 +215,7 @@ fn why(outcome: &Outcome) -> (&'static str, String) {
 }
 
 /// The first bytes of a note, never half a character.
-fn cut(note: &str) -> &str {
+fn truncated(note: &str) -> &str {
     note.get(..note.floor_char_boundary(MAX_NOTE_BYTES))
         .unwrap_or(note)
 }
@@ -224,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_annotation_names_the_map_its_version_and_the_reason() {
-        let outcome = Outcome {
+        let outcome = PushOutcome {
             origin: "kube-system/x.default".to_owned(),
             resource_version: "7".to_owned(),
             generation: 3,
@@ -240,7 +242,7 @@ mod tests {
         );
         assert!(annotation(&outcome).starts_with(r#"{"state":"refused","#));
         let (reason, message) = why(&outcome);
-        let patch = Condition {
+        let patch = ConditionPatch {
             kind: condition::OWN,
             status: condition_status(&outcome.verdict),
             reason,
@@ -257,7 +259,7 @@ mod tests {
     #[test]
     fn a_long_note_is_cut_between_characters() {
         let long = "ä".repeat(1000);
-        assert_eq!(cut(&long).len(), 1024);
-        assert_eq!(cut("short"), "short");
+        assert_eq!(truncated(&long).len(), 1024);
+        assert_eq!(truncated("short"), "short");
     }
 }

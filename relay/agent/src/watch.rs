@@ -21,22 +21,22 @@ use tokio::sync::watch::Sender;
 use tracing::{debug, info, warn};
 
 use crate::{
-    args::Args,
-    choose::{Choice, Known, Maps, Wanted, choose},
+    args::AgentArgs,
+    choose::{Choice, Lookup, Maps, NodeConfig, choose},
 };
 
 /// Wait before a failed watch is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Which ConfigMap of [`Maps`] an event is about.
+/// For which nodes a ConfigMap of [`Maps`] is.
 #[derive(Clone, Copy, Debug)]
-enum Slot {
+enum MapScope {
     Node,
     Default,
     Single,
 }
 
-impl Slot {
+impl MapScope {
     fn name(self) -> &'static str {
         match self {
             Self::Node => "the node's ConfigMap",
@@ -46,50 +46,53 @@ impl Slot {
     }
 }
 
-type Found<K> = Result<Option<K>, watcher::Error>;
+type WatchResult<K> = Result<Option<K>, watcher::Error>;
 
-/// Watches for ever, and sends each new choice.
-pub(crate) async fn run(client: Client, args: &Args, choice: &Sender<Choice>) {
+/// Watches for ever, and sends every new choice.
+pub(crate) async fn run(client: Client, args: &AgentArgs, choice: &Sender<Choice>) {
     let maps_api = Api::<ConfigMap>::namespaced(client.clone(), &args.config_ns);
     let base = &args.configmap_name;
     let map = |name: String| follow(maps_api.clone(), name);
     let mut fixed = futures::stream::select_all([
-        tagged(Slot::Node, map(format!("{base}.node.{}", args.node_name))),
-        tagged(Slot::Default, map(format!("{base}.default"))),
-        tagged(Slot::Single, map(base.clone())),
+        tagged(
+            MapScope::Node,
+            map(format!("{base}.node.{}", args.node_name)),
+        ),
+        tagged(MapScope::Default, map(format!("{base}.default"))),
+        tagged(MapScope::Single, map(base.clone())),
     ]);
     let mut node = follow(Api::<Node>::all(client), args.node_name.clone()).boxed();
-    let mut group_name = Known::Unknown;
-    let mut group: BoxStream<'static, Found<ConfigMap>> = futures::stream::pending().boxed();
+    let mut group_name = Lookup::Unknown;
+    let mut group: BoxStream<'static, WatchResult<ConfigMap>> = futures::stream::pending().boxed();
     let mut maps = Maps::default();
-    let mut health = Health::default();
+    let mut health = WatchHealth::default();
     loop {
         tokio::select! {
-            Some((slot, found)) = fixed.next() => {
-                if let Some(found) = health.settle(slot.name(), found) {
-                    let known = found.map(wanted).into();
-                    match slot {
-                        Slot::Node => maps.node = known,
-                        Slot::Default => maps.default = known,
-                        Slot::Single => maps.single = known,
+            Some((scope, found)) = fixed.next() => {
+                if let Some(found) = health.observe(scope.name(), found) {
+                    let known = found.map(config).into();
+                    match scope {
+                        MapScope::Node => maps.node = known,
+                        MapScope::Default => maps.default = known,
+                        MapScope::Single => maps.single = known,
                     }
                 }
             }
             Some(found) = group.next() => {
-                if let Some(found) = health.settle("the group's ConfigMap", found) {
-                    maps.group = found.map(wanted).into();
+                if let Some(found) = health.observe("the group's ConfigMap", found) {
+                    maps.group = found.map(config).into();
                 }
             }
             Some(found) = node.next() => {
-                if let Some(found) = health.settle("the Node", found) {
-                    let now = Known::from(found.and_then(|node| label(&node, &args.label_name)));
+                if let Some(found) = health.observe("the Node", found) {
+                    let now = Lookup::from(found.and_then(|node| label(&node, &args.label_name)));
                     if now != group_name {
                         (group, maps.group) = match &now {
-                            Known::Present(name) => {
+                            Lookup::Present(name) => {
                                 info!(group = name, "the Node's group decides which ConfigMap to use");
-                                (map(format!("{base}.group.{name}")).boxed(), Known::Unknown)
+                                (map(format!("{base}.group.{name}")).boxed(), Lookup::Unknown)
                             }
-                            _ => (futures::stream::pending().boxed(), Known::Absent),
+                            _ => (futures::stream::pending().boxed(), Lookup::Absent),
                         };
                         group_name = now;
                     }
@@ -117,10 +120,10 @@ fn publish(next: Choice, choice: &Sender<Choice>) {
                     "the ConfigMap has no keys: the configuration in force stays"
                 );
             }
-            Choice::Push(wanted) => {
+            Choice::Push(config) => {
                 info!(
-                    origin = wanted.origin,
-                    version = wanted.resource_version,
+                    origin = config.origin,
+                    version = config.resource_version,
                     "ConfigMap chosen"
                 );
             }
@@ -131,18 +134,18 @@ fn publish(next: Choice, choice: &Sender<Choice>) {
 }
 
 /// The object of that name, each time it changes; `None` when there is none.
-fn follow<K>(api: Api<K>, name: String) -> impl Stream<Item = Found<K>> + Send + 'static
+fn follow<K>(api: Api<K>, name: String) -> impl Stream<Item = WatchResult<K>> + Send + 'static
 where
     K: kube::Resource + Clone + std::fmt::Debug + Send + serde::de::DeserializeOwned + 'static,
 {
-    watch_object(api, &name).backoff(Every(RETRY))
+    watch_object(api, &name).backoff(FixedBackoff(RETRY))
 }
 
-/// The same wait each time: a restarted API server is found again within it.
+/// The same wait between attempts: a restarted API server is found again within it.
 #[derive(Debug)]
-struct Every(Duration);
+struct FixedBackoff(Duration);
 
-impl Iterator for Every {
+impl Iterator for FixedBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
@@ -150,26 +153,26 @@ impl Iterator for Every {
     }
 }
 
-impl Backoff for Every {
+impl Backoff for FixedBackoff {
     fn reset(&mut self) {}
 }
 
 fn tagged(
-    slot: Slot,
-    stream: impl Stream<Item = Found<ConfigMap>> + Send + 'static,
-) -> BoxStream<'static, (Slot, Found<ConfigMap>)> {
-    stream.map(move |found| (slot, found)).boxed()
+    scope: MapScope,
+    stream: impl Stream<Item = WatchResult<ConfigMap>> + Send + 'static,
+) -> BoxStream<'static, (MapScope, WatchResult<ConfigMap>)> {
+    stream.map(move |found| (scope, found)).boxed()
 }
 
-fn wanted(map: ConfigMap) -> Wanted {
-    Wanted {
+fn config(map: ConfigMap) -> NodeConfig {
+    NodeConfig {
         origin: format!("{}/{}", map.namespace().unwrap_or_default(), map.name_any()),
         resource_version: map.resource_version().unwrap_or_default(),
         data: map.data.unwrap_or_default(),
     }
 }
 
-/// The value of a label; an empty one counts as none.
+/// The value of a label; an empty value counts as none.
 fn label(node: &Node, key: &str) -> Option<String> {
     node.labels()
         .get(key)
@@ -177,29 +180,29 @@ fn label(node: &Node, key: &str) -> Option<String> {
         .cloned()
 }
 
-/// Which watches work: one log line per change.
+/// Which watches work; logs a line whenever a watch breaks or works again.
 #[derive(Debug, Default)]
-struct Health {
+struct WatchHealth {
     broken: std::collections::BTreeSet<&'static str>,
 }
 
-impl Health {
-    fn settle<K>(&mut self, what: &'static str, found: Found<K>) -> Option<Option<K>> {
+impl WatchHealth {
+    fn observe<K>(&mut self, what: &'static str, found: WatchResult<K>) -> Option<Option<K>> {
         match found {
             Ok(found) => {
                 if self.broken.remove(what) {
-                    info!(what, "watching again");
+                    info!(what, "watch works again");
                 }
                 Some(found)
             }
             // 410 Gone: what happened since is no longer kept. The watcher lists anew, nothing is lost.
             Err(watcher::Error::WatchError(status)) if status.code == 410 => {
-                debug!(what, "the watch has expired; listing again");
+                debug!(what, "watch expired; listing again");
                 None
             }
             Err(error) => {
                 if self.broken.insert(what) {
-                    warn!(what, %error, "cannot watch; trying again until it works");
+                    warn!(what, %error, "watch failed; trying again until it works");
                 }
                 None
             }

@@ -3,7 +3,7 @@
 //! Adds the annotation [`ANNOTATION`] with the resources of every container, in the form
 //! `{"initContainers":{NAME:{"limits":{…},"requests":{…}}},"containers":{…}}`, followed by
 //! `"pod":{"limits":{…},"requests":{…}}` for a pod with resources of its own (`spec.resources`). The
-//! patch is as small as can be, and none when the annotation is already right. Static and mirror pods
+//! patch is as small as can be, and there is none when the annotation is already right. Static and mirror pods
 //! are left alone: the API server refuses changes of theirs. Nothing here is ever a reason to refuse a
 //! pod; only what is no review of a pod at all is answered with an error.
 
@@ -20,7 +20,7 @@ const FROM_KUBELET: [&str; 2] = ["kubernetes.io/config.mirror", "kubernetes.io/c
 
 /// What was done, for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Outcome {
+pub(crate) enum ReviewOutcome {
     /// The annotation was added or changed.
     Annotated,
     /// It was right already.
@@ -33,18 +33,18 @@ pub(crate) enum Outcome {
 
 /// The answer to a review.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct AdmissionReply {
     /// The review to send back.
     pub(crate) review: Value,
     /// What was done.
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: ReviewOutcome,
 }
 
 /// Answers a review of `admission.k8s.io/v1` or `v1beta1`.
 ///
 /// # Errors
-/// Why this cannot be answered by a review at all: it is not one of these versions.
-pub(crate) fn admit(review: &Value, exempt: &BTreeSet<String>) -> Result<Answer, String> {
+/// Why no review can answer: what came is no review of these versions.
+pub(crate) fn admit(review: &Value, exempt: &BTreeSet<String>) -> Result<AdmissionReply, String> {
     let version = review["apiVersion"].as_str().unwrap_or_default();
     if review["kind"] != "AdmissionReview"
         || !matches!(version, "admission.k8s.io/v1" | "admission.k8s.io/v1beta1")
@@ -57,7 +57,7 @@ pub(crate) fn admit(review: &Value, exempt: &BTreeSet<String>) -> Result<Answer,
     let reply = match decide(request, exempt) {
         Ok(patch) => patch,
         Err(message) => {
-            return Ok(Answer {
+            return Ok(AdmissionReply {
                 review: json!({
                     "apiVersion": version,
                     "kind": "AdmissionReview",
@@ -67,21 +67,21 @@ pub(crate) fn admit(review: &Value, exempt: &BTreeSet<String>) -> Result<Answer,
                         "status": { "code": 400, "message": message },
                     },
                 }),
-                outcome: Outcome::Refused,
+                outcome: ReviewOutcome::Refused,
             });
         }
     };
     let mut response = json!({ "uid": request["uid"], "allowed": true });
     let outcome = match reply {
-        Reply::LeftAlone => Outcome::LeftAlone,
-        Reply::Unchanged => Outcome::Unchanged,
+        Reply::LeftAlone => ReviewOutcome::LeftAlone,
+        Reply::Unchanged => ReviewOutcome::Unchanged,
         Reply::Patch(patch) => {
             response["patchType"] = json!("JSONPatch");
             response["patch"] = json!(base64(patch.to_string().as_bytes()));
-            Outcome::Annotated
+            ReviewOutcome::Annotated
         }
     };
-    Ok(Answer {
+    Ok(AdmissionReply {
         review: json!({
             "apiVersion": version, "kind": "AdmissionReview", "response": response,
         }),
@@ -159,14 +159,14 @@ fn resources(pod: &Value) -> String {
     format!(r#"{{"initContainers":{init},"containers":{main}{own}}}"#)
 }
 
-/// Container name to its limits and requests; one that asks for nothing has an empty entry.
+/// Container name to its limits and requests; a container that asks for nothing has an empty entry.
 fn by_name(containers: &Value) -> Value {
-    let one = |container: &Value| {
+    let entry = |container: &Value| {
         let name = container["name"].as_str()?.to_owned();
         Some((name, Value::Object(wanted(&container["resources"]))))
     };
     let all = containers.as_array().map(Vec::as_slice).unwrap_or_default();
-    Value::Object(all.iter().filter_map(one).collect())
+    Value::Object(all.iter().filter_map(entry).collect())
 }
 
 /// Limits and requests; what is empty is left out.

@@ -9,7 +9,7 @@ use clap::Parser;
 /// Long options take one dash or two.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cri-resmgr-webhook", version)]
-pub(crate) struct Args {
+pub(crate) struct WebhookArgs {
     /// Port to serve HTTPS on.
     #[arg(long, value_name = "PORT", default_value_t = 443)]
     pub(crate) port: u16,
@@ -51,7 +51,7 @@ pub(crate) struct Args {
     pub(crate) log: String,
 }
 
-impl Args {
+impl WebhookArgs {
     /// Reads the words of a command line.
     pub(crate) fn from_words(
         words: impl IntoIterator<Item = OsString>,
@@ -74,8 +74,8 @@ fn two_dashes(word: OsString) -> OsString {
 mod tests {
     use super::*;
 
-    fn parse(words: &str) -> Result<Args, clap::Error> {
-        Args::from_words(words.split(' ').map(OsString::from))
+    fn parse(words: &str) -> Result<WebhookArgs, clap::Error> {
+        WebhookArgs::from_words(words.split(' ').map(OsString::from))
     }
 
     #[test]

@@ -14,41 +14,41 @@ use serde_json::Value;
 use tracing::{debug, warn};
 
 use crate::{
-    admit::{Outcome, admit},
-    metrics::Metrics,
+    admit::{ReviewOutcome, admit},
+    metrics::WebhookMetrics,
 };
 
 /// Largest review that is read, in bytes: twice the largest object of etcd (old and new pod), with
 /// room for the rest.
 const MAX_REVIEW_BYTES: usize = 8 << 20;
 
-/// What the handlers share.
+/// State that all handlers share.
 #[derive(Clone, Debug)]
-pub(crate) struct Shared {
+pub(crate) struct ServerState {
     /// Namespaces left alone.
     pub(crate) exempt: Arc<BTreeSet<String>>,
     /// What is counted.
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: WebhookMetrics,
 }
 
 /// All paths.
-pub(crate) fn router(shared: Shared) -> Router {
+pub(crate) fn router(state: ServerState) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics))
         .fallback(post(review))
         .layer(DefaultBodyLimit::max(MAX_REVIEW_BYTES))
-        .with_state(shared)
+        .with_state(state)
 }
 
-async fn metrics(State(shared): State<Shared>) -> Response {
-    match shared.metrics.page() {
+async fn metrics(State(state): State<ServerState>) -> Response {
+    match state.metrics.page() {
         Ok(page) => page.into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-async fn review(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+async fn review(State(state): State<ServerState>, headers: HeaderMap, body: Bytes) -> Response {
     let kind = headers
         .get(CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
@@ -66,15 +66,15 @@ async fn review(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -
                 error.column()
             )
         })
-        .and_then(|review| admit(&review, &shared.exempt));
+        .and_then(|review| admit(&review, &state.exempt));
     match answer {
         Ok(answer) => {
-            shared.metrics.reviewed(answer.outcome);
+            state.metrics.reviewed(answer.outcome);
             debug!(outcome = ?answer.outcome, uid = %answer.review["response"]["uid"], "reviewed");
             Json(answer.review).into_response()
         }
         Err(reason) => {
-            shared.metrics.reviewed(Outcome::Refused);
+            state.metrics.reviewed(ReviewOutcome::Refused);
             warn!(reason, "not a review");
             (StatusCode::BAD_REQUEST, format!("{reason}\n")).into_response()
         }

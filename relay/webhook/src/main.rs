@@ -11,7 +11,7 @@ mod run;
 mod tls;
 
 fn main() -> ExitCode {
-    let args = match args::Args::from_words(std::env::args_os()) {
+    let args = match args::WebhookArgs::from_words(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => error.exit(),
     };

@@ -8,26 +8,26 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::admit::Outcome;
+use crate::admit::ReviewOutcome;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
+struct ReviewLabels {
     outcome: &'static str,
 }
 
 /// The counters and the registry that holds them.
 #[derive(Clone, Debug)]
-pub(crate) struct Metrics {
-    reviews: Family<Labels, Counter>,
+pub(crate) struct WebhookMetrics {
+    reviews: Family<ReviewLabels, Counter>,
     loaded_s: Gauge<i64>,
     reload_failures: Counter<u64, AtomicU64>,
     registry: Arc<Registry>,
 }
 
-impl Metrics {
+impl WebhookMetrics {
     /// All at zero.
     pub(crate) fn new() -> Self {
-        let reviews = Family::<Labels, Counter>::default();
+        let reviews = Family::<ReviewLabels, Counter>::default();
         let loaded_s = Gauge::<i64>::default();
         let reload_failures = Counter::<u64, AtomicU64>::default();
         let mut registry = Registry::with_prefix("cri_resmgr_webhook");
@@ -51,14 +51,14 @@ impl Metrics {
     }
 
     /// Counts a review.
-    pub(crate) fn reviewed(&self, outcome: Outcome) {
+    pub(crate) fn reviewed(&self, outcome: ReviewOutcome) {
         let outcome = match outcome {
-            Outcome::Annotated => "annotated",
-            Outcome::Unchanged => "unchanged",
-            Outcome::LeftAlone => "left_alone",
-            Outcome::Refused => "refused",
+            ReviewOutcome::Annotated => "annotated",
+            ReviewOutcome::Unchanged => "unchanged",
+            ReviewOutcome::LeftAlone => "left_alone",
+            ReviewOutcome::Refused => "refused",
         };
-        self.reviews.get_or_create(&Labels { outcome }).inc();
+        self.reviews.get_or_create(&ReviewLabels { outcome }).inc();
     }
 
     /// Notes that a certificate is in use now.

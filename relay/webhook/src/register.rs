@@ -1,5 +1,5 @@
 //! Writes the authority of a certificate made here into the MutatingWebhookConfiguration, and
-//! writes it again when somebody takes it out.
+//! writes it again when it was taken out.
 
 use std::{path::PathBuf, time::Duration};
 

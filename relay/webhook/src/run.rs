@@ -26,11 +26,11 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use crate::{
-    args::Args,
-    http::{Shared, router},
-    metrics::Metrics,
+    args::WebhookArgs,
+    http::{ServerState, router},
+    metrics::WebhookMetrics,
     register,
-    tls::{self, Current},
+    tls::{self, CurrentCertificate},
 };
 
 /// Longest TLS handshake.
@@ -41,7 +41,7 @@ const CONNECTION: Duration = Duration::from_secs(600);
 const MAX_CONNECTIONS: usize = 256;
 
 /// Runs until SIGTERM or SIGINT.
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: WebhookArgs) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
         .with_context(|| format!("--log {:?} is not a filter such as info", args.log))?;
     tracing_subscriber::fmt()
@@ -59,18 +59,18 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 
 /// Prints an error with its causes and gives the exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    // Nobody is left to tell when standard error is closed.
+    // A closed standard error leaves nowhere to report to.
     drop(writeln!(std::io::stderr(), "cri-resmgr-webhook: {error:#}"));
     ExitCode::FAILURE
 }
 
-async fn serve(args: Args) -> anyhow::Result<()> {
+async fn serve(args: WebhookArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    let metrics = Metrics::new();
+    let metrics = WebhookMetrics::new();
     let (current, upkeep) = match (&args.cert_file, &args.key_file, &args.self_signed) {
         (Some(cert), Some(key), _) => {
-            let current = Current::new(tls::load(cert, key)?);
+            let current = CurrentCertificate::new(tls::load(cert, key)?);
             let (followed, metrics) = (Arc::clone(&current), metrics.clone());
             let (cert, key) = (cert.clone(), key.clone());
             let upkeep = async move { tls::follow(&cert, &key, &followed, &metrics).await }.boxed();
@@ -81,12 +81,12 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             let client = register::client(args.kubeconfig.as_ref()).await?;
             let name = name.clone();
             let upkeep = async move { register::keep(client, &name, &authority).await }.boxed();
-            (Current::new(key), upkeep)
+            (CurrentCertificate::new(key), upkeep)
         }
         _ => anyhow::bail!("give --cert-file and --key-file, or --self-signed"),
     };
     metrics.certificate_loaded();
-    let shared = Shared {
+    let state = ServerState {
         exempt: Arc::new(args.exempt_namespaces.iter().cloned().collect()),
         metrics,
     };
@@ -100,7 +100,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     };
     info!(port = args.port, "serving");
     tokio::select! {
-        () = connections(listener, tls::server(current)?, router(shared)) => {}
+        () = connections(listener, tls::server(current)?, router(state)) => {}
         () = upkeep => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -1,7 +1,7 @@
 //! The certificate: from files, read again when they change, or made here.
 //!
 //! A changed pair that cannot be used (half written, key of another certificate) is reported once
-//! and the old one stays in use.
+//! and the old certificate stays in use.
 
 use std::{
     io,
@@ -19,10 +19,10 @@ use rustls::{
 };
 use tracing::{info, warn};
 
-use crate::metrics::Metrics;
+use crate::metrics::WebhookMetrics;
 
-/// How often the files are looked at. Kubernetes changes mounted secrets about once a minute.
-const LOOK: Duration = Duration::from_secs(2);
+/// How often the files are read. Kubernetes changes mounted secrets about once a minute.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +63,10 @@ pub(crate) enum TlsError {
 
 /// The certificate in use; shared with the server, replaced while it runs.
 #[derive(Debug)]
-pub(crate) struct Current(RwLock<Arc<CertifiedKey>>);
+pub(crate) struct CurrentCertificate(RwLock<Arc<CertifiedKey>>);
 
-impl Current {
-    /// Uses this one.
+impl CurrentCertificate {
+    /// Begins with this certificate.
     pub(crate) fn new(key: CertifiedKey) -> Arc<Self> {
         Arc::new(Self(RwLock::new(Arc::new(key))))
     }
@@ -80,7 +80,7 @@ impl Current {
     }
 }
 
-impl ResolvesServerCert for Current {
+impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let current = self
             .0
@@ -94,7 +94,7 @@ impl ResolvesServerCert for Current {
 ///
 /// # Errors
 /// When the TLS library refuses its own default versions.
-pub(crate) fn server(current: Arc<Current>) -> Result<ServerConfig, TlsError> {
+pub(crate) fn server(current: Arc<CurrentCertificate>) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Pair)?
@@ -159,12 +159,12 @@ pub(crate) fn make(host: &str) -> Result<(CertifiedKey, String), TlsError> {
 pub(crate) async fn follow(
     cert_file: &Path,
     key_file: &Path,
-    current: &Current,
-    metrics: &Metrics,
+    current: &CurrentCertificate,
+    metrics: &WebhookMetrics,
 ) {
     let mut seen = (read(cert_file).ok(), read(key_file).ok());
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
         let now = (read(cert_file).ok(), read(key_file).ok());
         if now == seen {
             continue;
@@ -199,13 +199,18 @@ mod tests {
 
     #[test]
     fn a_key_of_another_certificate_is_refused() {
-        let one = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
+        let certificate = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
         let other = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
         let fits = |key: &str| {
             let paths = (Path::new("cert"), Path::new("key"));
-            parse(paths.0, one.cert.pem().as_bytes(), paths.1, key.as_bytes())
+            parse(
+                paths.0,
+                certificate.cert.pem().as_bytes(),
+                paths.1,
+                key.as_bytes(),
+            )
         };
-        assert!(fits(&one.signing_key.serialize_pem()).is_ok());
+        assert!(fits(&certificate.signing_key.serialize_pem()).is_ok());
         assert!(matches!(
             fits(&other.signing_key.serialize_pem()),
             Err(TlsError::Pair(_))

@@ -123,7 +123,7 @@ fn static_and_mirror_pods_are_left_alone() {
 fn exempt_namespaces_and_subresources_are_left_alone() {
     let exempt = BTreeSet::from(["default".to_owned()]);
     let answer = admit(&review(&pod()), &exempt).unwrap();
-    assert_eq!(answer.outcome, Outcome::LeftAlone);
+    assert_eq!(answer.outcome, ReviewOutcome::LeftAlone);
     assert_eq!(
         answer.review["response"],
         json!({ "uid": "u1", "allowed": true })
@@ -132,7 +132,7 @@ fn exempt_namespaces_and_subresources_are_left_alone() {
         let mut review = review(&pod());
         review["request"]["subResource"] = json!(part);
         let answer = admit(&review, &BTreeSet::new()).unwrap();
-        assert_eq!(answer.outcome, Outcome::LeftAlone, "{part}");
+        assert_eq!(answer.outcome, ReviewOutcome::LeftAlone, "{part}");
     }
 }
 
@@ -142,7 +142,7 @@ fn both_versions_are_answered_in_kind() {
         let mut review = review(&pod());
         review["apiVersion"] = json!(version);
         let answer = admit(&review, &BTreeSet::new()).unwrap();
-        assert_eq!(answer.outcome, Outcome::Annotated);
+        assert_eq!(answer.outcome, ReviewOutcome::Annotated);
         assert_eq!(answer.review["apiVersion"], version);
         assert_eq!(answer.review["kind"], "AdmissionReview");
         assert_eq!(answer.review["response"]["uid"], "u1");
@@ -158,7 +158,7 @@ fn a_review_without_a_request_or_about_something_else_gets_a_valid_refusal() {
     bare["request"] = Value::Null;
     for review in [nodes, bare] {
         let answer = admit(&review, &BTreeSet::new()).unwrap();
-        assert_eq!(answer.outcome, Outcome::Refused);
+        assert_eq!(answer.outcome, ReviewOutcome::Refused);
         assert_eq!(answer.review["kind"], "AdmissionReview");
         assert_eq!(answer.review["response"]["allowed"], false);
     }

@@ -3,6 +3,7 @@
 //! One file per family; `registry` owns the registry and renders the page. docs/metrics.md says what
 //! each metric means and what to do about it.
 
+mod labels;
 mod moves;
 pub mod placement;
 pub mod registry;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Why a view could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody serves the socket.
+    /// No process serves the socket.
     #[error("cannot reach a running cri-resmgr at {path}")]
     Connect {
         /// The socket.
@@ -25,7 +25,7 @@ pub enum ClientError {
         #[source]
         source: hyper::Error,
     },
-    /// The daemon said no.
+    /// The daemon refused.
     #[error("{0}")]
     Refused(String),
     /// The answer is not what this version understands.

@@ -23,7 +23,7 @@ pub trait Views: fmt::Debug + Send + Sync + 'static {
     /// `NAMESPACE/POD/CONTAINER`.
     ///
     /// # Errors
-    /// Says that nothing, or more than one container, matches.
+    /// That no container matches, or several do.
     fn explain(&self, container: &str) -> Result<ExplainView, String>;
 
     /// What the scheduler did, for `top`.

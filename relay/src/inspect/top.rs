@@ -9,8 +9,8 @@ mod text;
 mod units;
 mod view;
 
-pub use live::{Key, Screen};
-pub use view::{Rest, Seat, TopContainer, TopView};
+pub use live::{Screen, ScreenAction};
+pub use view::{NonContainerTotals, Seat, TopContainer, TopView};
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use resmgr_policy::{Candidate, Reason};
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Write as _};
 
-/// One container and where it sits.
+/// A container and where it sits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerView {
     /// The runtime's id.
@@ -71,12 +71,12 @@ pub struct ExplainView {
     pub decisions: Vec<DecisionView>,
 }
 
-/// One decision about a container.
+/// A decision about a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionView {
     /// When, RFC 3339.
     pub at: String,
-    /// What was decided, in one line.
+    /// What was decided, in a line.
     pub summary: String,
     /// The rule that decided and its numbers.
     pub reasons: Vec<String>,

@@ -7,13 +7,13 @@ use prometheus_client::{
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
+struct MoveLabels {
     reason: String,
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Pool {
+struct PoolLabels {
     pool: String,
 }
 
@@ -37,7 +37,7 @@ pub(super) fn encode(
 ) -> Result<(), std::fmt::Error> {
     let sums = || {
         snapshot.moves.sums.iter().map(|((reason, outcome), sum)| {
-            let labels = Labels {
+            let labels = MoveLabels {
                 reason: reason.clone(),
                 outcome: outcome.word(),
             };
@@ -112,7 +112,7 @@ pub(super) fn encode(
     )?;
     for (pool, cpus) in &memory.loans {
         let pool = pool.to_string();
-        count(cpus.len()).encode(metric.encode_family(&Pool { pool })?)?;
+        count(cpus.len()).encode(metric.encode_family(&PoolLabels { pool })?)?;
     }
     ConstCounter::new(snapshot.moves.fallbacks).encode(encoder.encode_descriptor(
         "rebalance_fallbacks",

@@ -1,12 +1,13 @@
-//! Placement: who is on which CPUs, how many CPUs are given out, what the policy decided.
+//! Placement: which container is on which CPUs, how many CPUs are given out, what the policy decided.
 
+use super::labels::ContainerLabels;
 use crate::manager::Snapshot;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 use tokio::sync::watch;
 
 /// Renders the manager's last snapshot at each scrape.
@@ -16,14 +17,7 @@ pub struct PlacementMetrics {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Container {
-    namespace: String,
-    pod: String,
-    container: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OnCpus {
+struct PinnedLabels {
     namespace: String,
     pod: String,
     container: String,
@@ -32,7 +26,7 @@ struct OnCpus {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
+struct UseLabels {
     kind: &'static str,
 }
 
@@ -44,16 +38,14 @@ impl PlacementMetrics {
     }
 }
 
-type Encoded = Result<(), std::fmt::Error>;
-
 fn gauge(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    each: impl FnOnce(&mut MetricEncoder<'_>) -> Encoded,
-) -> Encoded {
+    values: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result,
+) -> fmt::Result {
     let kind = prometheus_client::metrics::MetricType::Gauge;
-    each(&mut encoder.encode_descriptor(name, help, None, kind)?)
+    values(&mut encoder.encode_descriptor(name, help, None, kind)?)
 }
 
 #[expect(clippy::cast_possible_wrap, reason = "CPU counts are far below 2^63")]
@@ -62,12 +54,12 @@ fn count(number: usize) -> ConstGauge<i64> {
 }
 
 impl Collector for PlacementMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = self.snapshots.borrow().clone();
         let placements = || {
             snapshot.containers.iter().map(|container| {
                 let request = container.request;
-                let labels = Container {
+                let labels = ContainerLabels {
                     namespace: request.pod.namespace.to_string(),
                     pod: request.pod.name.to_string(),
                     container: request.name.to_string(),
@@ -84,7 +76,7 @@ impl Collector for PlacementMetrics {
                     let Some(placement) = placement else {
                         continue;
                     };
-                    let labels = OnCpus {
+                    let labels = PinnedLabels {
                         namespace: labels.namespace,
                         pod: labels.pod,
                         container: labels.container,
@@ -121,7 +113,7 @@ impl Collector for PlacementMetrics {
                     ("exclusive", exclusive),
                     ("shared", online.difference(&exclusive)),
                 ] {
-                    count(cpus.len()).encode(metric.encode_family(&Kind { kind })?)?;
+                    count(cpus.len()).encode(metric.encode_family(&UseLabels { kind })?)?;
                 }
                 Ok(())
             },
@@ -137,13 +129,13 @@ impl Collector for PlacementMetrics {
             None,
             unplaced.metric_type(),
         )?)?;
-        let other = count(usize::from(snapshot.other_cpu_manager));
-        other.encode(encoder.encode_descriptor(
+        let conflict = count(usize::from(snapshot.other_cpu_manager));
+        conflict.encode(encoder.encode_descriptor(
             "manager_other_cpu_manager",
             "Whether another CPU manager is at work: 1 when the last request for a container the policy \
              places named CPUs",
             None,
-            other.metric_type(),
+            conflict.metric_type(),
         )?)?;
         let counts = &snapshot.counts;
         for (name, help, value) in [

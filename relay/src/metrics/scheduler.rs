@@ -1,5 +1,6 @@
 //! What the scheduler did to each container, and what measuring it costs.
 
+use super::labels::ContainerLabels;
 use crate::telemetry::{
     ContainerTelemetry, Interference, InterferenceSource, Quality,
     sample::{ContainerName, LabelledSample},
@@ -11,9 +12,9 @@ use prometheus_client::{
 };
 use std::{cmp::Reverse, collections::BTreeMap, fmt, sync::Arc};
 
-/// Renders the last look of the telemetry at each scrape.
+/// Renders the last sample of the telemetry at each scrape.
 pub struct SchedulerMetrics {
-    look: Box<dyn Fn() -> Arc<LabelledSample> + Send + Sync>,
+    sample: Box<dyn Fn() -> Arc<LabelledSample> + Send + Sync>,
 }
 
 impl fmt::Debug for SchedulerMetrics {
@@ -23,14 +24,7 @@ impl fmt::Debug for SchedulerMetrics {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Container {
-    namespace: String,
-    pod: String,
-    container: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ContainerKind {
+struct KindLabels {
     namespace: String,
     pod: String,
     container: String,
@@ -38,7 +32,7 @@ struct ContainerKind {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ContainerBy {
+struct CulpritLabels {
     namespace: String,
     pod: String,
     container: String,
@@ -46,35 +40,33 @@ struct ContainerBy {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ContainerNode {
+struct NodeLabels {
     namespace: String,
     pod: String,
     container: String,
     node: u32,
 }
 
-/// Sources of interference listed for each container: those that cost it most.
+/// How many sources of interference are listed for each container: those that cost it most.
 const SOURCES: usize = 5;
-
-type Encoded = Result<(), fmt::Error>;
 
 /// How far a migration went, in the order of `Totals::migrations`.
 const DISTANCES: [&str; 5] = ["sibling", "llc", "other_llc", "node", "package"];
 
 #[expect(
     clippy::cast_precision_loss,
-    reason = "2^53 ns are 104 days on one CPU, and then 1 in 2^53"
+    reason = "2^53 ns are 104 days on measured CPU, and then 1 in 2^53"
 )]
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
 impl SchedulerMetrics {
-    /// Asks for the last look at each scrape.
+    /// Asks `sample` for the last sample at each scrape.
     #[must_use]
-    pub fn new(look: impl Fn() -> Arc<LabelledSample> + Send + Sync + 'static) -> Self {
+    pub fn new(sample: impl Fn() -> Arc<LabelledSample> + Send + Sync + 'static) -> Self {
         Self {
-            look: Box::new(look),
+            sample: Box::new(sample),
         }
     }
 }
@@ -82,19 +74,19 @@ impl SchedulerMetrics {
 /// A counter of seconds for every container and kind.
 fn family<const N: usize>(
     encoder: &mut DescriptorEncoder<'_>,
-    look: &LabelledSample,
+    sample: &LabelledSample,
     (name, help): (&str, &str),
     values: impl Fn(&ContainerTelemetry) -> [(&'static str, f64); N],
-) -> Encoded {
+) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for one in &look.snapshot.containers {
+    for measured in &sample.snapshot.containers {
         let ContainerName {
             namespace,
             pod,
             container,
-        } = look.names.get(&one.id).cloned().unwrap_or_default();
-        for (kind, value) in values(one) {
-            let labels = ContainerKind {
+        } = sample.names.get(&measured.id).cloned().unwrap_or_default();
+        for (kind, value) in values(measured) {
+            let labels = KindLabels {
                 namespace: namespace.clone(),
                 pod: pod.clone(),
                 container: container.clone(),
@@ -109,20 +101,20 @@ fn family<const N: usize>(
 /// Counters by what keeps each container from running.
 fn interference(
     encoder: &mut DescriptorEncoder<'_>,
-    look: &LabelledSample,
+    sample: &LabelledSample,
     (name, help): (&str, &str),
     value: impl Fn(&Interference) -> f64,
-) -> Encoded {
+) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for one in &look.snapshot.containers {
-        let victim = look.names.get(&one.id).cloned().unwrap_or_default();
-        // Several that have ended are one label.
+    for measured in &sample.snapshot.containers {
+        let victim = sample.names.get(&measured.id).cloned().unwrap_or_default();
+        // All containers that have ended share a label.
         let mut sums = BTreeMap::<String, Interference>::new();
-        for (source, interference) in &one.interference {
+        for (source, interference) in &measured.interference {
             let by = match source {
                 InterferenceSource::Kernel => "kernel".to_owned(),
                 InterferenceSource::Other => "other".to_owned(),
-                InterferenceSource::Container(id) => look.names.get(id).map_or_else(
+                InterferenceSource::Container(id) => sample.names.get(id).map_or_else(
                     || "ended".to_owned(),
                     |named| format!("{}/{}/{}", named.namespace, named.pod, named.container),
                 ),
@@ -134,7 +126,7 @@ fn interference(
         let mut sums: Vec<_> = sums.into_iter().collect();
         sums.sort_by_key(|(_, sum)| Reverse((sum.wait_ns, sum.preemptions)));
         for (by, sum) in sums.into_iter().take(SOURCES) {
-            let labels = ContainerBy {
+            let labels = CulpritLabels {
                 namespace: victim.namespace.clone(),
                 pod: victim.pod.clone(),
                 container: victim.container.clone(),
@@ -147,17 +139,17 @@ fn interference(
 }
 
 /// Where each container's memory is.
-fn resident(encoder: &mut DescriptorEncoder<'_>, look: &LabelledSample) -> Encoded {
+fn resident(encoder: &mut DescriptorEncoder<'_>, sample: &LabelledSample) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(
         "memory_resident_bytes",
         "Memory charged to the container on each NUMA node",
         None,
         MetricType::Gauge,
     )?;
-    for one in &look.snapshot.containers {
-        let named = look.names.get(&one.id).cloned().unwrap_or_default();
-        for (node, bytes) in &one.resident {
-            let labels = ContainerNode {
+    for measured in &sample.snapshot.containers {
+        let named = sample.names.get(&measured.id).cloned().unwrap_or_default();
+        for (node, bytes) in &measured.resident {
+            let labels = NodeLabels {
                 namespace: named.namespace.clone(),
                 pod: named.pod.clone(),
                 container: named.container.clone(),
@@ -171,37 +163,37 @@ fn resident(encoder: &mut DescriptorEncoder<'_>, look: &LabelledSample) -> Encod
 }
 
 impl Collector for SchedulerMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
-        let look = (self.look)();
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let sample = (self.sample)();
         family(
             &mut encoder,
-            &look,
+            &sample,
             (
                 "scheduler_wait_seconds",
                 "Run-queue wait: after a wake-up, after a preemption, or throttled by the quota",
             ),
-            |one| {
+            |measured| {
                 [
-                    ("wakeup", seconds(one.total.wait_wake_ns)),
-                    ("preemption", seconds(one.total.wait_preempt_ns)),
-                    ("throttled", seconds(one.total.wait_throttled_ns)),
+                    ("wakeup", seconds(measured.total.wait_wake_ns)),
+                    ("preemption", seconds(measured.total.wait_preempt_ns)),
+                    ("throttled", seconds(measured.total.wait_throttled_ns)),
                 ]
             },
         )?;
         family(
             &mut encoder,
-            &look,
+            &sample,
             (
                 "scheduler_run_seconds",
                 "CPU time inside and outside the cpuset the container was given",
             ),
-            |one| {
+            |measured| {
                 [
                     (
                         "inside",
-                        seconds(one.total.run_ns.saturating_sub(one.outside_ns)),
+                        seconds(measured.total.run_ns.saturating_sub(measured.outside_ns)),
                     ),
-                    ("outside", seconds(one.outside_ns)),
+                    ("outside", seconds(measured.outside_ns)),
                 ]
             },
         )?;
@@ -211,13 +203,16 @@ impl Collector for SchedulerMetrics {
         )]
         family(
             &mut encoder,
-            &look,
+            &sample,
             ("scheduler_switches", "Context switches"),
-            |one| {
+            |measured| {
                 [
-                    ("voluntary", one.total.voluntary as f64),
-                    ("involuntary", one.total.involuntary as f64),
-                    ("preempted_by_others", one.total.preempted_by_others as f64),
+                    ("voluntary", measured.total.voluntary as f64),
+                    ("involuntary", measured.total.involuntary as f64),
+                    (
+                        "preempted_by_others",
+                        measured.total.preempted_by_others as f64,
+                    ),
                 ]
             },
         )?;
@@ -227,17 +222,17 @@ impl Collector for SchedulerMetrics {
         )]
         family(
             &mut encoder,
-            &look,
+            &sample,
             (
                 "scheduler_migrations",
                 "Migrations between CPUs by how far they went; package is cross-socket",
             ),
-            |one| {
-                let mut each = DISTANCES.map(|kind| (kind, 0.0));
-                for ((_, value), count) in each.iter_mut().zip(one.total.migrations) {
+            |measured| {
+                let mut migrations = DISTANCES.map(|kind| (kind, 0.0));
+                for ((_, value), count) in migrations.iter_mut().zip(measured.total.migrations) {
                     *value = count as f64;
                 }
-                each
+                migrations
             },
         )?;
         #[expect(
@@ -246,7 +241,7 @@ impl Collector for SchedulerMetrics {
         )]
         interference(
             &mut encoder,
-            &look,
+            &sample,
             (
                 "scheduler_preempted_by",
                 "Preemptions by each of the five others that cost the container most",
@@ -255,35 +250,35 @@ impl Collector for SchedulerMetrics {
         )?;
         interference(
             &mut encoder,
-            &look,
+            &sample,
             (
                 "scheduler_blamed_wait_seconds",
                 "Contention wait by who ran on those CPUs meanwhile, itself included: an estimate",
             ),
             |harm| seconds(harm.wait_ns),
         )?;
-        resident(&mut encoder, &look)?;
+        resident(&mut encoder, &sample)?;
         let mut metric = encoder.encode_descriptor(
             "scheduler_foreign_seconds",
             "Time others ran on the container's exclusive CPUs; kernel threads apart, it must stay 0",
             None,
             MetricType::Counter,
         )?;
-        for one in &look.snapshot.containers {
+        for measured in &sample.snapshot.containers {
             let ContainerName {
                 namespace,
                 pod,
                 container,
-            } = look.names.get(&one.id).cloned().unwrap_or_default();
-            let ns = one.foreign.iter().map(|foreign| foreign.run_ns).sum();
-            let labels = Container {
+            } = sample.names.get(&measured.id).cloned().unwrap_or_default();
+            let ns = measured.foreign.iter().map(|foreign| foreign.run_ns).sum();
+            let labels = ContainerLabels {
                 namespace,
                 pod,
                 container,
             };
             ConstCounter::new(seconds(ns)).encode(metric.encode_family(&labels)?)?;
         }
-        let quality = ConstGauge::new(match look.snapshot.quality {
+        let quality = ConstGauge::new(match sample.snapshot.quality {
             Quality::Off => 0_i64,
             Quality::Polled => 1,
             Quality::Exact => 2,
@@ -294,19 +289,19 @@ impl Collector for SchedulerMetrics {
             None,
             MetricType::Gauge,
         )?)?;
-        ConstCounter::new(look.snapshot.unseen_switches).encode(encoder.encode_descriptor(
+        ConstCounter::new(sample.snapshot.unseen_switches).encode(encoder.encode_descriptor(
             "telemetry_unseen_switches",
-            "Context switches the kernel kept from the program; their times are booked at the next one",
+            "Context switches the kernel kept from the program; their times are booked at the next measured",
             None,
             MetricType::Counter,
         )?)?;
-        ConstGauge::new(seconds(look.snapshot.sweep_ns)).encode(encoder.encode_descriptor(
+        ConstGauge::new(seconds(sample.snapshot.sweep_ns)).encode(encoder.encode_descriptor(
             "telemetry_sweep_seconds",
             "Time the last reading of the program's maps took",
             None,
             MetricType::Gauge,
         )?)?;
-        if let Some(cost) = look.cost {
+        if let Some(cost) = sample.cost {
             for (name, help, value) in [
                 (
                     "telemetry_switch_cost_seconds",
@@ -320,7 +315,7 @@ impl Collector for SchedulerMetrics {
                 ),
                 (
                     "telemetry_cpu_ratio",
-                    "Share of one CPU the program costs",
+                    "Share of measured CPU the program costs",
                     cost.cpu_share(),
                 ),
             ] {

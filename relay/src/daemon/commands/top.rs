@@ -1,9 +1,9 @@
-//! `cri-resmgr top`: the terminal, its keys, and a look a second.
+//! `cri-resmgr top`: the terminal, its keys, and a picture a second.
 
 use super::{Failed, fetch, json, print};
 use crate::{
     config::Raw,
-    inspect::top::{Key, Screen, TopView},
+    inspect::top::{Screen, ScreenAction, TopView},
 };
 use anyhow::Context;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often it looks.
+/// How often it asks for a picture.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-fn look(raw: &Raw) -> Result<TopView, Failed> {
+fn picture(raw: &Raw) -> Result<TopView, Failed> {
     fetch::<Option<TopView>>(raw, "/top")?.ok_or_else(|| {
         Failed::Run(anyhow::anyhow!(
             "the running cri-resmgr measures nothing: start it with --ebpf-telemetry"
@@ -29,7 +29,7 @@ fn look(raw: &Raw) -> Result<TopView, Failed> {
 /// # Errors
 /// When no daemon answers, it measures nothing, or the terminal cannot be used.
 pub fn top(raw: &Raw, once: bool, as_json: bool) -> Result<(), Failed> {
-    let first = look(raw)?;
+    let first = picture(raw)?;
     if once {
         return if as_json {
             json(&first)
@@ -46,11 +46,11 @@ pub fn top(raw: &Raw, once: bool, as_json: bool) -> Result<(), Failed> {
     shown
 }
 
-/// One difference a second, to a pipe or a file.
+/// A difference a second, to a pipe or a file.
 fn follow(raw: &Raw, mut before: TopView, as_json: bool) -> Result<(), Failed> {
     loop {
         std::thread::sleep(INTERVAL);
-        let now = look(raw)?;
+        let now = picture(raw)?;
         let between = now.since(&before);
         if as_json {
             print(&serde_json::to_string(&between).context("cannot print JSON")?)?;
@@ -85,8 +85,8 @@ fn watch(raw: &Raw, first: TopView, terminal: &mut ratatui::DefaultTerminal) -> 
         }
         next = Instant::now() + INTERVAL;
         // A daemon that restarts is waited for; the last picture stays meanwhile.
-        match look(raw) {
-            Ok(view) => screen.look(view),
+        match picture(raw) {
+            Ok(view) => screen.update(view),
             Err(error) => screen.trouble(error.to_string()),
         }
     }
@@ -98,13 +98,13 @@ fn quits(pressed: KeyEvent) -> bool {
     interrupt || matches!(pressed.code, KeyCode::Char('q') | KeyCode::Esc)
 }
 
-fn meaning(pressed: KeyEvent) -> Option<Key> {
+fn meaning(pressed: KeyEvent) -> Option<ScreenAction> {
     Some(match pressed.code {
-        KeyCode::Up | KeyCode::Char('k') => Key::Up,
-        KeyCode::Down | KeyCode::Char('j') => Key::Down,
-        KeyCode::Char('s') => Key::Sort,
-        KeyCode::Char('t') => Key::Total,
-        KeyCode::Char(' ' | 'p') => Key::Pause,
+        KeyCode::Up | KeyCode::Char('k') => ScreenAction::Up,
+        KeyCode::Down | KeyCode::Char('j') => ScreenAction::Down,
+        KeyCode::Char('s') => ScreenAction::Sort,
+        KeyCode::Char('t') => ScreenAction::Total,
+        KeyCode::Char(' ' | 'p') => ScreenAction::Pause,
         _ => return None,
     })
 }

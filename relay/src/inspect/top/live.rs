@@ -14,9 +14,9 @@ use ratatui::{
     widgets::{Block, Paragraph, Row, Table, TableState},
 };
 
-/// What a person may ask of the picture.
+/// What a key does to the picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
+pub enum ScreenAction {
     /// Select the container above.
     Up,
     /// Select the container below.
@@ -59,7 +59,7 @@ impl Order {
     }
 }
 
-/// The screen: the last two looks and how they are shown.
+/// The screen: the last two pictures and how they are shown.
 #[derive(Debug)]
 pub struct Screen {
     last: TopView,
@@ -84,7 +84,7 @@ const COLOURS: [Color; 6] = [
 ];
 
 impl Screen {
-    /// Begins with a first look, whose numbers count from when each container was first measured.
+    /// Begins with a first picture, whose numbers count from when a container was first measured.
     #[must_use]
     pub fn new(first: TopView) -> Self {
         Self {
@@ -98,8 +98,8 @@ impl Screen {
         }
     }
 
-    /// Takes the next look; while paused it is let go.
-    pub fn look(&mut self, now: TopView) {
+    /// Takes the next picture; while paused it is dropped.
+    pub fn update(&mut self, now: TopView) {
         self.trouble = None;
         if self.paused {
             return;
@@ -108,19 +108,19 @@ impl Screen {
         self.last = now;
     }
 
-    /// Says why there is no newer look; the last one stays.
+    /// Shows why there is no newer picture; the last one stays.
     pub fn trouble(&mut self, why: String) {
         self.trouble = Some(why);
     }
 
     /// Does what a key asks.
-    pub fn press(&mut self, key: Key) {
+    pub fn press(&mut self, key: ScreenAction) {
         match key {
-            Key::Sort => self.order = self.order.next(),
-            Key::Pause => self.paused = !self.paused,
-            Key::Total => self.total = !self.total,
-            Key::Up => self.step(|index, _| index.saturating_sub(1)),
-            Key::Down => self.step(|index, last| (index + 1).min(last)),
+            ScreenAction::Sort => self.order = self.order.next(),
+            ScreenAction::Pause => self.paused = !self.paused,
+            ScreenAction::Total => self.total = !self.total,
+            ScreenAction::Up => self.step(|index, _| index.saturating_sub(1)),
+            ScreenAction::Down => self.step(|index, last| (index + 1).min(last)),
         }
     }
 
@@ -131,12 +131,12 @@ impl Screen {
         };
         let now = self.place(&rows);
         let next = now.map_or(0, |index| to(index, last));
-        self.selected = rows.get(next).map(|one| one.id.clone());
+        self.selected = rows.get(next).map(|container| container.id.clone());
     }
 
     fn place(&self, rows: &[&TopContainer]) -> Option<usize> {
         let selected = self.selected.as_deref()?;
-        rows.iter().position(|one| one.id == selected)
+        rows.iter().position(|container| container.id == selected)
     }
 
     fn view(&self) -> &TopView {
@@ -149,13 +149,13 @@ impl Screen {
     /// Containers in the order shown.
     pub(super) fn rows(&self) -> Vec<&TopContainer> {
         let mut rows: Vec<_> = self.view().containers.iter().collect();
-        let migrated = |one: &TopContainer| one.migrations.iter().sum::<u64>();
+        let migrated = |container: &TopContainer| container.migrations.iter().sum::<u64>();
         // The view itself is sorted by what hurts; the sort is stable.
         match self.order {
             Order::Hurt => {}
-            Order::Ran => rows.sort_by_key(|one| std::cmp::Reverse(one.total_run_ns())),
-            Order::Migrated => rows.sort_by_key(|one| std::cmp::Reverse(migrated(one))),
-            Order::Name => rows.sort_by_key(|one| one.name()),
+            Order::Ran => rows.sort_by_key(|container| std::cmp::Reverse(container.total_run_ns())),
+            Order::Migrated => rows.sort_by_key(|container| std::cmp::Reverse(migrated(container))),
+            Order::Name => rows.sort_by_key(|container| container.name()),
         }
         rows
     }
@@ -169,7 +169,7 @@ impl Screen {
             .unwrap_or(u16::MAX)
             .min(area.height / 2);
         let detail_height = if self.selected.is_some() { 5 } else { 0 };
-        let [title, who, table, detail, keys] = Layout::vertical([
+        let [title, cpus, table, detail, keys] = Layout::vertical([
             Constraint::Length(1),
             Constraint::Length(map_height),
             Constraint::Min(3),
@@ -179,7 +179,7 @@ impl Screen {
         .areas(area);
         frame.render_widget(Line::from(self.title()), title);
         let block = Block::bordered().title(" who ran most on each CPU, and how busy it was ");
-        frame.render_widget(Paragraph::new(lines).block(block), who);
+        frame.render_widget(Paragraph::new(lines).block(block), cpus);
         self.draw_table(frame, table);
         self.draw_detail(frame, detail);
         let help = " q quit   s sort   t since start/last interval   space pause   ↑↓ select";
@@ -232,48 +232,51 @@ impl Screen {
         let view = self.view();
         let names = map::names(view);
         let containers = self.rows();
-        let rows = containers.iter().map(|one| {
-            let index = names.get(one.id.as_str()).copied().unwrap_or(usize::MAX);
-            let [sibling, cache, other, node, package] = one.migrations;
-            let run = one.total_run_ns();
-            let foreign: u64 = one.foreign_ns.values().sum();
+        let rows = containers.iter().map(|container| {
+            let index = names
+                .get(container.id.as_str())
+                .copied()
+                .unwrap_or(usize::MAX);
+            let [sibling, cache, other, node, package] = container.migrations;
+            let run = container.total_run_ns();
+            let foreign: u64 = container.foreign_ns.values().sum();
             let cells = [
                 Span::styled(map::letter(index).to_string(), colour(index)),
-                Span::raw(one.name()),
-                Span::raw(if one.cpus.is_empty() {
+                Span::raw(container.name()),
+                Span::raw(if container.cpus.is_empty() {
                     "any".to_owned()
                 } else {
-                    one.cpus.clone()
+                    container.cpus.clone()
                 }),
                 Span::raw(amount(run, view.over_ns)),
                 Span::styled(
-                    amount(one.contention_ns, view.over_ns),
-                    alarm(one.contention_ns, run / 10, run / 2),
+                    amount(container.contention_ns, view.over_ns),
+                    alarm(container.contention_ns, run / 10, run / 2),
                 ),
                 Span::styled(
-                    amount(one.throttled_ns, view.over_ns),
-                    alarm(one.throttled_ns, run / 10, run / 2),
+                    amount(container.throttled_ns, view.over_ns),
+                    alarm(container.throttled_ns, run / 10, run / 2),
                 ),
-                Span::raw(format!("{}/{}", one.voluntary, one.involuntary)),
+                Span::raw(format!("{}/{}", container.voluntary, container.involuntary)),
                 Span::raw((sibling + cache + other).to_string()),
                 Span::styled(node.to_string(), alarm(node, 0, u64::MAX)),
                 Span::styled(package.to_string(), alarm(package, 0, u64::MAX)),
                 Span::styled(
-                    amount(one.outside_ns, view.over_ns),
-                    alarm(one.outside_ns, 0, 0),
+                    amount(container.outside_ns, view.over_ns),
+                    alarm(container.outside_ns, 0, 0),
                 ),
                 Span::styled(amount(foreign, view.over_ns), alarm(foreign, 0, run / 100)),
             ];
             Row::new(cells)
         });
         let longest = |cell: &dyn Fn(&TopContainer) -> usize, least: usize| {
-            let widest = containers.iter().map(|one| cell(one)).max();
+            let widest = containers.iter().map(|container| cell(container)).max();
             u16::try_from(widest.unwrap_or_default().max(least)).unwrap_or(u16::MAX)
         };
         let widths = [
             Constraint::Length(1),
-            Constraint::Length(longest(&|one| one.name().chars().count(), 9)),
-            Constraint::Length(longest(&|one| one.cpus.len(), 4)),
+            Constraint::Length(longest(&|container| container.name().chars().count(), 9)),
+            Constraint::Length(longest(&|container| container.cpus.len(), 4)),
             Constraint::Length(8),
             Constraint::Length(8),
             Constraint::Length(9),
@@ -310,10 +313,10 @@ impl Screen {
 
     fn draw_detail(&self, frame: &mut Frame<'_>, area: Rect) {
         let rows = self.rows();
-        let Some(one) = self.place(&rows).and_then(|index| rows.get(index)) else {
+        let Some(container) = self.place(&rows).and_then(|index| rows.get(index)) else {
             return;
         };
-        let mut by_cpu: Vec<_> = one.run_ns.iter().filter(|(_, ns)| **ns > 0).collect();
+        let mut by_cpu: Vec<_> = container.run_ns.iter().filter(|(_, ns)| **ns > 0).collect();
         by_cpu.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
         let by_cpu: Vec<_> = by_cpu
             .into_iter()
@@ -329,21 +332,21 @@ impl Screen {
         let lines = vec![
             Line::from(format!(
                 "id {}   exclusive CPUs {}",
-                one.id,
-                or_none(one.exclusive.clone())
+                container.id,
+                or_none(container.exclusive.clone())
             )),
             Line::from(format!("ran on {}", or_none(by_cpu.join(", ")))),
             Line::from(format!(
                 "on its exclusive CPUs: {}",
-                text::foreign(&one.foreign_ns)
+                text::foreign(&container.foreign_ns)
             )),
         ];
-        let block = Block::bordered().title(format!(" {} ", one.name()));
+        let block = Block::bordered().title(format!(" {} ", container.name()));
         frame.render_widget(Paragraph::new(lines).block(block), area);
     }
 }
 
-/// A share of one CPU over an interval, a sum without one.
+/// The share of a CPU over an interval; without an interval, the sum.
 fn amount(ns: u64, over_ns: u64) -> String {
     if over_ns == 0 {
         return span(ns);
@@ -373,14 +376,14 @@ fn colour(index: usize) -> Style {
 
 fn map_lines(view: &TopView) -> Vec<Line<'static>> {
     let lines = map::map(view);
-    let width = |cell: fn(&map::Line) -> &str| {
+    let width = |cell: fn(&map::MapLine) -> &str| {
         let widths = lines.iter().map(|line| cell(line).chars().count());
         widths.max().unwrap_or_default()
     };
     let package = width(|line| &line.package);
     let node = width(|line| &line.node);
     let cpus = width(|line| &line.cpus);
-    let line = |line: &map::Line| {
+    let line = |line: &map::MapLine| {
         let mut spans = vec![Span::raw(format!(
             "{:package$}  {:node$}  CPUs {:cpus$}  ",
             line.package, line.node, line.cpus

@@ -1,4 +1,5 @@
-//! Who runs where, drawn as the machine is built: one line a cache, cores apart, threads of a core together.
+//! Which container runs where, drawn as the machine is built: a line for each cache, cores apart, threads of a
+//! core together.
 
 use super::{
     units::bar,
@@ -6,17 +7,17 @@ use super::{
 };
 use std::collections::BTreeMap;
 
-/// Most cores on one line; a larger cache goes on below.
+/// Most cores on a line; a larger cache goes on below.
 const CORES_A_LINE: usize = 16;
 
-/// Who ran most on one CPU.
+/// What ran most on a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Runner {
     /// A container, by its place in [`names`].
     Container(usize),
     /// Processes outside containers, or the kernel.
     Others,
-    /// Nobody.
+    /// The CPU idled.
     Idle,
 }
 
@@ -31,17 +32,17 @@ impl Runner {
     }
 }
 
-/// One CPU of the map.
+/// A CPU of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Square {
     pub(super) runner: Runner,
-    /// How busy it was, of the busiest (or of the time looked at).
+    /// How busy it was, of the busiest (or of the interval).
     pub(super) bar: char,
 }
 
-/// One line of the map.
+/// A line of the map.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct MapLine {
     /// `socket 0`, or blank when as above.
     pub(super) package: String,
     /// `node 1`, or blank when as above.
@@ -57,12 +58,19 @@ pub(super) fn letter(index: usize) -> char {
     ('A'..='Z').chain('a'..='z').nth(index).unwrap_or('#')
 }
 
-/// Containers by name, which keeps letters and colours from one look to the next.
+/// Containers by name, which keeps letters and colours from a picture to the next.
 pub(super) fn names(view: &TopView) -> BTreeMap<&str, usize> {
     let mut named: Vec<_> = view
         .containers
         .iter()
-        .map(|one| (&one.namespace, &one.pod, &one.container, one.id.as_str()))
+        .map(|container| {
+            (
+                &container.namespace,
+                &container.pod,
+                &container.container,
+                container.id.as_str(),
+            )
+        })
         .collect();
     named.sort_unstable();
     let ids = named.into_iter().map(|(.., id)| id);
@@ -70,7 +78,7 @@ pub(super) fn names(view: &TopView) -> BTreeMap<&str, usize> {
 }
 
 /// The map of a picture.
-pub(super) fn map(view: &TopView) -> Vec<Line> {
+pub(super) fn map(view: &TopView) -> Vec<MapLine> {
     let names = names(view);
     let whole = if view.over_ns > 0 {
         view.over_ns
@@ -79,12 +87,13 @@ pub(super) fn map(view: &TopView) -> Vec<Line> {
     };
     let square = |seat: &Seat| {
         let busy = view.busy_ns.get(&seat.cpu).copied().unwrap_or_default();
-        let ran = |one: &TopContainer| one.run_ns.get(&seat.cpu).copied().unwrap_or_default();
+        let ran =
+            |container: &TopContainer| container.run_ns.get(&seat.cpu).copied().unwrap_or_default();
         let contained: u64 = view.containers.iter().map(ran).sum();
         let most = view
             .containers
             .iter()
-            .map(|one| (ran(one), one.id.as_str()))
+            .map(|container| (ran(container), container.id.as_str()))
             .max_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.cmp(a.1)));
         let others = busy.saturating_sub(contained);
         let runner = match most {
@@ -123,7 +132,7 @@ pub(super) fn map(view: &TopView) -> Vec<Line> {
                 .flat_map(|core| core.iter())
                 .map(|seat| resmgr_topology::CpuId(seat.cpu))
                 .collect();
-            lines.push(Line {
+            lines.push(MapLine {
                 package,
                 node,
                 cpus: cpus.to_string(),

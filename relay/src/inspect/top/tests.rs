@@ -136,12 +136,12 @@ fn the_screen_shows_rates_of_the_last_interval_and_totals_when_asked() {
         &[(0, SECOND / 2)],
         2 * SECOND,
     );
-    screen.look(next);
+    screen.update(next);
     let text = drawn(&screen);
     assert!(text.contains("50.0%"), "{text}");
     assert!(text.contains("25.0%"), "{text}");
     assert!(text.contains("socket 0"), "{text}");
-    screen.press(Key::Total);
+    screen.press(ScreenAction::Total);
     assert!(drawn(&screen).contains("5.50s"), "{}", drawn(&screen));
 }
 
@@ -156,31 +156,31 @@ fn keys_sort_select_and_pause() {
     let mut screen = Screen::new(view(containers(), &[], SECOND));
     let first = |screen: &Screen| screen.rows()[0].id.clone();
     assert_eq!(first(&screen), "a");
-    screen.press(Key::Sort);
+    screen.press(ScreenAction::Sort);
     assert_eq!(first(&screen), "b", "by CPU time");
-    screen.press(Key::Down);
+    screen.press(ScreenAction::Down);
     assert!(
         drawn(&screen).contains("id b   exclusive CPUs none"),
         "{}",
         drawn(&screen)
     );
-    screen.press(Key::Down);
-    screen.press(Key::Down);
+    screen.press(ScreenAction::Down);
+    screen.press(ScreenAction::Down);
     assert!(drawn(&screen).contains("id a "), "{}", drawn(&screen));
-    screen.press(Key::Pause);
-    screen.look(view(Vec::new(), &[], 2 * SECOND));
+    screen.press(ScreenAction::Pause);
+    screen.update(view(Vec::new(), &[], 2 * SECOND));
     assert_eq!(first(&screen), "b", "a paused picture stays");
     assert!(drawn(&screen).contains("PAUSED"));
-    screen.press(Key::Pause);
-    screen.look(view(Vec::new(), &[], 3 * SECOND));
+    screen.press(ScreenAction::Pause);
+    screen.update(view(Vec::new(), &[], 3 * SECOND));
     assert!(screen.rows().is_empty());
-    screen.press(Key::Up);
+    screen.press(ScreenAction::Up);
 }
 
 #[test]
 fn a_screen_too_small_to_hold_it_is_drawn_all_the_same() {
     let mut screen = Screen::new(view(vec![container("a", &[(0, 10)], 900)], &[], SECOND));
-    screen.press(Key::Down);
+    screen.press(ScreenAction::Down);
     screen.trouble("cannot reach a running cri-resmgr".into());
     for (width, height) in [(1, 1), (10, 3), (40, 8)] {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();

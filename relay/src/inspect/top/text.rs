@@ -3,7 +3,7 @@
 use super::{
     map,
     units::{bar, span},
-    view::{Rest, Seat, TopContainer, TopView},
+    view::{NonContainerTotals, Seat, TopContainer, TopView},
 };
 use crate::inspect::view::table;
 use std::{
@@ -14,7 +14,7 @@ use std::{
 /// Most characters of the column that shows where a container ran.
 const STRIP: usize = 64;
 
-/// What one character of that column stands for.
+/// What a character of that column stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Grain {
     Cpu,
@@ -59,13 +59,13 @@ impl Grain {
 
 impl TopView {
     /// How much of the container's time was spent where: a package in brackets, nodes parted by `|`.
-    fn strip(&self, one: &TopContainer, grain: Grain) -> String {
+    fn strip(&self, container: &TopContainer, grain: Grain) -> String {
         let parts: Vec<_> = self
             .cpus
             .chunk_by(|a, b| grain.of(a) == grain.of(b))
             .filter_map(|seats| {
                 let first = seats.first()?;
-                let ran = |seat: &Seat| one.run_ns.get(&seat.cpu).copied().unwrap_or(0);
+                let ran = |seat: &Seat| container.run_ns.get(&seat.cpu).copied().unwrap_or(0);
                 Some((
                     first.package,
                     first.node,
@@ -89,24 +89,24 @@ impl TopView {
     }
 }
 
-/// Whoever ran on another's exclusive CPUs, in words.
+/// What ran on the exclusive CPUs of a container, in words.
 pub(super) fn foreign(by: &BTreeMap<String, u64>) -> String {
-    let mut who: Vec<_> = by.iter().filter(|(_, ns)| **ns > 0).collect();
-    who.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
-    let who: Vec<_> = who
+    let mut sources: Vec<_> = by.iter().filter(|(_, ns)| **ns > 0).collect();
+    sources.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
+    let sources: Vec<_> = sources
         .into_iter()
-        .map(|(who, ns)| format!("{} {who}", span(*ns)))
+        .map(|(source, ns)| format!("{} {source}", span(*ns)))
         .collect();
-    if who.is_empty() {
+    if sources.is_empty() {
         "0".to_owned()
     } else {
-        who.join(", ")
+        sources.join(", ")
     }
 }
 
 fn write_map(f: &mut fmt::Formatter<'_>, view: &TopView) -> fmt::Result {
     let lines = map::map(view);
-    let width = |cell: fn(&map::Line) -> &str| {
+    let width = |cell: fn(&map::MapLine) -> &str| {
         let widths = lines.iter().map(|line| cell(line).chars().count());
         widths.max().unwrap_or_default()
     };
@@ -160,27 +160,27 @@ impl fmt::Display for TopView {
         let rows: Vec<_> = self
             .containers
             .iter()
-            .map(|one| {
-                let [sibling, llc, other_llc, node, package] = one.migrations;
-                let key = names.get(one.id.as_str()).copied();
+            .map(|container| {
+                let [sibling, llc, other_llc, node, package] = container.migrations;
+                let key = names.get(container.id.as_str()).copied();
                 vec![
                     key.map_or('#', map::letter).to_string(),
-                    one.name(),
-                    if one.cpus.is_empty() {
+                    container.name(),
+                    if container.cpus.is_empty() {
                         "any".to_owned()
                     } else {
-                        one.cpus.clone()
+                        container.cpus.clone()
                     },
-                    self.strip(one, grain),
-                    span(one.total_run_ns()),
-                    span(one.contention_ns),
-                    span(one.throttled_ns),
-                    format!("{}/{}", one.voluntary, one.involuntary),
+                    self.strip(container, grain),
+                    span(container.total_run_ns()),
+                    span(container.contention_ns),
+                    span(container.throttled_ns),
+                    format!("{}/{}", container.voluntary, container.involuntary),
                     (sibling + llc + other_llc).to_string(),
                     node.to_string(),
                     package.to_string(),
-                    span(one.outside_ns),
-                    foreign(&one.foreign_ns),
+                    span(container.outside_ns),
+                    foreign(&container.foreign_ns),
                 ]
             })
             .collect();
@@ -200,8 +200,10 @@ impl fmt::Display for TopView {
             "FOREIGN",
         ];
         f.write_str(&table(&head, &rows))?;
-        if self.other != Rest::default() || self.kernel != Rest::default() {
-            let rest = |rest: &Rest| {
+        if self.other != NonContainerTotals::default()
+            || self.kernel != NonContainerTotals::default()
+        {
+            let rest = |rest: &NonContainerTotals| {
                 format!(
                     "ran {}, waited {}, {} switches",
                     span(rest.run_ns),

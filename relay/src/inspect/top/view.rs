@@ -1,11 +1,11 @@
-//! What the scheduler did: the numbers of one picture, and the difference of two.
+//! What the scheduler did: the numbers of a picture, and the difference of two.
 
 use crate::telemetry::{Cost, Quality, TelemetrySnapshot, Totals, sample::ContainerName};
 use resmgr_topology::{CpuSet, Topology};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// One container since it was first measured.
+/// A container since it was first measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopContainer {
     /// The runtime's id.
@@ -36,7 +36,7 @@ pub struct TopContainer {
     pub migrations: [u64; 5],
     /// Time on CPUs outside its cpuset, nanoseconds.
     pub outside_ns: u64,
-    /// Time of others on its exclusive CPUs, nanoseconds, by who it was.
+    /// Time of others on its exclusive CPUs, nanoseconds, by the name of their container.
     pub foreign_ns: BTreeMap<String, u64>,
 }
 
@@ -69,7 +69,7 @@ impl TopContainer {
     }
 }
 
-/// Where one CPU sits.
+/// Where a CPU sits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seat {
     /// The kernel's number.
@@ -86,7 +86,7 @@ pub struct Seat {
 
 /// Tasks that belong to no container: CPU time and switches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rest {
+pub struct NonContainerTotals {
     /// CPU time on all CPUs, nanoseconds.
     pub run_ns: u64,
     /// Run-queue wait of every kind, nanoseconds.
@@ -95,7 +95,7 @@ pub struct Rest {
     pub switches: u64,
 }
 
-impl Rest {
+impl NonContainerTotals {
     fn of(totals: &Totals) -> Self {
         Self {
             run_ns: totals.run_ns,
@@ -121,8 +121,8 @@ pub struct TopView {
     pub reason: Option<String>,
     /// When, `CLOCK_MONOTONIC` nanoseconds.
     pub at_ns: u64,
-    /// What the numbers cover, nanoseconds up to `at_ns`; 0 when each container's count from when it was
-    /// first measured.
+    /// What the numbers cover, nanoseconds up to `at_ns`; 0 when the numbers of a container count from when
+    /// it was first measured.
     pub over_ns: u64,
     /// Online CPUs, by package, node, cache, core and number.
     pub cpus: Vec<Seat>,
@@ -133,12 +133,12 @@ pub struct TopView {
     /// What the measuring costs per switch, nanoseconds, the floor of that measurement taken off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_ns: Option<f64>,
-    /// Containers; whoever is hurt most comes first ([`TopContainer::hurt_ns`]).
+    /// Containers, those that are hurt most first ([`TopContainer::hurt_ns`]).
     pub containers: Vec<TopContainer>,
     /// Processes outside containers.
-    pub other: Rest,
+    pub other: NonContainerTotals,
     /// Kernel threads.
-    pub kernel: Rest,
+    pub kernel: NonContainerTotals,
 }
 
 fn list(cpus: &CpuSet) -> String {
@@ -166,47 +166,51 @@ impl TopView {
         let mut containers: Vec<_> = snapshot
             .containers
             .iter()
-            .map(|one| {
+            .map(|measured| {
                 let ContainerName {
                     namespace,
                     pod,
                     container,
-                } = name(&one.id.0);
+                } = name(&measured.id.0);
                 let Totals {
                     wait_wake_ns,
                     wait_preempt_ns,
                     ..
-                } = one.total;
+                } = measured.total;
                 let mut foreign_ns = BTreeMap::new();
-                for foreign in &one.foreign {
-                    let who = foreign.container.as_ref().map_or_else(
+                for foreign in &measured.foreign {
+                    let source = foreign.container.as_ref().map_or_else(
                         || "(outside containers)".to_owned(),
-                        |who| {
+                        |source| {
                             let ContainerName {
                                 namespace,
                                 pod,
                                 container,
-                            } = name(&who.0);
+                            } = name(&source.0);
                             format!("{namespace}/{pod}/{container}")
                         },
                     );
-                    *foreign_ns.entry(who).or_default() += foreign.run_ns;
+                    *foreign_ns.entry(source).or_default() += foreign.run_ns;
                 }
                 TopContainer {
-                    id: one.id.0.to_string(),
+                    id: measured.id.0.to_string(),
                     namespace,
                     pod,
                     container,
-                    cpus: list(&one.cpus),
-                    exclusive: list(&one.exclusive),
-                    run_ns: one.run_ns.iter().map(|(cpu, ns)| (cpu.0, *ns)).collect(),
+                    cpus: list(&measured.cpus),
+                    exclusive: list(&measured.exclusive),
+                    run_ns: measured
+                        .run_ns
+                        .iter()
+                        .map(|(cpu, ns)| (cpu.0, *ns))
+                        .collect(),
                     contention_ns: wait_wake_ns + wait_preempt_ns,
-                    throttled_ns: one.total.throttled_ns,
-                    throttled_wait_ns: one.total.wait_throttled_ns,
-                    voluntary: one.total.voluntary,
-                    involuntary: one.total.involuntary,
-                    migrations: one.total.migrations,
-                    outside_ns: one.outside_ns,
+                    throttled_ns: measured.total.throttled_ns,
+                    throttled_wait_ns: measured.total.wait_throttled_ns,
+                    voluntary: measured.total.voluntary,
+                    involuntary: measured.total.involuntary,
+                    migrations: measured.total.migrations,
+                    outside_ns: measured.outside_ns,
                     foreign_ns,
                 }
             })
@@ -245,8 +249,8 @@ impl TopView {
             switches: snapshot.switches,
             cost_ns: cost.map(|cost| cost.net_ns()),
             containers,
-            other: Rest::of(&snapshot.other),
-            kernel: Rest::of(&snapshot.kernel),
+            other: NonContainerTotals::of(&snapshot.other),
+            kernel: NonContainerTotals::of(&snapshot.kernel),
         }
     }
 
@@ -254,25 +258,32 @@ impl TopView {
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let mut view = self.clone();
-        for one in &mut view.containers {
-            let Some(before) = earlier.containers.iter().find(|before| before.id == one.id) else {
+        for container in &mut view.containers {
+            let Some(before) = earlier
+                .containers
+                .iter()
+                .find(|before| before.id == container.id)
+            else {
                 continue;
             };
             let less = |now: &mut u64, then: u64| *now = now.saturating_sub(then);
-            for (cpu, ns) in &mut one.run_ns {
+            for (cpu, ns) in &mut container.run_ns {
                 less(ns, before.run_ns.get(cpu).copied().unwrap_or_default());
             }
-            less(&mut one.contention_ns, before.contention_ns);
-            less(&mut one.throttled_ns, before.throttled_ns);
-            less(&mut one.throttled_wait_ns, before.throttled_wait_ns);
-            less(&mut one.voluntary, before.voluntary);
-            less(&mut one.involuntary, before.involuntary);
-            less(&mut one.outside_ns, before.outside_ns);
-            for (now, then) in one.migrations.iter_mut().zip(before.migrations) {
+            less(&mut container.contention_ns, before.contention_ns);
+            less(&mut container.throttled_ns, before.throttled_ns);
+            less(&mut container.throttled_wait_ns, before.throttled_wait_ns);
+            less(&mut container.voluntary, before.voluntary);
+            less(&mut container.involuntary, before.involuntary);
+            less(&mut container.outside_ns, before.outside_ns);
+            for (now, then) in container.migrations.iter_mut().zip(before.migrations) {
                 less(now, then);
             }
-            for (who, ns) in &mut one.foreign_ns {
-                less(ns, before.foreign_ns.get(who).copied().unwrap_or_default());
+            for (source, ns) in &mut container.foreign_ns {
+                less(
+                    ns,
+                    before.foreign_ns.get(source).copied().unwrap_or_default(),
+                );
             }
         }
         for (cpu, ns) in &mut view.busy_ns {

@@ -1,7 +1,7 @@
 //! Records what the policy is asked and what was measured, for replay in the simulator.
 //!
-//! Whoever reports never waits: events go through a bounded queue to a thread that writes them, one JSON
-//! object a line as [`resmgr_policy::trace`] reads them. What does not fit is dropped, counted and said.
+//! Reporting never waits: events go through a bounded queue to a thread that writes them, one JSON
+//! object a line as [`resmgr_policy::trace`] reads them. What does not fit is dropped, counted and logged.
 //! Must never hold more of a container than its [`Request`](resmgr_policy::Request) does: no environment but what concerns
 //! placement, no command line.
 
@@ -23,7 +23,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use writer::{Message, News, Writer};
+use writer::{Observation, TraceMessage, TraceWriter};
 
 /// Events that may wait for the writer.
 const QUEUE: usize = 4096;
@@ -31,7 +31,7 @@ const QUEUE: usize = 4096;
 /// Writes a trace: cheap to report to, from any thread.
 #[derive(Debug)]
 pub struct Recorder {
-    queue: SyncSender<Message>,
+    queue: SyncSender<TraceMessage>,
     dropped: Arc<AtomicU64>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -44,7 +44,7 @@ impl Recorder {
     pub fn start(path: &Path, topology: &Arc<Topology>) -> Result<Self, RecordError> {
         let dropped = Arc::new(AtomicU64::new(0));
         let (queue, receiver) = mpsc::sync_channel(QUEUE);
-        let writer = Writer::open(path, Arc::clone(topology), Arc::clone(&dropped))?;
+        let writer = TraceWriter::open(path, Arc::clone(topology), Arc::clone(&dropped))?;
         let thread = std::thread::Builder::new()
             .name("record".to_owned())
             .spawn(move || writer.run(&receiver))
@@ -56,15 +56,15 @@ impl Recorder {
         })
     }
 
-    /// What is placed now, and which of it the runtime has not created yet. One that is missed is made
-    /// good by the next.
+    /// What is placed now, and which of it the runtime has not created yet. A state that is missed is
+    /// made good by the next.
     pub fn placed(
         &self,
         state: &Arc<State>,
         topology: &Arc<Topology>,
         reserved: BTreeSet<ContainerId>,
     ) {
-        self.tell(News::Placed {
+        self.observe(Observation::Placed {
             state: Arc::clone(state),
             topology: Arc::clone(topology),
             reserved,
@@ -73,13 +73,13 @@ impl Recorder {
 
     /// What the scheduler did.
     pub fn measured(&self, measured: &Arc<Measured>) {
-        self.tell(News::Measured(Arc::clone(measured)));
+        self.observe(Observation::Measured(Arc::clone(measured)));
     }
 
-    /// Opens the file by its name again, after someone moved it away: it begins with the machine and with
+    /// Opens the file by its name again, after a log rotation moved it away: it begins with the machine and with
     /// what runs, so that it can be replayed by itself. Waits for nothing but room in the queue.
     pub fn reopen(&self) {
-        self.control(Message::Reopen);
+        self.control(TraceMessage::Reopen);
     }
 
     /// Events that were not recorded because the writer could not keep up.
@@ -91,7 +91,7 @@ impl Recorder {
     /// Writes what is queued and ends the writer, within the limit. Later events are lost.
     pub fn stop(&self, limit: Duration) {
         let (done, wait) = mpsc::sync_channel(1);
-        let stopped = self.control(Message::Stop(done)) && wait.recv_timeout(limit).is_ok();
+        let stopped = self.control(TraceMessage::Stop(done)) && wait.recv_timeout(limit).is_ok();
         let thread = self
             .thread
             .lock()
@@ -102,15 +102,19 @@ impl Recorder {
         }
     }
 
-    fn tell(&self, news: News) {
+    fn observe(&self, observation: Observation) {
         let at = Instant::now();
-        if self.queue.try_send(Message::News { at, news }).is_err() {
+        if self
+            .queue
+            .try_send(TraceMessage::Observation { at, observation })
+            .is_err()
+        {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Queues what must not be dropped, but not for ever.
-    fn control(&self, mut message: Message) -> bool {
+    fn control(&self, mut message: TraceMessage) -> bool {
         let end = Instant::now() + Duration::from_secs(1);
         loop {
             match self.queue.try_send(message) {

@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 256 << 10;
 
 /// What happened.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum Observation {
     Placed {
         state: Arc<State>,
         topology: Arc<Topology>,
@@ -36,15 +36,18 @@ pub(super) enum News {
 
 /// What the queue holds.
 #[derive(Debug)]
-pub(super) enum Message {
-    News { at: Instant, news: News },
+pub(super) enum TraceMessage {
+    Observation {
+        at: Instant,
+        observation: Observation,
+    },
     Reopen,
     Stop(SyncSender<()>),
 }
 
-/// A container as it was noted.
+/// A container as it stands in the trace.
 #[derive(Debug)]
-struct Seen {
+struct TracedContainer {
     /// When it was placed.
     at_ms: u64,
     /// As it was written; nothing while the runtime has not created it.
@@ -52,7 +55,7 @@ struct Seen {
 }
 
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(super) struct TraceWriter {
     path: PathBuf,
     file: Option<File>,
     batch: Vec<u8>,
@@ -62,12 +65,12 @@ pub(super) struct Writer {
     last_ms: u64,
     topology: Arc<Topology>,
     /// What is placed, by the order of arrival, which is a container's identity while its id changes.
-    live: BTreeMap<u64, Seen>,
+    live: BTreeMap<u64, TracedContainer>,
     dropped: Arc<AtomicU64>,
-    dropped_said: u64,
+    dropped_logged: u64,
 }
 
-impl Writer {
+impl TraceWriter {
     pub(super) fn open(
         path: &Path,
         topology: Arc<Topology>,
@@ -86,41 +89,43 @@ impl Writer {
             topology,
             live: BTreeMap::new(),
             dropped,
-            dropped_said: 0,
+            dropped_logged: 0,
         };
         this.begin(0);
         Ok(this)
     }
 
-    pub(super) fn run(mut self, queue: &Receiver<Message>) {
+    pub(super) fn run(mut self, queue: &Receiver<TraceMessage>) {
         self.write_out();
         while let Ok(first) = queue.recv() {
             let mut next = Some(first);
             while let Some(message) = next {
                 match message {
-                    Message::News { at, news } => self.news(at, news),
-                    Message::Reopen => self.reopen(),
-                    Message::Stop(done) => {
-                        self.say_dropped();
+                    TraceMessage::Observation { at, observation } => {
+                        self.observation(at, observation)
+                    }
+                    TraceMessage::Reopen => self.reopen(),
+                    TraceMessage::Stop(done) => {
+                        self.log_dropped();
                         self.write_out();
-                        // Who asked may have stopped waiting.
+                        // The caller may have stopped waiting.
                         done.try_send(()).ok();
                         return;
                     }
                 }
                 next = queue.try_recv().ok();
             }
-            self.say_dropped();
+            self.log_dropped();
             self.write_out();
         }
         self.write_out();
     }
 
-    fn news(&mut self, at: Instant, news: News) {
+    fn observation(&mut self, at: Instant, observation: Observation) {
         let at_ms = at.saturating_duration_since(self.start).as_millis();
         let at_ms = u64::try_from(at_ms).unwrap_or(u64::MAX);
-        match news {
-            News::Placed {
+        match observation {
+            Observation::Placed {
                 state,
                 topology,
                 reserved,
@@ -131,7 +136,7 @@ impl Writer {
                 }
                 self.placed(at_ms, &state, &reserved);
             }
-            News::Measured(measured) => {
+            Observation::Measured(measured) => {
                 // Never before what was placed before.
                 let at_ms = at_ms.max(self.last_ms);
                 let measured = Box::new(Measured::clone(&measured));
@@ -140,25 +145,25 @@ impl Writer {
         }
     }
 
-    /// Notes what came and went since the last look. What asks for something else than before is placed
-    /// anew by the policy: it goes and comes.
+    /// Notes what came and went since the last state. The policy places a container anew whose requirements
+    /// changed: it goes and comes.
     fn placed(&mut self, at_ms: u64, state: &State, reserved: &BTreeSet<ContainerId>) {
         let now: BTreeMap<u64, &Request> = state
             .containers
             .values()
-            .map(|one| (one.arrival, &*one.request))
+            .map(|placed| (placed.arrival, &*placed.request))
             .collect();
-        let stays = |arrival: &u64, seen: &Seen| {
+        let stays = |arrival: &u64, traced: &TracedContainer| {
             now.get(arrival).is_some_and(|request| {
-                let known = seen.request.as_ref();
+                let known = traced.request.as_ref();
                 known.is_none_or(|known| known.requirements == request.requirements)
             })
         };
         let mut gone = Vec::new();
-        self.live.retain(|arrival, seen| {
-            let stays = stays(arrival, seen);
+        self.live.retain(|arrival, traced| {
+            let stays = stays(arrival, traced);
             if !stays {
-                gone.extend(seen.request.take());
+                gone.extend(traced.request.take());
             }
             stays
         });
@@ -169,8 +174,8 @@ impl Writer {
         }
         for (arrival, request) in now {
             let at_ms = match self.live.get(&arrival) {
-                Some(seen) if seen.request.is_some() => continue,
-                Some(seen) => seen.at_ms,
+                Some(traced) if traced.request.is_some() => continue,
+                Some(traced) => traced.at_ms,
                 None => self.next_ms(at_ms),
             };
             let exists = !reserved.contains(&request.id);
@@ -178,7 +183,8 @@ impl Writer {
                 self.create(at_ms, request);
             }
             let request = exists.then(|| request.clone());
-            self.live.insert(arrival, Seen { at_ms, request });
+            self.live
+                .insert(arrival, TracedContainer { at_ms, request });
         }
     }
 
@@ -228,19 +234,19 @@ impl Writer {
         }
     }
 
-    fn say_dropped(&mut self) {
+    fn log_dropped(&mut self) {
         let dropped = self.dropped.load(Ordering::Relaxed);
-        if dropped > self.dropped_said {
+        if dropped > self.dropped_logged {
             tracing::warn!(
                 target: "resource-manager",
                 "{} events were not recorded: the file cannot keep up",
-                dropped - self.dropped_said
+                dropped - self.dropped_logged
             );
-            self.dropped_said = dropped;
+            self.dropped_logged = dropped;
         }
     }
 
-    /// Begins the file anew if somebody moved it away: with the machine and with what runs.
+    /// Begins the file anew if a log rotation moved it away: with the machine and with what runs.
     fn reopen(&mut self) {
         self.write_out();
         if self
@@ -265,10 +271,10 @@ impl Writer {
         self.last_ms = 0;
         self.begin(0);
         let mut live = std::mem::take(&mut self.live);
-        for seen in live.values_mut() {
-            seen.at_ms = self.next_ms(0);
-            if let Some(request) = &seen.request {
-                self.create(seen.at_ms, request);
+        for traced in live.values_mut() {
+            traced.at_ms = self.next_ms(0);
+            if let Some(request) = &traced.request {
+                self.create(traced.at_ms, request);
             }
         }
         self.live = live;

@@ -8,7 +8,7 @@
 mod error;
 pub mod hotplug;
 mod hwloc;
-pub mod sysfs;
+mod sysfs;
 
 pub use error::DiscoverError;
 

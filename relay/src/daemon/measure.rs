@@ -294,12 +294,6 @@ impl Measure {
         Condition::of(&measured.unwrap_or_default(), now)
     }
 
-    /// The telemetry, when it was started.
-    #[must_use]
-    pub fn telemetry(&self) -> Option<&Arc<Telemetry>> {
-        self.telemetry.get()
-    }
-
     /// The picture for `top`, as of now; `None` when nothing is measured.
     #[must_use]
     pub fn top(&self) -> Option<TopView> {

@@ -8,7 +8,7 @@ use resmgr_topology::{CpuSet, Topology};
 use std::{path::PathBuf, time::Duration};
 
 /// How often the kernel's list is read.
-pub const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Watches the online CPUs of the machine.
 #[derive(Debug)]

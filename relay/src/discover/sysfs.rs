@@ -62,7 +62,7 @@ fn node_dir(host_root: &Path) -> PathBuf {
 ///
 /// # Errors
 /// [`DiscoverError`] when the kernel's file cannot be read.
-pub fn online(host_root: &Path) -> Result<CpuSet, DiscoverError> {
+pub(super) fn online(host_root: &Path) -> Result<CpuSet, DiscoverError> {
     let path = cpu_dir(host_root).join("online");
     let set = cpu_list(&path)?;
     set.ok_or_else(|| DiscoverError::Read {
@@ -75,7 +75,7 @@ pub fn online(host_root: &Path) -> Result<CpuSet, DiscoverError> {
 ///
 /// # Errors
 /// [`DiscoverError`] when the kernel's file says something else than a list.
-pub fn isolated(host_root: &Path) -> Result<CpuSet, DiscoverError> {
+pub(super) fn isolated(host_root: &Path) -> Result<CpuSet, DiscoverError> {
     let path = cpu_dir(host_root).join("isolated");
     // Kernels of 6.1 to 6.3 print "(null)" when there are none.
     if read_if_any(&path)?.is_none_or(|text| text.starts_with('(')) {
@@ -135,7 +135,7 @@ fn memory(path: &Path) -> Result<u64, DiscoverError> {
 ///
 /// # Errors
 /// [`DiscoverError`] when the kernel's files cannot be read.
-pub fn complete(parts: &mut Parts, host_root: &Path) -> Result<(), DiscoverError> {
+pub(super) fn complete(parts: &mut Parts, host_root: &Path) -> Result<(), DiscoverError> {
     let online = online(host_root)?;
     let isolated = isolated(host_root)?;
     let (nodes, distances) = nodes(host_root)?;
@@ -156,7 +156,7 @@ pub fn complete(parts: &mut Parts, host_root: &Path) -> Result<(), DiscoverError
 ///
 /// # Errors
 /// [`DiscoverError`] when the kernel's files cannot be read.
-pub fn parts(host_root: &Path) -> Result<Parts, DiscoverError> {
+pub(super) fn parts(host_root: &Path) -> Result<Parts, DiscoverError> {
     let dir = cpu_dir(host_root);
     let devices = host_root.join("sys/devices");
     let efficient = cpu_list(&devices.join("cpu_atom/cpus"))?.unwrap_or_default();

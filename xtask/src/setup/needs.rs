@@ -3,7 +3,7 @@
 use crate::shell::find;
 use std::path::Path;
 
-/// How far somebody wants to go; each stage needs all before it too.
+/// How far the set-up goes; a stage needs all before it too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Stage {
     /// Build the workspace and the BPF object.
@@ -58,7 +58,7 @@ const fn need(package: &'static str, proof: Proof, stage: Stage, why: &'static s
     }
 }
 
-const fn wish(package: &'static str, proof: Proof, stage: Stage, why: &'static str) -> Need {
+const fn optional(package: &'static str, proof: Proof, stage: Stage, why: &'static str) -> Need {
     Need {
         package,
         proof,
@@ -98,37 +98,37 @@ pub(crate) const PACKAGES: &[Need] = &[
         "discovers the CPU topology",
     ),
     need("libudev-dev", Library("libudev"), Build, "needed by hwloc"),
-    wish(
+    optional(
         "rustc-web",
         Toolchain("/usr/bin/rustc"),
         Build,
         "rustc for the BPF program",
     ),
-    wish(
+    optional(
         "cargo-web",
         Toolchain("/usr/bin/cargo"),
         Build,
         "cargo for the BPF program",
     ),
-    wish(
+    optional(
         "libstd-rust-web-dev-bpf",
         Toolchain("/usr/lib/rustlib/bpfel-unknown-none"),
         Build,
         "Rust's core library for BPF",
     ),
-    wish(
+    optional(
         "llvm-22-dev",
         File("/usr/lib/llvm-22/bin/llvm-config"),
         Build,
         "LLVM for bpf-linker",
     ),
-    wish(
+    optional(
         "libpolly-22-dev",
         File("/usr/lib/llvm-22/lib/libPolly.a"),
         Build,
         "LLVM for bpf-linker",
     ),
-    wish("zlib1g-dev", Library("zlib"), Build, "LLVM for bpf-linker"),
+    optional("zlib1g-dev", Library("zlib"), Build, "LLVM for bpf-linker"),
     need(
         "containerd",
         Program("containerd"),
@@ -142,75 +142,75 @@ pub(crate) const PACKAGES: &[Need] = &[
         Run,
         "the content of the demo's image",
     ),
-    wish(
+    optional(
         "hwloc-nox",
         Program("lstopo-no-graphics"),
         Run,
         "shows the machine's topology",
     ),
-    wish(
+    optional(
         "socat",
         Program("socat"),
         Test,
         "the byte copier to compare the relay with",
     ),
-    wish(
+    optional(
         "qemu-system-x86",
         Program("qemu-system-x86_64"),
         Test,
         "two-socket NUMA guests",
     ),
-    wish(
+    optional(
         "qemu-system-common",
         File("/usr/lib/qemu/virtiofsd"),
         Test,
         "the guests' file system",
     ),
-    wish(
+    optional(
         "bpftool",
         Program("bpftool"),
         Test,
         "reads the cost of BPF programs",
     ),
-    wish(
+    optional(
         "libbpf-tools",
         Program("runqlat"),
         Test,
         "a peer to measure telemetry against",
     ),
-    wish(
+    optional(
         "linux-perf",
         Program("perf"),
         Test,
         "perf bench: switch-heavy loads",
     ),
-    wish(
+    optional(
         "stress-ng",
         Program("stress-ng"),
         Test,
         "loads for the telemetry tests",
     ),
-    wish("crun", Program("crun"), Test, "a second low-level runtime"),
-    wish(
+    optional("crun", Program("crun"), Test, "a second low-level runtime"),
+    optional(
         "etcd-server",
         Program("etcd"),
         Test,
         "under the real kube-apiserver of the agent's tests",
     ),
-    wish(
+    optional(
         "openssl",
         Program("openssl"),
         Test,
         "keys for the kube-apiserver",
     ),
     // Debian's package owns the same file as other vendors' kubectl: only when there is none at all.
-    wish(
+    optional(
         "kubernetes-client",
         Program("kubectl"),
         Test,
         "kubectl for the agent's tests",
     ),
-    wish(
+    optional(
         "golang-go",
         Program("go"),
         Test,

@@ -25,9 +25,7 @@ use crate::{
     dump::Dumper,
     inspect::server::{Views, serve_views},
     log,
-    metrics::{
-        registry::Metrics, relay::RelayMetrics, scheduler::SchedulerMetrics, serve_metrics,
-    },
+    metrics::{registry::Metrics, relay::RelayMetrics, scheduler::SchedulerMetrics, serve_metrics},
     record::Recorder,
 };
 use anyhow::Context;

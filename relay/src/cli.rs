@@ -7,12 +7,16 @@
 pub mod help;
 pub mod option_file;
 
+mod command;
 mod compat;
+mod error;
 mod word;
+
+pub use command::{Command, command};
+pub use error::UsageError;
 
 use crate::{
     config::{
-        options::{self, GENERAL, Options},
         policy_name,
         raw::{Origin, Raw},
         value::RawValue,
@@ -20,11 +24,11 @@ use crate::{
     suggest,
 };
 use clap::{
-    ArgAction, CommandFactory as _, FromArgMatches as _,
+    FromArgMatches as _,
     error::{ContextKind, ContextValue, ErrorKind},
 };
-use clap_complete::Shell;
-use std::{ffi::OsString, fmt, path::PathBuf};
+use command::{Actions, CommandLine};
+use std::ffi::OsString;
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
@@ -34,110 +38,6 @@ pub struct Invocation {
     /// The options, as typed, with their origins.
     pub raw: Raw,
 }
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
-pub enum Command {
-    /// Serve as a relay: no subcommand was given.
-    #[command(skip)]
-    Run,
-    /// Print this text to standard output and exit 0 (`--help`, `--version`, the lists).
-    #[command(skip)]
-    Print(String),
-    /// Print the effective configuration and exit.
-    #[command(skip)]
-    PrintConfig,
-    /// Give every container back the CPUs it would have without cri-resmgr.
-    Restore,
-    /// Show which container runs where.
-    State {
-        /// As JSON in place of a table.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Say why a container sits where it sits.
-    Explain {
-        /// Container id, a unique beginning of it, or namespace/pod/container.
-        container: String,
-        /// As JSON in place of text.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Watch how the scheduler treats every container.
-    Top {
-        /// Print one table and end.
-        #[arg(long)]
-        once: bool,
-        /// As JSON, one object a line.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Check a run-time configuration on this machine without applying it.
-    CheckConfig {
-        /// A ConfigMap manifest, or a YAML document with its keys.
-        file: PathBuf,
-    },
-    /// Print the completions of a shell, to be sourced by it.
-    Completion {
-        /// The shell.
-        shell: Shell,
-    },
-    /// Print the manual page, for man -l or a package.
-    Man,
-}
-
-/// All that may stand on the command line.
-#[derive(clap::Parser)]
-#[command(
-    name = "cri-resmgr",
-    about = "Sits between the kubelet and the container runtime, relays every CRI call, and places \
-             containers on CPUs.",
-    override_usage = "cri-resmgr [OPTIONS] [COMMAND]",
-    after_help = help::EXAMPLES,
-    subcommand_help_heading = "Commands (without one, the relay runs)",
-    disable_help_subcommand = true,
-    disable_version_flag = true,
-    disable_help_flag = true,
-    term_width = 100
-)]
-struct CommandLine {
-    #[command(flatten)]
-    options: Options,
-    #[command(flatten)]
-    actions: Actions,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-/// Options that print something and end.
-#[derive(clap::Args)]
-#[command(next_help_heading = GENERAL)]
-struct Actions {
-    /// Print the effective configuration as YAML and exit.
-    #[arg(long, default_value = "false", hide_default_value = true)]
-    print_config: RawValue<bool>,
-    /// List the placement policies and exit.
-    #[arg(long, default_value = "false", hide_default_value = true)]
-    list_policies: RawValue<bool>,
-    /// List the logging back-ends and sources and exit.
-    #[arg(long, default_value = "false", hide_default_value = true)]
-    list_loggers: RawValue<bool>,
-    /// Print the version and exit.
-    #[arg(long, default_value = "false", hide_default_value = true)]
-    version: RawValue<bool>,
-}
-
-/// A mistake on the command line or in an option file: one line, exit code 2.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UsageError(pub(crate) String);
-
-impl fmt::Display for UsageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for UsageError {}
 
 /// Reads the command line (its first word is the program's name) and the option files it names.
 ///
@@ -178,22 +78,6 @@ pub(crate) fn parse_with(
         raw: Raw::new(line.options, &matches, &origins),
         command: command_of(&line.actions, line.command)?,
     })
-}
-
-/// All definitions: options, actions, commands.
-#[must_use]
-pub fn command() -> clap::Command {
-    let help = |heading: Option<&'static str>| {
-        clap::Arg::new("help")
-            .long("help")
-            .short('h')
-            .action(ArgAction::Help)
-            .help("Print this help and exit")
-            .help_heading(heading)
-    };
-    options::finish(CommandLine::command())
-        .arg(help(Some(GENERAL)))
-        .mut_subcommands(|command| command.arg(help(None)))
 }
 
 fn command_of(actions: &Actions, command: Option<Command>) -> Result<Command, UsageError> {

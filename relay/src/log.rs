@@ -4,88 +4,9 @@ pub mod source;
 
 mod bulk;
 mod layer;
+mod settings;
 
 pub use bulk::Bulk;
 pub use layer::{Control, install};
+pub use settings::{Format, Level, LogSettings};
 pub use source::placement;
-
-use source::Switches;
-use std::str::FromStr;
-
-/// Lowest severity shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Everything that is switched on.
-    Debug,
-    /// No debug messages.
-    #[default]
-    Info,
-    /// Warnings and errors.
-    Warn,
-    /// Errors.
-    Error,
-}
-
-impl FromStr for Level {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.to_ascii_lowercase().as_str() {
-            "debug" => Ok(Self::Debug),
-            "info" => Ok(Self::Info),
-            "warn" | "warning" => Ok(Self::Warn),
-            "error" => Ok(Self::Error),
-            _ => Err("expected debug, info, warn or error".to_owned()),
-        }
-    }
-}
-
-/// The form of log lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// Lines for people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// What is logged, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Lowest severity shown.
-    pub level: Level,
-    /// Sources whose info messages are shown.
-    pub info: Switches,
-    /// Sources whose debug messages are shown, whatever the level.
-    pub debug: Switches,
-    /// Whether the source is shown.
-    pub prefix: bool,
-    /// The form of the lines.
-    pub format: Format,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            level: Level::Info,
-            info: Switches::all(),
-            debug: Switches::none(),
-            prefix: true,
-            format: Format::Text,
-        }
-    }
-}
-
-impl Settings {
-    /// Whether a message of this severity from this source is shown. Warnings and errors cannot be
-    /// switched off by source.
-    #[must_use]
-    pub fn shows(&self, level: Level, source: &str) -> bool {
-        match level {
-            Level::Debug => self.debug.on(source),
-            Level::Info => self.level <= Level::Info && self.info.on(source),
-            Level::Warn | Level::Error => self.level <= level,
-        }
-    }
-}

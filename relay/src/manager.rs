@@ -43,7 +43,7 @@ mod update;
 mod tests;
 
 pub use answer::{
-    ContainerSpec, CpuChange, Denied, DenyKind, PlanPreview, ReconfigureError, Reserved,
+    ContainerSpec, CpuChange, Denied, DenyKind, PlanPreview, ReconfigureError, ReservedPlace,
     ResourceUpdate, RestoreReport,
 };
 pub use book::{Book, Ledger};
@@ -76,7 +76,7 @@ use tokio_util::sync::CancellationToken;
 
 /// All a manager is made of.
 #[derive(Debug)]
-pub struct Config {
+pub struct ManagerConfig {
     /// Decides.
     pub policy: Arc<dyn Policy>,
     /// The machine.
@@ -117,7 +117,7 @@ pub struct Manager {
 impl Manager {
     /// Builds a manager from what an earlier run left; nothing is written or asked yet.
     #[must_use]
-    pub fn new(config: Config, stop: CancellationToken) -> (Self, ManagerHandle) {
+    pub fn new(config: ManagerConfig, stop: CancellationToken) -> (Self, ManagerHandle) {
         let Loaded { value, problems } = config.ledger.load();
         for problem in &problems {
             tracing::warn!(%problem, "the saved placement state is unusable; learning it from the runtime");
@@ -155,7 +155,7 @@ impl Manager {
             ResourceFiles::new(base, isolated, config.resources_file)
         });
         let owner = Owner::new(
-            owner::Parts {
+            owner::OwnerParts {
                 policy: config.policy,
                 topology: config.topology,
                 cgroups: config.cgroups,

@@ -5,7 +5,7 @@ use resmgr_policy::{
     ContainerId, CpuListConfig, PoolConfig, PoolsConfig, RebalanceMode, Settings, by_name,
     trace::{self, Event, Line},
 };
-use resmgr_sim::{Report, Setup, replay};
+use resmgr_sim::{Setup, SimulationReport, replay};
 use resmgr_tests::{Container, Cri, Relay, Runtime, eventually, kernel, skip};
 use resmgr_topology::CpuSet;
 use std::{
@@ -26,7 +26,7 @@ fn halves() -> [String; 2] {
     [first.join(","), second.join(",")]
 }
 
-fn placed_again(lines: &[Line], lists: &[String; 2]) -> Report {
+fn placed_again(lines: &[Line], lists: &[String; 2]) -> SimulationReport {
     let topology = trace::topology(lines).unwrap();
     let list = |cpuset: &String| {
         let cpus: CpuSet = cpuset.parse().unwrap();

@@ -50,7 +50,7 @@ pub(crate) struct Maps {
 
 /// The outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Choice {
+pub(crate) enum MapChoice {
     /// Not everything that matters is known yet.
     #[default]
     Wait,
@@ -66,20 +66,20 @@ pub(crate) enum Choice {
 }
 
 /// Chooses the configuration in force.
-pub(crate) fn choose(maps: &Maps) -> Choice {
+pub(crate) fn choose(maps: &Maps) -> MapChoice {
     for map in [&maps.node, &maps.group, &maps.default, &maps.single] {
         match map {
-            Lookup::Unknown => return Choice::Wait,
+            Lookup::Unknown => return MapChoice::Wait,
             Lookup::Absent => {}
             Lookup::Present(config) if config.data.is_empty() => {
-                return Choice::Empty {
+                return MapChoice::Empty {
                     origin: config.origin.clone(),
                 };
             }
-            Lookup::Present(config) => return Choice::Push(config.clone()),
+            Lookup::Present(config) => return MapChoice::Push(config.clone()),
         }
     }
-    Choice::Nothing
+    MapChoice::Nothing
 }
 
 #[cfg(test)]
@@ -96,7 +96,7 @@ mod tests {
 
     fn origin(maps: &Maps) -> String {
         match choose(maps) {
-            Choice::Push(config) => config.origin,
+            MapChoice::Push(config) => config.origin,
             choice => format!("{choice:?}"),
         }
     }
@@ -117,7 +117,7 @@ mod tests {
         maps.default = Lookup::Absent;
         assert_eq!(origin(&maps), "single");
         maps.single = Lookup::Absent;
-        assert_eq!(choose(&maps), Choice::Nothing);
+        assert_eq!(choose(&maps), MapChoice::Nothing);
     }
 
     #[test]
@@ -128,7 +128,7 @@ mod tests {
             default: map("default"),
             single: map("single"),
         };
-        assert_eq!(choose(&maps), Choice::Wait);
+        assert_eq!(choose(&maps), MapChoice::Wait);
         let maps = Maps {
             node: map("node"),
             ..maps
@@ -154,7 +154,7 @@ mod tests {
         };
         assert_eq!(
             choose(&maps),
-            Choice::Empty {
+            MapChoice::Empty {
                 origin: "ns/default".to_owned()
             }
         );

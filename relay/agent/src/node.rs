@@ -18,7 +18,7 @@ use tokio::sync::watch::Receiver;
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
-    choose::Choice,
+    choose::MapChoice,
     condition::{self, ConditionPatch},
     push::{PushOutcome, chain},
 };
@@ -33,7 +33,7 @@ const ATTEMPTS: usize = 5;
 pub(crate) struct NodeService {
     nodes: Api<Node>,
     node_name: String,
-    choices: Receiver<Choice>,
+    choices: Receiver<MapChoice>,
     outcomes: Receiver<PushOutcome>,
 }
 
@@ -42,7 +42,7 @@ impl NodeService {
     pub(crate) fn new(
         client: Client,
         node_name: String,
-        choices: Receiver<Choice>,
+        choices: Receiver<MapChoice>,
         outcomes: Receiver<PushOutcome>,
     ) -> Self {
         Self {
@@ -194,8 +194,8 @@ impl Agent for NodeService {
         _request: Request<GetConfigRequest>,
     ) -> Result<Response<GetConfigReply>, Status> {
         let config = match &*self.choices.borrow() {
-            Choice::Push(config) => config.data.clone(),
-            Choice::Wait | Choice::Nothing | Choice::Empty { .. } => BTreeMap::new(),
+            MapChoice::Push(config) => config.data.clone(),
+            MapChoice::Wait | MapChoice::Nothing | MapChoice::Empty { .. } => BTreeMap::new(),
         };
         Ok(Response::new(GetConfigReply {
             node_name: self.node_name.clone(),

@@ -30,7 +30,7 @@ use tonic::{
 };
 use tracing::{error, info, warn};
 
-use crate::choose::{Choice, NodeConfig};
+use crate::choose::{MapChoice, NodeConfig};
 
 /// A push waits this long after the last change.
 const DEBOUNCE: Duration = Duration::from_secs(2);
@@ -87,23 +87,23 @@ impl PushOutcome {
 pub(crate) async fn run(
     mut remote: ConfigConnection,
     node_name: &str,
-    mut choices: Receiver<Choice>,
+    mut choices: Receiver<MapChoice>,
     outcome: &Sender<PushOutcome>,
 ) {
     loop {
         let choice = choices.borrow_and_update().clone();
         let next = match choice {
-            Choice::Wait => PushOutcome::default(),
-            Choice::Nothing => PushOutcome {
+            MapChoice::Wait => PushOutcome::default(),
+            MapChoice::Nothing => PushOutcome {
                 verdict: Verdict::Nothing,
                 ..PushOutcome::default()
             },
-            Choice::Empty { origin } => PushOutcome {
+            MapChoice::Empty { origin } => PushOutcome {
                 origin,
                 verdict: Verdict::Empty,
                 ..PushOutcome::default()
             },
-            Choice::Push(config) => {
+            MapChoice::Push(config) => {
                 tokio::select! {
                     () = keep_in_force(&mut remote, node_name, &config, outcome) => {}
                     changed = choices.changed() => if changed.is_err() { return },
@@ -121,7 +121,7 @@ pub(crate) async fn run(
 }
 
 /// Waits until nothing has changed for [`DEBOUNCE`].
-async fn debounce(choices: &mut Receiver<Choice>) {
+async fn debounce(choices: &mut Receiver<MapChoice>) {
     choices.mark_unchanged();
     let mut until = Instant::now() + DEBOUNCE;
     loop {

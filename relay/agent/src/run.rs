@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::info;
 
-use crate::{args::AgentArgs, choose::Choice, health, node::NodeService, push, socket, status};
+use crate::{args::AgentArgs, choose::MapChoice, health, node::NodeService, push, socket, status};
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
@@ -49,7 +49,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let client = connect(&args).await?;
-    let (choice_in, choices) = watch::channel(Choice::Wait);
+    let (choice_in, choices) = watch::channel(MapChoice::Wait);
     let (outcome_in, outcomes) = watch::channel(push::PushOutcome::default());
     let health = TcpListener::bind(args.health_address)
         .await

@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     args::AgentArgs,
-    choose::{Choice, Lookup, Maps, NodeConfig, choose},
+    choose::{Lookup, MapChoice, Maps, NodeConfig, choose},
 };
 
 /// Wait before a failed watch is tried again.
@@ -49,7 +49,7 @@ impl MapScope {
 type WatchResult<K> = Result<Option<K>, watcher::Error>;
 
 /// Watches for ever, and sends every new choice.
-pub(crate) async fn run(client: Client, args: &AgentArgs, choice: &Sender<Choice>) {
+pub(crate) async fn run(client: Client, args: &AgentArgs, choice: &Sender<MapChoice>) {
     let maps_api = Api::<ConfigMap>::namespaced(client.clone(), &args.config_ns);
     let base = &args.configmap_name;
     let map = |name: String| follow(maps_api.clone(), name);
@@ -104,23 +104,23 @@ pub(crate) async fn run(client: Client, args: &AgentArgs, choice: &Sender<Choice
 }
 
 /// Sends a choice that differs from the last one.
-fn publish(next: Choice, choice: &Sender<Choice>) {
+fn publish(next: MapChoice, choice: &Sender<MapChoice>) {
     choice.send_if_modified(|current| {
         if *current == next {
             return false;
         }
         match &next {
-            Choice::Wait => {}
-            Choice::Nothing => {
+            MapChoice::Wait => {}
+            MapChoice::Nothing => {
                 info!("no ConfigMap for this node: the configuration in force stays");
             }
-            Choice::Empty { origin } => {
+            MapChoice::Empty { origin } => {
                 warn!(
                     origin,
                     "the ConfigMap has no keys: the configuration in force stays"
                 );
             }
-            Choice::Push(config) => {
+            MapChoice::Push(config) => {
                 info!(
                     origin = config.origin,
                     version = config.resource_version,

@@ -42,7 +42,7 @@ pub struct Counters {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum TaskPhase {
     Asleep,
     Queued { since: u64 },
     Running,
@@ -53,7 +53,7 @@ enum Phase {
 #[derive(Debug)]
 struct Task {
     container: usize,
-    phase: Phase,
+    phase: TaskPhase,
     /// Position of the CPU it runs, waits or last ran on.
     cpu: usize,
     virtual_ns: u64,
@@ -88,7 +88,7 @@ impl Role {
 }
 
 #[derive(Debug)]
-struct Container {
+struct ModelContainer {
     behaviour: Behaviour,
     allowed: CpuSet,
     tasks: Vec<usize>,
@@ -117,7 +117,7 @@ impl RunQueue {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
+enum KernelEvent {
     Timer { task: usize, timer: u64 },
     SliceEnd { cpu: usize, slice: u64 },
     Balance { cpu: usize, round: u64 },
@@ -151,8 +151,8 @@ pub struct Kernel<'t> {
     spans: Vec<[std::rc::Rc<[usize]>; 5]>,
     queues: Vec<RunQueue>,
     tasks: Vec<Task>,
-    containers: Vec<Container>,
-    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    containers: Vec<ModelContainer>,
+    events: BinaryHeap<Reverse<(u64, u64, KernelEvent)>>,
     sequence: u64,
     now_ns: u64,
     random: Random,
@@ -180,7 +180,7 @@ impl<'t> Kernel<'t> {
         };
         for cpu in 0..this.queues.len() {
             let stagger = this.random.below(BALANCE_NS);
-            this.at(stagger, Event::Balance { cpu, round: 0 });
+            this.at(stagger, KernelEvent::Balance { cpu, round: 0 });
         }
         this
     }
@@ -196,7 +196,7 @@ impl<'t> Kernel<'t> {
         let container = self.containers.len();
         let allowed = self.usable(cpus);
         let weight = (shares / u64::from(behaviour.threads.max(1))).max(2);
-        self.containers.push(Container {
+        self.containers.push(ModelContainer {
             behaviour,
             allowed,
             tasks: Vec::new(),
@@ -206,7 +206,7 @@ impl<'t> Kernel<'t> {
             alive: true,
         });
         if quota_ns.is_some() {
-            self.at(self.now_ns + PERIOD_NS, Event::Refill { container });
+            self.at(self.now_ns + PERIOD_NS, KernelEvent::Refill { container });
         }
         for thread in 0..behaviour.threads {
             let task = self.tasks.len();
@@ -214,7 +214,7 @@ impl<'t> Kernel<'t> {
             let cpu = self.idlest(&bound(allowed, role));
             self.tasks.push(Task {
                 container,
-                phase: Phase::Asleep,
+                phase: TaskPhase::Asleep,
                 cpu,
                 virtual_ns: self.queues[cpu].floor_ns,
                 weight,
@@ -233,7 +233,7 @@ impl<'t> Kernel<'t> {
         self.containers[handle.0].alive = false;
         for task in self.containers[handle.0].tasks.clone() {
             let cpu = self.take_off(task);
-            self.tasks[task].phase = Phase::Dead;
+            self.tasks[task].phase = TaskPhase::Dead;
             self.tasks[task].timer += 1;
             if let Some(cpu) = cpu {
                 self.start_next(cpu);
@@ -254,7 +254,7 @@ impl<'t> Kernel<'t> {
                 continue;
             }
             let phase = self.tasks[task].phase;
-            if let Phase::Running | Phase::Queued { .. } = phase {
+            if let TaskPhase::Running | TaskPhase::Queued { .. } = phase {
                 let left = self.take_off(task);
                 let to = self.idlest(&allowed);
                 self.enqueue(task, to, false);
@@ -308,29 +308,29 @@ impl<'t> Kernel<'t> {
         bound(self.containers[task.container].allowed, task.role)
     }
 
-    fn at(&mut self, time: u64, event: Event) {
+    fn at(&mut self, time: u64, event: KernelEvent) {
         self.sequence += 1;
         self.events.push(Reverse((time, self.sequence, event)));
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: KernelEvent) {
         match event {
-            Event::Timer { task, timer } if self.tasks[task].timer == timer => {
+            KernelEvent::Timer { task, timer } if self.tasks[task].timer == timer => {
                 self.wake(task, None);
             }
-            Event::SliceEnd { cpu, slice } if self.queues[cpu].slice == slice => {
+            KernelEvent::SliceEnd { cpu, slice } if self.queues[cpu].slice == slice => {
                 self.slice_end(cpu);
             }
-            Event::Balance { cpu, round } => {
+            KernelEvent::Balance { cpu, round } => {
                 self.balance(cpu, round);
-                let again = Event::Balance {
+                let again = KernelEvent::Balance {
                     cpu,
                     round: round + 1,
                 };
                 self.at(self.now_ns + BALANCE_NS, again);
             }
-            Event::Refill { container } => self.refill(container),
-            Event::Timer { .. } | Event::SliceEnd { .. } => {}
+            KernelEvent::Refill { container } => self.refill(container),
+            KernelEvent::Timer { .. } | KernelEvent::SliceEnd { .. } => {}
         }
     }
 
@@ -374,14 +374,14 @@ impl<'t> Kernel<'t> {
             self.finish_piece(task, cpu);
         } else if self.is_throttled(container) {
             self.queues[cpu].current = None;
-            self.tasks[task].phase = Phase::Throttled { since: self.now_ns };
+            self.tasks[task].phase = TaskPhase::Throttled { since: self.now_ns };
             self.start_next(cpu);
         } else {
             let own = self.tasks[task].virtual_ns;
             let waiting = self.queues[cpu].queue.first();
             if waiting.is_some_and(|(other, _)| *other < own) {
                 self.queues[cpu].current = None;
-                self.tasks[task].phase = Phase::Queued { since: self.now_ns };
+                self.tasks[task].phase = TaskPhase::Queued { since: self.now_ns };
                 self.queues[cpu].queue.insert((own, task));
                 self.start_next(cpu);
             } else {
@@ -397,13 +397,13 @@ impl<'t> Kernel<'t> {
             self.slice_end(cpu);
             return;
         }
-        self.tasks[task].phase = Phase::Asleep;
+        self.tasks[task].phase = TaskPhase::Asleep;
         self.tasks[task].timer += 1;
         let timer = self.tasks[task].timer;
         let role = self.tasks[task].role;
         if role != Role::Called {
             let wake_ns = self.now_ns + self.random.around(behaviour.sleep_ns).max(1);
-            self.at(wake_ns, Event::Timer { task, timer });
+            self.at(wake_ns, KernelEvent::Timer { task, timer });
         }
         if behaviour.talks && role != Role::Called {
             let others = &self.containers[self.tasks[task].container].tasks;
@@ -430,22 +430,22 @@ impl<'t> Kernel<'t> {
         // What slices overran is owed; what was left over is lost.
         self.containers[container].left_ns = quota.min(left + quota);
         if self.is_throttled(container) {
-            self.at(self.now_ns + PERIOD_NS, Event::Refill { container });
+            self.at(self.now_ns + PERIOD_NS, KernelEvent::Refill { container });
             return;
         }
         for task in self.containers[container].tasks.clone() {
-            if let Phase::Throttled { since } = self.tasks[task].phase {
+            if let TaskPhase::Throttled { since } = self.tasks[task].phase {
                 self.containers[container].counters.throttled_ns += self.now_ns - since;
-                self.tasks[task].phase = Phase::Asleep;
+                self.tasks[task].phase = TaskPhase::Asleep;
                 let cpu = self.allowed_near(task);
                 self.enqueue(task, cpu, true);
             }
         }
-        self.at(self.now_ns + PERIOD_NS, Event::Refill { container });
+        self.at(self.now_ns + PERIOD_NS, KernelEvent::Refill { container });
     }
 
     fn wake(&mut self, task: usize, waker: Option<usize>) {
-        if self.tasks[task].phase != Phase::Asleep {
+        if self.tasks[task].phase != TaskPhase::Asleep {
             return;
         }
         self.tasks[task].timer += 1;
@@ -461,7 +461,7 @@ impl<'t> Kernel<'t> {
         };
         self.tasks[task].work_left_ns = self.random.around(work_ns).max(1);
         if self.is_throttled(container) {
-            self.tasks[task].phase = Phase::Throttled { since: self.now_ns };
+            self.tasks[task].phase = TaskPhase::Throttled { since: self.now_ns };
         } else {
             self.enqueue(task, cpu, true);
         }
@@ -490,7 +490,7 @@ impl<'t> Kernel<'t> {
         entry.virtual_ns = entry
             .virtual_ns
             .clamp(floor_ns.saturating_sub(SLICE_NS / 2), floor_ns + SLICE_NS);
-        entry.phase = Phase::Queued { since };
+        entry.phase = TaskPhase::Queued { since };
         let own = entry.virtual_ns;
         self.queues[cpu].queue.insert((own, task));
         match self.queues[cpu].current {
@@ -502,7 +502,7 @@ impl<'t> Kernel<'t> {
                     && self.tasks[current].work_left_ns > 0
                 {
                     self.queues[cpu].current = None;
-                    self.tasks[current].phase = Phase::Queued { since: self.now_ns };
+                    self.tasks[current].phase = TaskPhase::Queued { since: self.now_ns };
                     self.queues[cpu].queue.insert((running, current));
                     self.start_next(cpu);
                 }
@@ -514,13 +514,13 @@ impl<'t> Kernel<'t> {
     fn take_off(&mut self, task: usize) -> Option<usize> {
         let cpu = self.tasks[task].cpu;
         match self.tasks[task].phase {
-            Phase::Running => {
+            TaskPhase::Running => {
                 self.charge(cpu);
                 self.queues[cpu].current = None;
                 self.queues[cpu].slice += 1;
                 Some(cpu)
             }
-            Phase::Queued { .. } => {
+            TaskPhase::Queued { .. } => {
                 let key = (self.tasks[task].virtual_ns, task);
                 self.queues[cpu].queue.remove(&key);
                 None
@@ -539,15 +539,15 @@ impl<'t> Kernel<'t> {
                 return;
             };
             let container = self.tasks[task].container;
-            if let Phase::Queued { since } = self.tasks[task].phase {
+            if let TaskPhase::Queued { since } = self.tasks[task].phase {
                 let waited = self.now_ns - since;
                 self.containers[container].counters.waits_ns.push(waited);
             }
             if self.is_throttled(container) {
-                self.tasks[task].phase = Phase::Throttled { since: self.now_ns };
+                self.tasks[task].phase = TaskPhase::Throttled { since: self.now_ns };
                 continue;
             }
-            self.tasks[task].phase = Phase::Running;
+            self.tasks[task].phase = TaskPhase::Running;
             self.queues[cpu].current = Some(task);
             let busy = |other: &usize| *other != cpu && self.queues[*other].current.is_some();
             self.queues[cpu].speed = if self.spans[cpu][0].iter().any(busy) {
@@ -575,7 +575,7 @@ impl<'t> Kernel<'t> {
         let slice = self.queues[cpu].slice;
         self.at(
             self.now_ns + slice_ns.max(1),
-            Event::SliceEnd { cpu, slice },
+            KernelEvent::SliceEnd { cpu, slice },
         );
     }
 }

@@ -14,6 +14,6 @@ pub mod run;
 mod setup;
 pub mod workload;
 
-pub use report::Report;
+pub use report::SimulationReport;
 pub use run::{replay, simulate};
 pub use setup::Setup;

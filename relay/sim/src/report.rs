@@ -53,7 +53,7 @@ pub struct ClassReport {
 
 /// The outcome of a simulation.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct SimulationReport {
     /// The policy's name.
     pub policy: &'static str,
     /// Whether it moved what ran.
@@ -87,7 +87,7 @@ pub struct Report {
     pub timeline: Timeline,
 }
 
-impl Report {
+impl SimulationReport {
     pub(crate) fn new(policy: &'static str, setup: &Setup<'_>) -> Self {
         Self {
             policy,
@@ -151,7 +151,7 @@ pub fn percentile(sorted: &[u64], percent: usize) -> u64 {
     sorted.get(rank - 1).copied().unwrap_or(0)
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for SimulationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let feedback = format!("{:?}", self.feedback).to_lowercase();
         writeln!(

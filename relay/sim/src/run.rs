@@ -2,7 +2,7 @@
 
 use crate::{
     kernel::{Counters, Handle, Kernel, PERIOD_NS},
-    report::{ContainerReport, Report, percentile},
+    report::{ContainerReport, SimulationReport, percentile},
     setup::Setup,
 };
 use resmgr_policy::{
@@ -17,7 +17,7 @@ const MS: u64 = 1_000_000;
 
 /// A container in the simulation.
 #[derive(Debug)]
-struct Running {
+struct RunningContainer {
     handle: Handle,
     behaviour: Behaviour,
     total: Counters,
@@ -28,14 +28,14 @@ struct Running {
 
 /// Runs a simulation. A container the policy refuses is not started, and counted.
 #[must_use]
-pub fn simulate(setup: &Setup<'_>) -> Report {
+pub fn simulate(setup: &Setup<'_>) -> SimulationReport {
     Simulation::new(*setup).run()
 }
 
 /// The same, but the policy sees the measurements of the trace in place of the model's: what it decided
 /// when they were taken, it decides again.
 #[must_use]
-pub fn replay(setup: &Setup<'_>) -> Report {
+pub fn replay(setup: &Setup<'_>) -> SimulationReport {
     let mut simulation = Simulation::new(*setup);
     simulation.replayed = Some(Replayed::default());
     simulation.run()
@@ -68,9 +68,9 @@ struct Simulation<'a> {
     state: State,
     measured: Measured,
     replayed: Option<Replayed>,
-    running: BTreeMap<ContainerId, Running>,
+    running: BTreeMap<ContainerId, RunningContainer>,
     now_ns: u64,
-    report: Report,
+    report: SimulationReport,
 }
 
 impl<'a> Simulation<'a> {
@@ -82,12 +82,12 @@ impl<'a> Simulation<'a> {
             replayed: None,
             running: BTreeMap::new(),
             now_ns: 0,
-            report: Report::new(setup.policy.name(), &setup),
+            report: SimulationReport::new(setup.policy.name(), &setup),
             setup,
         }
     }
 
-    fn run(mut self) -> Report {
+    fn run(mut self) -> SimulationReport {
         let end_ns = self.setup.duration_ms.saturating_mul(MS);
         let interval_ns = self.setup.interval_ms.max(1).saturating_mul(MS);
         let mut next_measure_ns = interval_ns;
@@ -176,7 +176,7 @@ impl<'a> Simulation<'a> {
         self.report
             .timeline
             .name(handle, &request.id, behaviour.class);
-        let running = Running {
+        let running = RunningContainer {
             handle,
             behaviour,
             total: Counters::default(),

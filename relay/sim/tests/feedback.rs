@@ -5,7 +5,7 @@ use resmgr_policy::{
     CpuListConfig, Policy, PoolConfig, QosClass, RebalanceMode, Reserved, Settings, by_name,
     trace::{Behaviour, Class, Event, Line},
 };
-use resmgr_sim::{Report, Setup, simulate, workload::request};
+use resmgr_sim::{Setup, SimulationReport, simulate, workload::request};
 use resmgr_topology::{DistanceClass, MilliCpu, Topology};
 
 const MS: u64 = 1_000_000;
@@ -53,7 +53,7 @@ fn run(
     trace: &[Line],
     seed: u64,
     feedback: RebalanceMode,
-) -> Report {
+) -> SimulationReport {
     run_for(BRISK, name, machine, trace, seed, feedback)
 }
 
@@ -64,7 +64,7 @@ fn run_for(
     trace: &[Line],
     seed: u64,
     feedback: RebalanceMode,
-) -> Report {
+) -> SimulationReport {
     simulate(&Setup {
         topology: machine,
         policy: &*policy(name, machine),
@@ -77,7 +77,7 @@ fn run_for(
 }
 
 /// Time lost: waiting, and caches refilled after far migrations.
-fn lost_ns(report: &Report) -> u64 {
+fn lost_ns(report: &SimulationReport) -> u64 {
     let waits = report.containers.iter().flat_map(|one| &one.waits_ns);
     let count = |class| report.migrations.get(&class).copied().unwrap_or(0);
     waits.sum::<u64>()
@@ -87,7 +87,7 @@ fn lost_ns(report: &Report) -> u64 {
 }
 
 /// What two runs may differ by when nothing is better or worse: a tenth, and a hundredth of the CPU time.
-fn noise_ns(report: &Report) -> u64 {
+fn noise_ns(report: &SimulationReport) -> u64 {
     let ran: u64 = report.containers.iter().map(|one| one.run_ns).sum();
     lost_ns(report) / 10 + ran / 100 + 50 * MS
 }
@@ -188,8 +188,9 @@ fn under_a_constant_load_the_moves_end_and_the_end_is_no_worse_than_without() {
             assert!(on.moves <= 4 * trace.len(), "{told}");
             moved += on.moves;
             // Equal seeds give equal runs: what is more in the longer one is its end.
-            let end =
-                |whole: &Report, feedback| lost_ns(whole) - lost_ns(&for_ms(SETTLED_MS, feedback));
+            let end = |whole: &SimulationReport, feedback| {
+                lost_ns(whole) - lost_ns(&for_ms(SETTLED_MS, feedback))
+            };
             let (with, without) = (end(&on, RebalanceMode::On), end(&off, RebalanceMode::Off));
             let noise_ns = noise_ns(&off) * (WHOLE_MS - SETTLED_MS) / WHOLE_MS;
             assert!(

@@ -7,7 +7,7 @@ use resmgr_policy::{
     trace::{self, Behaviour, Class, Event, Line},
 };
 use resmgr_sim::{
-    Report, Setup, simulate,
+    Setup, SimulationReport, simulate,
     workload::{request, standard_mix},
 };
 use resmgr_topology::{MilliCpu, Topology};
@@ -18,7 +18,12 @@ fn machine() -> Topology {
     Topology::synthetic("pack:2 numa:2 core:2 pu:2").expect("a legal description")
 }
 
-fn run(machine: &Topology, policy: &dyn Policy, trace: &[Line], feedback: RebalanceMode) -> Report {
+fn run(
+    machine: &Topology,
+    policy: &dyn Policy,
+    trace: &[Line],
+    feedback: RebalanceMode,
+) -> SimulationReport {
     simulate(&Setup {
         topology: machine,
         policy,

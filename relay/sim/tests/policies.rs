@@ -6,7 +6,7 @@ use resmgr_policy::{
     trace::{Behaviour, Class, Event, Line},
 };
 use resmgr_sim::{
-    Report, Setup, simulate,
+    Setup, SimulationReport, simulate,
     workload::{request, standard_mix},
 };
 use resmgr_topology::{MilliCpu, Topology};
@@ -20,7 +20,12 @@ fn policy(name: &str, machine: &Topology) -> Box<dyn Policy> {
     by_name(name, machine, &settings).expect("a legal configuration")
 }
 
-fn run(name: &str, machine: &Topology, trace: &[Line], feedback: RebalanceMode) -> Report {
+fn run(
+    name: &str,
+    machine: &Topology,
+    trace: &[Line],
+    feedback: RebalanceMode,
+) -> SimulationReport {
     simulate(&Setup {
         topology: machine,
         policy: &*policy(name, machine),

@@ -1,24 +1,10 @@
 //! Texts made from the definitions: version, the list of loggers, the page `docs/configuration.md`, shell
 //! completions and the manual page.
 
+use super::command::command;
 use crate::config::options;
 use clap::{Arg, ArgAction};
 use clap_complete::Shell;
-
-pub(super) const EXAMPLES: &str = "\
-Switches take an optional value: --pin-memory, --pin-memory=false. One dash or two, a space or `=`
-before the value: all the same.
-
-Examples:
-  Watch what the kubelet asks of containerd, changing nothing:
-    cri-resmgr --dump 'reset,full:.*' --dump-file /tmp/cri.dump
-  Give guaranteed containers CPUs of their own, one CPU kept for the system:
-    cri-resmgr --policy static --reserved-resources cpu=1000m
-  Ask a running relay where containers sit, and why:
-    cri-resmgr state
-    cri-resmgr explain default/my-pod/my-container
-
-Exit codes: 0 ended as asked, 1 failed while starting or running, 2 wrong usage or configuration.";
 
 /// What `--version` prints.
 #[must_use]
@@ -44,7 +30,7 @@ pub fn loggers() -> String {
 pub fn page() -> String {
     let mut page = include_str!("configuration_head.md").to_owned();
     let mut heading = None;
-    let command = super::command();
+    let command = command();
     for option in options::of(&command) {
         if option.get_help_heading() != heading {
             heading = option.get_help_heading();
@@ -94,7 +80,7 @@ fn row(option: &Arg) -> String {
 #[must_use]
 pub fn completion(shell: Shell) -> String {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut super::command(), "cri-resmgr", &mut script);
+    clap_complete::generate(shell, &mut command(), "cri-resmgr", &mut script);
     // For a name with a dash, clap_complete 4.6 gives bash two spellings of each command's label.
     String::from_utf8_lossy(&script).replace("cri__subcmd__resmgr", "cri__resmgr")
 }
@@ -104,7 +90,7 @@ pub fn completion(shell: Shell) -> String {
 /// # Errors
 /// When it cannot be rendered.
 pub fn manual() -> std::io::Result<String> {
-    let mut command = super::command().version(env!("CARGO_PKG_VERSION"));
+    let mut command = command().version(env!("CARGO_PKG_VERSION"));
     command.build();
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone())

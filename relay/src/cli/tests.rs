@@ -1,5 +1,7 @@
 use super::{option_file, *};
+use crate::config::options;
 use crate::{config::Machine, golden::assert_golden};
+use clap_complete::Shell;
 use proptest::prelude::*;
 use std::path::Path;
 

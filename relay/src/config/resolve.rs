@@ -249,13 +249,13 @@ impl Validator<'_> {
         }
     }
 
-    fn log(&mut self, options: &LogOptions) -> log::Settings {
+    fn log(&mut self, options: &LogOptions) -> log::LogSettings {
         let back_end = self.get(&options.logger);
         let format = self.get(&options.log_format);
         let info = self.accumulate(&options.logger_source, Switches::all(), Switches::add);
         let debug = self.accumulate(&options.logger_debug, Switches::none(), Switches::add);
         self.notes.extend(retired_sources(&info, &debug));
-        log::Settings {
+        log::LogSettings {
             level: self.get(&options.logger_level),
             info,
             debug,

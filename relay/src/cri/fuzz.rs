@@ -43,10 +43,10 @@ impl<'a> Input<'a> {
 
 /// Holds every call whose path has an `h`, and rewrites every other request.
 #[derive(Debug)]
-struct Hooks;
+struct FuzzHooks;
 
 #[async_trait]
-impl Interceptor for Hooks {
+impl Interceptor for FuzzHooks {
     fn wants(&self, path: &str) -> bool {
         path.contains('h')
     }
@@ -86,7 +86,7 @@ fn session() -> Session {
             image: Some("/run/images".into()),
         },
         options: Options::default(),
-        interceptor: Some(Arc::new(Hooks)),
+        interceptor: Some(Arc::new(FuzzHooks)),
         observers: vec![Arc::new(Onlooker)],
         seq: AtomicU64::new(1),
         outages: Outages::default(),
@@ -177,7 +177,7 @@ fn put_frame(input: &mut Input<'_>, out: &mut BytesMut) {
     out.put_slice(&payload);
 }
 
-/// Hooks answer; refusals and rewrites in turn.
+/// FuzzHooks answer; refusals and rewrites in turn.
 fn answer(session: &mut Session, operation: u8) {
     for hook in std::mem::take(&mut session.hooks) {
         match hook {

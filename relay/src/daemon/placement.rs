@@ -71,7 +71,7 @@ fn parts(
     config: &Config,
     topology: &Arc<Topology>,
     observers: &[Arc<dyn Observer>],
-) -> Result<manager::Config, Failed> {
+) -> Result<manager::ManagerConfig, Failed> {
     let policy: Arc<dyn Policy> = policy(config, topology)?.into();
     let socket = config.relay.runtime_socket.as_deref().ok_or_else(|| {
         Failed::Usage(format!(
@@ -84,7 +84,7 @@ fn parts(
     let under = config.enforce.cgroup_mount.as_path();
     let hierarchy = Hierarchy::detect(Some(under)).map_err(anyhow::Error::from)?;
     let ledger = Ledger::open(&config.enforce.state_dir).map_err(anyhow::Error::from)?;
-    Ok(manager::Config {
+    Ok(manager::ManagerConfig {
         policy,
         topology: Arc::clone(topology),
         cgroups: Arc::new(Cgroups::new(hierarchy)),

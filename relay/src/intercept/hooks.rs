@@ -180,7 +180,7 @@ impl Hooks {
     }
 
     /// Tells the manager when the runtime has said yes.
-    fn ending(&self, ended: Ended) -> Before {
+    fn ending(&self, ended: StopTarget) -> Before {
         let after = Ending {
             manager: self.manager.clone(),
             ended,
@@ -223,14 +223,14 @@ impl Interceptor for Hooks {
             "StopContainer" | "RemoveContainer" => {
                 match v1::RemoveContainerRequest::decode(request.clone()) {
                     Ok(gone) => {
-                        self.ending(Ended::Container(ContainerId(gone.container_id.into())))
+                        self.ending(StopTarget::Container(ContainerId(gone.container_id.into())))
                     }
                     Err(_bad) => pass(),
                 }
             }
             "StopPodSandbox" | "RemovePodSandbox" => {
                 match v1::RemovePodSandboxRequest::decode(request.clone()) {
-                    Ok(gone) => self.ending(Ended::Pod(gone.pod_sandbox_id.into())),
+                    Ok(gone) => self.ending(StopTarget::Pod(gone.pod_sandbox_id.into())),
                     Err(_bad) => pass(),
                 }
             }
@@ -346,22 +346,22 @@ impl After for PodUpdating {
 }
 
 /// What a stop or a removal ends.
-enum Ended {
+enum StopTarget {
     Container(ContainerId),
     Pod(Arc<str>),
 }
 
 struct Ending {
     manager: ManagerHandle,
-    ended: Ended,
+    ended: StopTarget,
 }
 
 #[async_trait]
 impl After for Ending {
     async fn after(self: Box<Self>, outcome: Outcome) {
         match (outcome, self.ended) {
-            (Outcome::Reply(_), Ended::Container(id)) => self.manager.gone(id).await,
-            (Outcome::Reply(_), Ended::Pod(sandbox)) => self.manager.pod_gone(sandbox).await,
+            (Outcome::Reply(_), StopTarget::Container(id)) => self.manager.gone(id).await,
+            (Outcome::Reply(_), StopTarget::Pod(sandbox)) => self.manager.pod_gone(sandbox).await,
             (Outcome::Failed(_), _) => {}
             (Outcome::Unknown(_), _) => self.manager.poll_soon(),
         }

@@ -5,9 +5,9 @@ use crate::{
     manager::{Denied, DenyKind},
 };
 
-/// The codes of `google.rpc.Code` that are sent.
+/// The codes of `google.rpc.GrpcCode` that are sent.
 #[derive(Clone, Copy)]
-enum Code {
+enum GrpcCode {
     InvalidArgument = 3,
     DeadlineExceeded = 4,
     ResourceExhausted = 8,
@@ -18,10 +18,10 @@ enum Code {
 impl From<Denied> for Status {
     fn from(denied: Denied) -> Self {
         let code = match denied.kind {
-            DenyKind::NoPlace => Code::ResourceExhausted,
-            DenyKind::PolicyLate => Code::DeadlineExceeded,
-            DenyKind::Internal => Code::Internal,
-            DenyKind::Unavailable => Code::Unavailable,
+            DenyKind::NoPlace => GrpcCode::ResourceExhausted,
+            DenyKind::PolicyLate => GrpcCode::DeadlineExceeded,
+            DenyKind::Internal => GrpcCode::Internal,
+            DenyKind::Unavailable => GrpcCode::Unavailable,
         };
         Self {
             code: code as u32,
@@ -33,7 +33,7 @@ impl From<Denied> for Status {
 /// The request is no message of CRI.
 pub(super) fn unreadable(method: &str) -> Status {
     Status {
-        code: Code::InvalidArgument as u32,
+        code: GrpcCode::InvalidArgument as u32,
         message: format!("cri-resmgr cannot read this {method} request; nothing was started"),
     }
 }

@@ -1,8 +1,8 @@
 //! Many messages of one source, written at once: for a source that logs more than a line at a time.
 
 use super::{
-    Format, Level, Settings,
     layer::{self, in_force},
+    settings::{Format, Level, LogSettings},
 };
 use std::io::Write as _;
 
@@ -10,7 +10,7 @@ use std::io::Write as _;
 #[derive(Debug)]
 pub struct Bulk {
     source: &'static str,
-    settings: Option<Settings>,
+    settings: Option<LogSettings>,
     info_head: Vec<u8>,
     out: Vec<u8>,
 }
@@ -93,7 +93,7 @@ mod tests {
             !bulk.shows(Level::Error),
             "no log is installed in this test"
         );
-        bulk.settings = Some(Settings::default());
+        bulk.settings = Some(LogSettings::default());
         bulk.info_head = layer::head(Level::Info, "message", true).into_bytes();
         assert!(bulk.shows(Level::Info));
         let (head, out) = bulk.info_lines().unwrap();
@@ -104,9 +104,9 @@ mod tests {
             String::from_utf8_lossy(&bulk.out),
             "I: [    message     ] one\nW: [    message     ] two\nW: [    message     ] three\n"
         );
-        bulk.settings = Some(Settings {
+        bulk.settings = Some(LogSettings {
             format: Format::Json,
-            ..Settings::default()
+            ..LogSettings::default()
         });
         assert!(bulk.info_lines().is_none());
     }

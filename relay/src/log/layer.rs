@@ -1,6 +1,9 @@
 //! The layer that writes the lines.
 
-use super::{Format, Level, Settings, source};
+use super::{
+    settings::{Format, Level, LogSettings},
+    source,
+};
 use std::{
     fmt,
     io::Write as _,
@@ -14,11 +17,11 @@ use tracing_subscriber::{
 
 /// Changes what is logged while the daemon runs.
 #[derive(Clone, Debug)]
-pub struct Control(Arc<RwLock<Settings>>);
+pub struct Control(Arc<RwLock<LogSettings>>);
 
 impl Control {
     /// Puts new settings in force.
-    pub fn set(&self, settings: Settings) {
+    pub fn set(&self, settings: LogSettings) {
         match self.0.write() {
             Ok(mut current) => *current = settings,
             Err(poisoned) => *poisoned.into_inner() = settings,
@@ -28,7 +31,7 @@ impl Control {
 
     /// The settings in force.
     #[must_use]
-    pub fn get(&self) -> Settings {
+    pub fn get(&self) -> LogSettings {
         match self.0.read() {
             Ok(current) => current.clone(),
             Err(poisoned) => poisoned.into_inner().clone(),
@@ -48,7 +51,9 @@ impl Control {
 ///
 /// # Errors
 /// When the process logs elsewhere already.
-pub fn install(settings: Settings) -> Result<Control, tracing::subscriber::SetGlobalDefaultError> {
+pub fn install(
+    settings: LogSettings,
+) -> Result<Control, tracing::subscriber::SetGlobalDefaultError> {
     let control = Control(Arc::new(RwLock::new(settings)));
     let lines = Lines {
         control: control.clone(),
@@ -58,7 +63,7 @@ pub fn install(settings: Settings) -> Result<Control, tracing::subscriber::SetGl
 }
 
 /// The settings in force, when this layer is where the process logs.
-pub(super) fn in_force() -> Option<Settings> {
+pub(super) fn in_force() -> Option<LogSettings> {
     tracing::dispatcher::get_default(|dispatch| {
         let lines = dispatch.downcast_ref::<Lines>();
         lines.map(|lines| lines.control.get())
@@ -126,7 +131,7 @@ impl field::Visit for Fields {
     }
 }
 
-fn render(settings: &Settings, event: &Event<'_>) -> String {
+fn render(settings: &LogSettings, event: &Event<'_>) -> String {
     let mut fields = Fields::default();
     event.record(&mut fields);
     let source = source::of_target(event.metadata().target());
@@ -134,7 +139,7 @@ fn render(settings: &Settings, event: &Event<'_>) -> String {
 }
 
 /// One message without fields.
-pub(super) fn message(settings: &Settings, level: Level, source: &str, message: &str) -> String {
+pub(super) fn message(settings: &LogSettings, level: Level, source: &str, message: &str) -> String {
     let fields = Fields {
         message: message.to_owned(),
         values: Vec::new(),
@@ -142,7 +147,7 @@ pub(super) fn message(settings: &Settings, level: Level, source: &str, message: 
     form(settings, level, source, &fields)
 }
 
-fn form(settings: &Settings, level: Level, source: &str, fields: &Fields) -> String {
+fn form(settings: &LogSettings, level: Level, source: &str, fields: &Fields) -> String {
     match settings.format {
         Format::Text => text(level, source, settings.prefix, fields),
         Format::Json => json(level, source, fields),

@@ -24,7 +24,7 @@ pub struct ContainerSpec {
 
 /// A place held for a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reserved {
+pub struct ReservedPlace {
     /// What the policy decided; `None` when it passes through unplaced.
     pub placement: Option<Placement>,
     /// What goes into the create request.

@@ -64,12 +64,12 @@ pub struct ContainerRecord {
     pub history: Vec<Note>,
     /// `None` for a placed container.
     #[serde(skip)]
-    unplaced: Option<Unplaced>,
+    unplaced: Option<UnplacedRecord>,
 }
 
 /// What the policy's state would hold of a container if it were placed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Unplaced {
+struct UnplacedRecord {
     request: Arc<Request>,
     arrival: u64,
     /// Why it has no placement; `None` for a container that the policy does not place at all.
@@ -202,7 +202,7 @@ impl Containers {
 
     /// Adds a container that is to be placed, as one the policy does not place.
     pub(super) fn insert(&mut self, spec: &ContainerSpec) {
-        let unplaced = Unplaced {
+        let unplaced = UnplacedRecord {
             request: Arc::new(spec.request.remembered()),
             arrival: self.state.next_arrival,
             reason: None,
@@ -241,7 +241,7 @@ impl Containers {
                 state.containers.insert(id.clone(), container);
             }
             None => {
-                record.unplaced = Some(Unplaced {
+                record.unplaced = Some(UnplacedRecord {
                     request,
                     arrival,
                     reason: unplaced,
@@ -336,7 +336,7 @@ impl Containers {
                 (Some(unplaced), _) if reason.is_some() => unplaced.reason.clone_from(&reason),
                 (Some(_unplaced), _) => {}
                 (empty @ None, Some(container)) => {
-                    *empty = Some(Unplaced {
+                    *empty = Some(UnplacedRecord {
                         request: Arc::clone(&container.request),
                         arrival: container.arrival,
                         reason: reason.clone(),
@@ -452,7 +452,7 @@ impl Containers {
     /// The writes that a decision needs, which has led from `before` to these containers.
     pub(super) fn plan_for(&self, decision: &Decision, before: &Self, online: &CpuSet) -> Plan {
         let records = self.records.iter();
-        // Unplaced containers follow what the others hold.
+        // UnplacedRecord containers follow what the others hold.
         let unplaced = records.filter(|(_id, record)| record.unplaced.is_some());
         let changed = decision.changes.iter().map(|change| &change.id);
         let ids: BTreeSet<_> = changed.chain(unplaced.map(|(id, _)| id)).collect();
@@ -549,7 +549,7 @@ fn unplace(
     match (&mut record.unplaced, was) {
         (Some(unplaced), _) => unplaced.reason = reason,
         (empty @ None, Some(container)) => {
-            *empty = Some(Unplaced {
+            *empty = Some(UnplacedRecord {
                 request: Arc::clone(&container.request),
                 arrival: container.arrival,
                 reason,

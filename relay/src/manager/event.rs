@@ -2,7 +2,7 @@
 
 use super::{
     answer::{
-        ContainerSpec, Denied, PlanPreview, ReconfigureError, Reserved, ResourceUpdate,
+        ContainerSpec, Denied, PlanPreview, ReconfigureError, ReservedPlace, ResourceUpdate,
         RestoreReport, UpdateEnd, Updated,
     },
     runtime::Listing,
@@ -29,7 +29,7 @@ pub(super) enum Event {
         attempt: Attempt,
         /// `None`: the policy refuses, or the pod's containers seem to ask for more than their pod, and it
         /// is worth asking the runtime what has ended.
-        reply: oneshot::Sender<Result<Option<Reserved>, Denied>>,
+        reply: oneshot::Sender<Result<Option<ReservedPlace>, Denied>>,
     },
     Commit {
         provisional: ContainerId,

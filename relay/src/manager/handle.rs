@@ -2,8 +2,8 @@
 
 use super::{
     answer::{
-        ContainerSpec, Denied, DenyKind, PlanPreview, ReconfigureError, Reserved, ResourceUpdate,
-        RestoreReport, Updated,
+        ContainerSpec, Denied, DenyKind, PlanPreview, ReconfigureError, ReservedPlace,
+        ResourceUpdate, RestoreReport, Updated,
     },
     book::Book,
     event::{Attempt, Event},
@@ -179,7 +179,7 @@ impl ManagerHandle {
         &self,
         spec: &ContainerSpec,
         attempt: Attempt,
-    ) -> Result<Option<Reserved>, Denied> {
+    ) -> Result<Option<ReservedPlace>, Denied> {
         self.call(|reply| Event::Reserve {
             spec: Box::new(spec.clone()),
             attempt,

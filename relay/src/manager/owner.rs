@@ -1,7 +1,7 @@
 //! The owner of the state: one event at a time.
 
 use super::{
-    answer::{ContainerSpec, Denied, Reserved, RestoreReport},
+    answer::{ContainerSpec, Denied, ReservedPlace, RestoreReport},
     book::Book,
     clock::unix_s,
     containers::{Containers, Stage},
@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 const STARTING_LOOK: Duration = Duration::from_millis(3);
 
 /// What an owner is made of.
-pub(super) struct Parts {
+pub(super) struct OwnerParts {
     pub(super) policy: Arc<dyn Policy>,
     pub(super) topology: Arc<Topology>,
     pub(super) cgroups: Arc<Cgroups>,
@@ -85,7 +85,7 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    pub(super) fn new(parts: Parts, book: Book, reset: bool) -> Self {
+    pub(super) fn new(parts: OwnerParts, book: Book, reset: bool) -> Self {
         let keeps = !reset && book.policy == parts.policy.name();
         let Book {
             mut containers,
@@ -250,7 +250,7 @@ impl Owner {
         &mut self,
         mut spec: ContainerSpec,
         attempt: Attempt,
-    ) -> Result<Option<Reserved>, Denied> {
+    ) -> Result<Option<ReservedPlace>, Denied> {
         let id = spec.request.id.clone();
         // The kubelet tries again: a creation that it has not heard of did not happen, or the next list
         // tells of the container.
@@ -290,7 +290,7 @@ impl Owner {
             .begin(&id, before, self.generation, growing, desired.cpuset());
         let container = self.containers.get(&id);
         let files = self.files.as_ref().zip(container);
-        Ok(Some(Reserved {
+        Ok(Some(ReservedPlace {
             placement: container.and_then(|container| container.placement.cloned()),
             resources: files.and_then(|(files, container)| files.directory(container)),
             desired,

@@ -132,7 +132,7 @@ impl Node {
         topology: Topology,
         reconcile_interval: Duration,
     ) -> Running {
-        let config = Config {
+        let config = ManagerConfig {
             policy,
             topology: Arc::new(topology),
             cgroups: Arc::clone(&self.cgroups),

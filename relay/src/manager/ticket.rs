@@ -1,6 +1,6 @@
 //! A reservation as a value: it holds a slot of the manager's mailbox, so that no ending is lost.
 
-use super::{answer::Reserved, event::Event};
+use super::{answer::ReservedPlace, event::Event};
 use resmgr_policy::ContainerId;
 use tokio::sync::mpsc::OwnedPermit;
 
@@ -11,7 +11,7 @@ use tokio::sync::mpsc::OwnedPermit;
 #[must_use = "a reservation ends by commit or abort"]
 pub struct Ticket {
     id: ContainerId,
-    reserved: Reserved,
+    reserved: ReservedPlace,
     permit: Option<OwnedPermit<Event>>,
     sent: bool,
 }
@@ -21,13 +21,13 @@ impl Ticket {
     pub(super) fn new(id: ContainerId, permit: OwnedPermit<Event>) -> Self {
         Self {
             id,
-            reserved: Reserved::default(),
+            reserved: ReservedPlace::default(),
             permit: Some(permit),
             sent: false,
         }
     }
 
-    pub(super) fn hold(&mut self, reserved: Reserved) {
+    pub(super) fn hold(&mut self, reserved: ReservedPlace) {
         self.reserved = reserved;
     }
 
@@ -38,7 +38,7 @@ impl Ticket {
 
     /// What was reserved.
     #[must_use]
-    pub fn reserved(&self) -> &Reserved {
+    pub fn reserved(&self) -> &ReservedPlace {
         &self.reserved
     }
 

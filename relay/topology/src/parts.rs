@@ -170,8 +170,8 @@ impl Topology {
 /// A group of a narrow level must lie in one group of each wider level that nests it by definition.
 /// Nodes are checked against cores only: a cache or a package may span nodes, a node may span packages.
 fn check_nesting(cpus: &[Cpu]) -> Result<(), TopologyError> {
-    type Key = fn(&Cpu) -> u32;
-    const LEVELS: [(&str, Key, &str, Key); 6] = [
+    type PartKey = fn(&Cpu) -> u32;
+    const LEVELS: [(&str, PartKey, &str, PartKey); 6] = [
         ("core", |cpu| cpu.core.0, "level-2 cache", |cpu| cpu.l2.0),
         (
             "core",

@@ -26,7 +26,7 @@ pub enum SyntheticError {
     },
     /// A level that does not exist.
     #[error("{level:?} is no level (there are pack, die, numa, l3, l2, core, pu)")]
-    Level {
+    TopologyLevel {
         /// As typed.
         level: String,
     },
@@ -52,7 +52,7 @@ pub enum SyntheticError {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
+enum TopologyLevel {
     Package,
     Die,
     Node,
@@ -62,7 +62,7 @@ enum Level {
     Pu,
 }
 
-impl Level {
+impl TopologyLevel {
     const fn name(self) -> &'static str {
         match self {
             Self::Package => "pack",
@@ -110,15 +110,17 @@ impl Topology {
     /// # Errors
     /// [`SyntheticError`] naming the element at fault.
     pub fn synthetic(description: &str) -> Result<Self, SyntheticError> {
-        let mut levels: Vec<(Level, u32)> = Vec::new();
+        let mut levels: Vec<(TopologyLevel, u32)> = Vec::new();
         let mut memory_bytes = DEFAULT_MEMORY_BYTES;
         for element in description.split_whitespace() {
             let (level, count, memory) = parse_element(element)?;
             for (before, _) in &levels {
                 if *before == level
                     || before.rank() > level.rank()
-                    || (*before == Level::Die && level == Level::Package)
-                    || (*before == Level::L3 && level != Level::Node && level.rank() == 0)
+                    || (*before == TopologyLevel::Die && level == TopologyLevel::Package)
+                    || (*before == TopologyLevel::L3
+                        && level != TopologyLevel::Node
+                        && level.rank() == 0)
                 {
                     return Err(SyntheticError::Order {
                         level: level.name(),
@@ -139,31 +141,35 @@ impl Topology {
         let total = u32::try_from(total).unwrap_or(MAX_CPUS);
 
         // The number of the group of a level that a CPU is in: how many groups come before it.
-        let size = |level: Level| -> u32 {
+        let size = |level: TopologyLevel| -> u32 {
             let position = levels.iter().position(|(one, _)| *one == level);
             position.map_or(total, |position| {
                 levels.iter().skip(position + 1).map(|(_, n)| n).product()
             })
         };
-        let has = |level: Level| levels.iter().any(|(one, _)| *one == level);
-        let package = size(Level::Package);
-        let die = if has(Level::Die) {
-            size(Level::Die)
+        let has = |level: TopologyLevel| levels.iter().any(|(one, _)| *one == level);
+        let package = size(TopologyLevel::Package);
+        let die = if has(TopologyLevel::Die) {
+            size(TopologyLevel::Die)
         } else {
             package
         };
-        let llc = if has(Level::L3) { size(Level::L3) } else { die };
-        let core = match (has(Level::Core), has(Level::Pu)) {
-            (true, _) => size(Level::Core),
-            (false, true) => size(Level::Pu) * levels.last().map_or(1, |(_, n)| *n),
+        let llc = if has(TopologyLevel::L3) {
+            size(TopologyLevel::L3)
+        } else {
+            die
+        };
+        let core = match (has(TopologyLevel::Core), has(TopologyLevel::Pu)) {
+            (true, _) => size(TopologyLevel::Core),
+            (false, true) => size(TopologyLevel::Pu) * levels.last().map_or(1, |(_, n)| *n),
             (false, false) => 1,
         };
-        let l2 = if has(Level::L2) {
-            size(Level::L2)
+        let l2 = if has(TopologyLevel::L2) {
+            size(TopologyLevel::L2)
         } else {
             core
         };
-        let node = size(Level::Node);
+        let node = size(TopologyLevel::Node);
 
         let cpus = (0..total)
             .map(|cpu| Cpu {
@@ -255,12 +261,12 @@ impl Topology {
     }
 }
 
-fn parse_element(element: &str) -> Result<(Level, u32, Option<u64>), SyntheticError> {
+fn parse_element(element: &str) -> Result<(TopologyLevel, u32, Option<u64>), SyntheticError> {
     let bad = || SyntheticError::Element {
         element: element.to_string(),
     };
     let (word, count) = element.split_once(':').ok_or_else(bad)?;
-    let level = Level::parse(word).ok_or_else(|| SyntheticError::Level {
+    let level = TopologyLevel::parse(word).ok_or_else(|| SyntheticError::TopologyLevel {
         level: word.to_string(),
     })?;
     let (count, memory) = match count.split_once('(') {
@@ -273,7 +279,7 @@ fn parse_element(element: &str) -> Result<(Level, u32, Option<u64>), SyntheticEr
             (count, Some(memory.ok_or_else(bad)?))
         }
     };
-    if memory.is_some() && level != Level::Node {
+    if memory.is_some() && level != TopologyLevel::Node {
         return Err(bad());
     }
     let count: u32 = count.parse().map_err(|_not_a_number| bad())?;

@@ -6,7 +6,7 @@ use resmgr_policy::{
     CpuListConfig, PoolConfig, QosClass, RebalanceMode, Reserved, Settings, by_name,
     trace::{Behaviour, Class, Event, Line},
 };
-use resmgr_sim::{Report, Setup, simulate, workload::request};
+use resmgr_sim::{Setup, SimulationReport, simulate, workload::request};
 use resmgr_topology::{MilliCpu, Topology};
 
 const MS: u64 = 1_000_000;
@@ -23,7 +23,7 @@ pub struct Modelled {
     /// Migrations between packages once it has settled, in each second.
     pub crossed_per_s: u64,
     /// From the start on.
-    pub whole: Report,
+    pub whole: SimulationReport,
 }
 
 /// What a part of the mix does, in the words of the model: pieces of work and rests as `workload` has them.
@@ -82,7 +82,7 @@ pub fn model(way: Way, seed: u64) -> Result<Modelled> {
     })
 }
 
-fn simulated(way: Way, seed: u64, duration_ms: u64) -> Result<Report> {
+fn simulated(way: Way, seed: u64, duration_ms: u64) -> Result<SimulationReport> {
     let machine = Topology::synthetic(MACHINE)?;
     let mut settings = Settings {
         rebalance: RebalanceMode::On,

@@ -32,6 +32,8 @@ struct Module {
     items: BTreeSet<String>,
     /// Types that are defined here.
     types: BTreeSet<String>,
+    /// Child modules that only tests have.
+    for_tests: BTreeSet<String>,
 }
 
 impl Modules {
@@ -56,6 +58,14 @@ impl Modules {
             reader.visit_file(&parsed);
             modules.insert(module, reader.module);
         }
+        let for_tests: Vec<ModulePath> = modules
+            .iter()
+            .flat_map(|(path, module): (&ModulePath, &Module)| {
+                let names = module.for_tests.iter();
+                names.map(|name| path.iter().chain([name]).cloned().collect())
+            })
+            .collect();
+        modules.retain(|path, _module| !for_tests.iter().any(|part| path.starts_with(part)));
         Ok(Self { modules })
     }
 
@@ -268,6 +278,11 @@ impl Reader<'_> {
 impl Visit<'_> for Reader<'_> {
     fn visit_item(&mut self, item: &syn::Item) {
         if attributes(item).iter().any(is_for_tests) {
+            if let syn::Item::Mod(module) = item
+                && module.content.is_none()
+            {
+                self.module.for_tests.insert(module.ident.to_string());
+            }
             return;
         }
         match item {

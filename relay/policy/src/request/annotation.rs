@@ -39,11 +39,11 @@ pub enum AnnotationError {
 #[serde(rename_all = "camelCase")]
 struct Pod {
     #[serde(default)]
-    init_containers: BTreeMap<String, Resources>,
+    init_containers: BTreeMap<String, AnnotatedResources>,
     #[serde(default)]
-    containers: BTreeMap<String, Resources>,
+    containers: BTreeMap<String, AnnotatedResources>,
     #[serde(default)]
-    pod: Option<Resources>,
+    pod: Option<AnnotatedResources>,
 }
 
 /// What the annotation tells one container.
@@ -58,7 +58,7 @@ pub struct Entry {
 }
 
 #[derive(Default, Deserialize)]
-struct Resources {
+struct AnnotatedResources {
     #[serde(default)]
     limits: BTreeMap<String, Text>,
     #[serde(default)]
@@ -86,7 +86,7 @@ pub fn entry_of_annotation(json: &str, container: &str) -> Result<Entry, Annotat
         Some(own) => (Some(own), true),
         None => (pod.containers.remove(container), false),
     };
-    let read = |resources: Resources| annotated(&resources, container);
+    let read = |resources: AnnotatedResources| annotated(&resources, container);
     Ok(Entry {
         own: own.map(read).transpose()?,
         init,
@@ -94,7 +94,10 @@ pub fn entry_of_annotation(json: &str, container: &str) -> Result<Entry, Annotat
     })
 }
 
-fn annotated(resources: &Resources, container: &str) -> Result<Annotated, AnnotationError> {
+fn annotated(
+    resources: &AnnotatedResources,
+    container: &str,
+) -> Result<Annotated, AnnotationError> {
     let read = |from: &BTreeMap<String, Text>, resource: &str| {
         let Some(text) = from.get(resource) else {
             return Ok(None);

@@ -105,19 +105,19 @@ fn candidates(view: View<'_>, choice: &Choice) -> Vec<Candidate> {
     } = choice;
     let topology = view.topology;
     let free = source(pools, CpuSource::Either).difference(&choice.taken);
-    type Kind<'a> = Vec<(u32, &'a CpuSet)>;
+    type ChoiceKind<'a> = Vec<(u32, &'a CpuSet)>;
     let cores = topology.cores.iter().map(|core| (core.id.0, &core.cpus));
     let llcs = topology.llcs.iter().map(|llc| (llc.id.0, &llc.cpus));
     let nodes = topology.nodes.iter().map(|node| (node.id.0, &node.cpus));
     let packages = topology.packages.iter();
     let packages = packages.map(|package| (package.id.0, &package.cpus));
-    let kinds: [(DomainLevel, Kind<'_>); 4] = [
+    let kinds: [(DomainLevel, ChoiceKind<'_>); 4] = [
         (DomainLevel::Core, cores.collect()),
         (DomainLevel::Cache, llcs.collect()),
         (DomainLevel::Node, nodes.collect()),
         (DomainLevel::Package, packages.collect()),
     ];
-    let holds = |kind: &Kind<'_>| kind.iter().any(|(_, cpus)| exclusive.cpus.is_subset(cpus));
+    let holds = |kind: &ChoiceKind<'_>| kind.iter().any(|(_, cpus)| exclusive.cpus.is_subset(cpus));
     // Nodes are what people know: smaller ones only where measurements tell them apart.
     let [_, _, nodes, packages] = &kinds;
     let measured = !contention.is_empty();

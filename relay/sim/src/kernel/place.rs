@@ -1,6 +1,6 @@
 //! Where tasks go: at fork, at wake-up, and by load balancing.
 
-use super::{Kernel, Phase};
+use super::{Kernel, TaskPhase};
 use resmgr_topology::CpuSet;
 
 const CORE: usize = 0;
@@ -121,7 +121,7 @@ impl Kernel<'_> {
         };
         self.queues[busiest].queue.remove(&(key, task));
         let since = match self.tasks[task].phase {
-            Phase::Queued { since } => since,
+            TaskPhase::Queued { since } => since,
             _ => self.now_ns,
         };
         self.enqueue_since(task, cpu, false, since);

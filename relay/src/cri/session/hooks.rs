@@ -4,7 +4,7 @@ use super::{
     Session,
     error::ConnectionError,
     flow::signed,
-    intercepted::{PendingHook, Phase},
+    intercepted::{InterceptPhase, PendingHook},
 };
 use crate::cri::{
     frame,
@@ -33,7 +33,7 @@ impl Session {
         let Some(intercepted) = stream.intercepted.as_mut() else {
             return Ok(());
         };
-        let Phase::Collecting(body) = &mut intercepted.phase else {
+        let InterceptPhase::Collecting(body) = &mut intercepted.phase else {
             let text = "DATA after the end of the stream";
             return Err(ConnectionError::new(frame::PROTOCOL_ERROR, text));
         };
@@ -57,7 +57,7 @@ impl Session {
         let call = Arc::clone(&intercepted.call);
         match only_message(&data) {
             Some(message) => {
-                intercepted.phase = Phase::Deciding(data);
+                intercepted.phase = InterceptPhase::Deciding(data);
                 self.hooks.push(PendingHook::Before(id, call, message));
             }
             None => {
@@ -91,7 +91,7 @@ impl Session {
             Before::Refuse(status) => self.refuse(id, status),
             Before::Forward { request, after } => {
                 intercepted.after = after;
-                let Phase::Deciding(data) = &mut intercepted.phase else {
+                let InterceptPhase::Deciding(data) = &mut intercepted.phase else {
                     return;
                 };
                 let mut data = std::mem::take(data);
@@ -117,7 +117,7 @@ impl Session {
     fn send(&mut self, id: u32, data: Bytes) {
         let stream = self.streams.get_mut(id);
         if let Some(intercepted) = stream.and_then(|s| s.intercepted.as_mut()) {
-            intercepted.phase = Phase::Sending(data);
+            intercepted.phase = InterceptPhase::Sending(data);
             self.sending.push(id);
             self.send_intercepted();
         }
@@ -137,7 +137,7 @@ impl Session {
             return true;
         };
         let intercepted = stream.intercepted.as_mut().map(|call| &mut call.phase);
-        let Some(Phase::Sending(rest)) = intercepted else {
+        let Some(InterceptPhase::Sending(rest)) = intercepted else {
             return true;
         };
         let mut rest = std::mem::take(rest);
@@ -163,9 +163,9 @@ impl Session {
         let sent = rest.is_empty();
         if let Some(intercepted) = stream.intercepted.as_mut() {
             intercepted.phase = if sent {
-                Phase::Sent
+                InterceptPhase::Sent
             } else {
-                Phase::Sending(rest)
+                InterceptPhase::Sending(rest)
             };
         }
         sent
@@ -187,7 +187,8 @@ impl Session {
     pub(in crate::cri) fn committed(&mut self, id: u32) {
         let stream = self.streams.get_mut(id);
         let intercepted = stream.and_then(|stream| stream.intercepted.as_mut());
-        let Some(Phase::Committing(trailers)) = intercepted.map(|call| &mut call.phase) else {
+        let Some(InterceptPhase::Committing(trailers)) = intercepted.map(|call| &mut call.phase)
+        else {
             return;
         };
         let trailers = std::mem::take(trailers);

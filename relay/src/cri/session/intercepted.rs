@@ -30,7 +30,7 @@ impl fmt::Debug for PendingHook {
 }
 
 #[derive(Debug)]
-pub(super) enum Phase {
+pub(super) enum InterceptPhase {
     Collecting(BytesMut),
     /// The data as received.
     Deciding(Bytes),
@@ -43,7 +43,7 @@ pub(super) enum Phase {
 /// A call that hooks look at.
 pub(super) struct InterceptedCall {
     pub(super) call: Arc<Call>,
-    pub(super) phase: Phase,
+    pub(super) phase: InterceptPhase,
     pub(super) after: Option<Box<dyn After>>,
     reply: BytesMut,
     reply_cut: bool,
@@ -61,7 +61,7 @@ impl InterceptedCall {
     pub(super) fn new(call: Arc<Call>) -> Self {
         Self {
             call,
-            phase: Phase::Collecting(BytesMut::new()),
+            phase: InterceptPhase::Collecting(BytesMut::new()),
             after: None,
             reply: BytesMut::new(),
             reply_cut: false,
@@ -70,7 +70,10 @@ impl InterceptedCall {
 
     /// Whether the runtime may have the whole request.
     pub(super) fn was_sent(&self) -> bool {
-        matches!(self.phase, Phase::Sent | Phase::Committing(_))
+        matches!(
+            self.phase,
+            InterceptPhase::Sent | InterceptPhase::Committing(_)
+        )
     }
 
     /// Keeps DATA of the reply for the hook, up to `max` octets.
@@ -89,7 +92,7 @@ impl InterceptedCall {
         }
         let after = self.after.take()?;
         let outcome = self.outcome(trailers);
-        self.phase = Phase::Committing(trailers.to_vec());
+        self.phase = InterceptPhase::Committing(trailers.to_vec());
         Some((after, outcome))
     }
 

@@ -22,7 +22,7 @@ async fn start(node: &Node, mode: RebalanceMode) -> Running {
     };
     settings.slices.reserved = Some(Reserved::Set(cpus("0")));
     let policy = by_name("static-plus", &topology, &settings).unwrap();
-    let config = Config {
+    let config = ManagerConfig {
         policy: policy.into(),
         topology: Arc::new(topology),
         cgroups: Arc::clone(&node.cgroups),

@@ -44,7 +44,7 @@ struct Tally {
 }
 
 /// What decides between groups of one level: closeness, package in use, fewest free, cost, position.
-type Key = (u32, Reverse<usize>, [usize; 2], u128, usize);
+type SearchKey = (u32, Reverse<usize>, [usize; 2], u128, usize);
 
 pub(super) struct Search {
     slots: Vec<Slot>,
@@ -256,7 +256,7 @@ impl Search {
 
     /// The keys of all groups of the level that have open CPUs. `finish` puts those first whose package,
     /// then themselves, have the fewest free CPUs: the rule for parts of a core.
-    fn keys(&self, level: usize, finish: bool) -> Vec<Key> {
+    fn keys(&self, level: usize, finish: bool) -> Vec<SearchKey> {
         let groups = self.tallies.get(level).map_or(0, Vec::len);
         let mut sums = vec![(u32::MAX, 0u64); groups];
         for slot in self.slots.iter().filter(|slot| slot.open) {

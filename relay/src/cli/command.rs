@@ -1,0 +1,132 @@
+//! The command line in clap's terms.
+
+use crate::config::{
+    options::{self, GENERAL, Options},
+    value::RawValue,
+};
+use clap::{ArgAction, CommandFactory as _};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Switches take an optional value: --pin-memory, --pin-memory=false. One dash or two, a space or `=`
+before the value: all the same.
+
+Examples:
+  Watch what the kubelet asks of containerd, changing nothing:
+    cri-resmgr --dump 'reset,full:.*' --dump-file /tmp/cri.dump
+  Give guaranteed containers CPUs of their own, one CPU kept for the system:
+    cri-resmgr --policy static --reserved-resources cpu=1000m
+  Ask a running relay where containers sit, and why:
+    cri-resmgr state
+    cri-resmgr explain default/my-pod/my-container
+
+Exit codes: 0 ended as asked, 1 failed while starting or running, 2 wrong usage or configuration.";
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
+pub enum Command {
+    /// Serve as a relay: no subcommand was given.
+    #[command(skip)]
+    Run,
+    /// Print this text to standard output and exit 0 (`--help`, `--version`, the lists).
+    #[command(skip)]
+    Print(String),
+    /// Print the effective configuration and exit.
+    #[command(skip)]
+    PrintConfig,
+    /// Give every container back the CPUs it would have without cri-resmgr.
+    Restore,
+    /// Show which container runs where.
+    State {
+        /// As JSON in place of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say why a container sits where it sits.
+    Explain {
+        /// Container id, a unique beginning of it, or namespace/pod/container.
+        container: String,
+        /// As JSON in place of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Watch how the scheduler treats every container.
+    Top {
+        /// Print one table and end.
+        #[arg(long)]
+        once: bool,
+        /// As JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a run-time configuration on this machine without applying it.
+    CheckConfig {
+        /// A ConfigMap manifest, or a YAML document with its keys.
+        file: PathBuf,
+    },
+    /// Print the completions of a shell, to be sourced by it.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page, for man -l or a package.
+    Man,
+}
+
+/// All that may stand on the command line.
+#[derive(clap::Parser)]
+#[command(
+    name = "cri-resmgr",
+    about = "Sits between the kubelet and the container runtime, relays every CRI call, and places \
+             containers on CPUs.",
+    override_usage = "cri-resmgr [OPTIONS] [COMMAND]",
+    after_help = EXAMPLES,
+    subcommand_help_heading = "Commands (without one, the relay runs)",
+    disable_help_subcommand = true,
+    disable_version_flag = true,
+    disable_help_flag = true,
+    term_width = 100
+)]
+pub(super) struct CommandLine {
+    #[command(flatten)]
+    pub(super) options: Options,
+    #[command(flatten)]
+    pub(super) actions: Actions,
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// Options that print something and end.
+#[derive(clap::Args)]
+#[command(next_help_heading = GENERAL)]
+pub(super) struct Actions {
+    /// Print the effective configuration as YAML and exit.
+    #[arg(long, default_value = "false", hide_default_value = true)]
+    pub(super) print_config: RawValue<bool>,
+    /// List the placement policies and exit.
+    #[arg(long, default_value = "false", hide_default_value = true)]
+    pub(super) list_policies: RawValue<bool>,
+    /// List the logging back-ends and sources and exit.
+    #[arg(long, default_value = "false", hide_default_value = true)]
+    pub(super) list_loggers: RawValue<bool>,
+    /// Print the version and exit.
+    #[arg(long, default_value = "false", hide_default_value = true)]
+    pub(super) version: RawValue<bool>,
+}
+
+/// All definitions: options, actions, commands.
+#[must_use]
+pub fn command() -> clap::Command {
+    let help = |heading: Option<&'static str>| {
+        clap::Arg::new("help")
+            .long("help")
+            .short('h')
+            .action(ArgAction::Help)
+            .help("Print this help and exit")
+            .help_heading(heading)
+    };
+    options::finish(CommandLine::command())
+        .arg(help(Some(GENERAL)))
+        .mut_subcommands(|command| command.arg(help(None)))
+}

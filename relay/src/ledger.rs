@@ -7,6 +7,6 @@ mod file;
 mod kept;
 mod writer;
 
-pub use file::{LedgerError, Loaded, Record, StateFile};
+pub use file::{LedgerError, Loaded, StateFile, StateRecord};
 pub use kept::{LastGood, Marks};
-pub use writer::{Durable, Health, Writer};
+pub use writer::{Durable, Health, StateWriter};

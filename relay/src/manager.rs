@@ -59,9 +59,9 @@ pub use ticket::Ticket;
 use crate::{
     config::{FailPolicies, ResourcesFile},
     enforce::Cgroups,
-    ledger::{Loaded, Writer},
+    ledger::{Loaded, StateWriter},
 };
-use event::Event;
+use event::ManagerEvent;
 use owner::Owner;
 use resmgr_policy::Policy;
 use resmgr_topology::Topology;
@@ -109,8 +109,8 @@ pub struct ManagerConfig {
 #[derive(Debug)]
 pub struct Manager {
     owner: Owner,
-    events: mpsc::Receiver<Event>,
-    writer: Writer<Book>,
+    events: mpsc::Receiver<ManagerEvent>,
+    writer: StateWriter<Book>,
     poller: poll::Poller,
 }
 
@@ -123,7 +123,7 @@ impl Manager {
             tracing::warn!(%problem, "the saved placement state is unusable; learning it from the runtime");
         }
         let (sender, events) = mpsc::channel(config.mailbox.max(2));
-        let (writer, durable) = Writer::new(config.ledger);
+        let (writer, durable) = StateWriter::new(config.ledger);
         let (snapshot_out, snapshots) = watch::channel(Arc::new(Snapshot::empty(
             config.policy.name(),
             Arc::clone(&config.topology),

@@ -46,7 +46,7 @@ pub use options::TelemetryOptions;
 pub use snapshot::{
     ContainerTelemetry, ForeignRun, Interference, InterferenceSource, TelemetrySnapshot, Totals,
 };
-pub use status::{Quality, Reason, TelemetryStatus};
+pub use status::{OffReason, Quality, TelemetryStatus};
 
 use clock::now_ns;
 use hierarchy::CgroupHierarchy;
@@ -93,13 +93,13 @@ impl Telemetry {
             (
                 Backend::Off,
                 TelemetryStatus {
-                    reason: Some(Reason::Disabled),
+                    reason: Some(OffReason::Disabled),
                     ..TelemetryStatus::default()
                 },
             )
         };
         match (&status.reason, status.quality) {
-            (Some(Reason::Disabled), _) => {}
+            (Some(OffReason::Disabled), _) => {}
             (Some(reason), quality) => {
                 tracing::warn!(?quality, "telemetry is not exact: {reason}");
             }
@@ -268,7 +268,7 @@ fn best(topology: &Topology, options: &TelemetryOptions) -> (Backend, TelemetryS
         return (
             Backend::Off,
             TelemetryStatus {
-                reason: Some(Reason::NoHierarchy),
+                reason: Some(OffReason::NoHierarchy),
                 ..TelemetryStatus::default()
             },
         );
@@ -298,7 +298,7 @@ fn exact(
     topology: &Topology,
     hierarchy: &CgroupHierarchy,
     options: &TelemetryOptions,
-) -> Result<(Backend, TelemetryStatus), Reason> {
+) -> Result<(Backend, TelemetryStatus), OffReason> {
     let program = load::Program::load(topology, hierarchy, options)?;
     selfcheck::prime_cpus(&topology.online.difference(&topology.isolated));
     selfcheck::check(&program)?;
@@ -323,6 +323,6 @@ fn exact(
     _: &Topology,
     _: &CgroupHierarchy,
     _: &TelemetryOptions,
-) -> Result<(Backend, TelemetryStatus), Reason> {
-    Err(Reason::WithoutFeature)
+) -> Result<(Backend, TelemetryStatus), OffReason> {
+    Err(OffReason::WithoutFeature)
 }

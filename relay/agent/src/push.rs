@@ -49,12 +49,12 @@ pub(crate) struct PushOutcome {
     /// Generation in force, as cri-resmgr counts; 0 when it does not say.
     pub(crate) generation: u64,
     /// State of the push.
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: PushVerdict,
 }
 
 /// State of the push.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum PushVerdict {
     /// Nothing chosen yet.
     #[default]
     Waiting,
@@ -74,11 +74,15 @@ impl PushOutcome {
     /// Why the configuration is not in force; `None` when all is well or there is nothing to do.
     pub(crate) fn problem(&self) -> Option<String> {
         match &self.verdict {
-            Verdict::Nothing | Verdict::Accepted => None,
-            Verdict::Waiting => Some("the ConfigMaps are not read or not pushed yet".to_owned()),
-            Verdict::Empty => Some(format!("ConfigMap {} has no keys", self.origin)),
-            Verdict::Refused(reason) => Some(format!("{} was refused: {reason}", self.origin)),
-            Verdict::Unreachable(reason) => Some(format!("cri-resmgr does not answer: {reason}")),
+            PushVerdict::Nothing | PushVerdict::Accepted => None,
+            PushVerdict::Waiting => {
+                Some("the ConfigMaps are not read or not pushed yet".to_owned())
+            }
+            PushVerdict::Empty => Some(format!("ConfigMap {} has no keys", self.origin)),
+            PushVerdict::Refused(reason) => Some(format!("{} was refused: {reason}", self.origin)),
+            PushVerdict::Unreachable(reason) => {
+                Some(format!("cri-resmgr does not answer: {reason}"))
+            }
         }
     }
 }
@@ -95,12 +99,12 @@ pub(crate) async fn run(
         let next = match choice {
             MapChoice::Wait => PushOutcome::default(),
             MapChoice::Nothing => PushOutcome {
-                verdict: Verdict::Nothing,
+                verdict: PushVerdict::Nothing,
                 ..PushOutcome::default()
             },
             MapChoice::Empty { origin } => PushOutcome {
                 origin,
-                verdict: Verdict::Empty,
+                verdict: PushVerdict::Empty,
                 ..PushOutcome::default()
             },
             MapChoice::Push(config) => {
@@ -168,7 +172,7 @@ async fn keep_in_force(
                         origin: config.origin.clone(),
                         resource_version: config.resource_version.clone(),
                         generation: 0,
-                        verdict: Verdict::Unreachable(chain(&status)),
+                        verdict: PushVerdict::Unreachable(chain(&status)),
                     },
                 );
             }
@@ -180,7 +184,7 @@ async fn keep_in_force(
 /// Sends an outcome that differs from the last one, and logs it.
 fn publish(outcome: &Sender<PushOutcome>, next: PushOutcome) {
     outcome.send_if_modified(|current| {
-        let unreachable = |verdict: &Verdict| matches!(verdict, Verdict::Unreachable(_));
+        let unreachable = |verdict: &PushVerdict| matches!(verdict, PushVerdict::Unreachable(_));
         // The words of an unreachable peer vary; the state does not.
         let same = *current == next
             || (unreachable(&current.verdict)
@@ -191,10 +195,10 @@ fn publish(outcome: &Sender<PushOutcome>, next: PushOutcome) {
         }
         let (origin, generation) = (&next.origin, next.generation);
         match &next.verdict {
-            Verdict::Waiting | Verdict::Nothing | Verdict::Empty => {}
-            Verdict::Accepted => info!(origin, generation, "configuration in force"),
-            Verdict::Refused(reason) => error!(origin, reason, "configuration refused"),
-            Verdict::Unreachable(reason) => {
+            PushVerdict::Waiting | PushVerdict::Nothing | PushVerdict::Empty => {}
+            PushVerdict::Accepted => info!(origin, generation, "configuration in force"),
+            PushVerdict::Refused(reason) => error!(origin, reason, "configuration refused"),
+            PushVerdict::Unreachable(reason) => {
                 warn!(reason, "cri-resmgr does not answer; trying until it does");
             }
         }
@@ -283,9 +287,9 @@ impl ConfigConnection {
             Err(status) => return Err(status),
         };
         let verdict = if refusal.is_empty() {
-            Verdict::Accepted
+            PushVerdict::Accepted
         } else {
-            Verdict::Refused(refusal)
+            PushVerdict::Refused(refusal)
         };
         Ok(PushOutcome {
             origin: config.origin.clone(),

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::{
     condition::{self, ConditionPatch},
-    push::{PushOutcome, Verdict},
+    push::{PushOutcome, PushVerdict},
 };
 
 /// Annotation of the Node that says which configuration is in force.
@@ -39,7 +39,7 @@ pub(crate) async fn run(client: Client, node_name: &str, mut outcomes: Receiver<
     let mut failing = false;
     loop {
         let outcome = outcomes.borrow_and_update().clone();
-        if outcome.verdict != Verdict::Waiting {
+        if outcome.verdict != PushVerdict::Waiting {
             match publisher.publish(&outcome).await {
                 Ok(()) => {
                     if failing {
@@ -113,7 +113,7 @@ impl StatusPublisher {
             .patch_status(name, &params, &Patch::Strategic(condition.patch()))
             .await?;
         if self.last_published.as_ref() != Some(outcome)
-            && let Verdict::Refused(reason) = &outcome.verdict
+            && let PushVerdict::Refused(reason) = &outcome.verdict
         {
             self.publish_refusal(&outcome.origin, reason).await?;
         }
@@ -175,11 +175,11 @@ fn annotation(outcome: &PushOutcome) -> String {
     }
     let status = StatusAnnotation {
         state: match outcome.verdict {
-            Verdict::Waiting | Verdict::Nothing => "none",
-            Verdict::Empty => "empty",
-            Verdict::Accepted => "accepted",
-            Verdict::Refused(_) => "refused",
-            Verdict::Unreachable(_) => "unreachable",
+            PushVerdict::Waiting | PushVerdict::Nothing => "none",
+            PushVerdict::Empty => "empty",
+            PushVerdict::Accepted => "accepted",
+            PushVerdict::Refused(_) => "refused",
+            PushVerdict::Unreachable(_) => "unreachable",
         },
         generation: outcome.generation,
         config_map: &outcome.origin,
@@ -190,26 +190,26 @@ fn annotation(outcome: &PushOutcome) -> String {
     serde_json::to_string(&status).unwrap_or_default()
 }
 
-fn condition_status(verdict: &Verdict) -> &'static str {
+fn condition_status(verdict: &PushVerdict) -> &'static str {
     match verdict {
-        Verdict::Accepted | Verdict::Nothing => "True",
-        Verdict::Refused(_) | Verdict::Empty => "False",
-        Verdict::Waiting | Verdict::Unreachable(_) => "Unknown",
+        PushVerdict::Accepted | PushVerdict::Nothing => "True",
+        PushVerdict::Refused(_) | PushVerdict::Empty => "False",
+        PushVerdict::Waiting | PushVerdict::Unreachable(_) => "Unknown",
     }
 }
 
 /// Reason and message of the condition [`condition::OWN`].
 fn why(outcome: &PushOutcome) -> (&'static str, String) {
     let (reason, message) = match &outcome.verdict {
-        Verdict::Waiting => ("Waiting", String::new()),
-        Verdict::Nothing => ("NoConfigMap", "no ConfigMap for this node".to_owned()),
-        Verdict::Empty => ("ConfigMapEmpty", String::new()),
-        Verdict::Accepted => (
+        PushVerdict::Waiting => ("Waiting", String::new()),
+        PushVerdict::Nothing => ("NoConfigMap", "no ConfigMap for this node".to_owned()),
+        PushVerdict::Empty => ("ConfigMapEmpty", String::new()),
+        PushVerdict::Accepted => (
             "ConfigurationInForce",
             format!("{}, generation {}", outcome.origin, outcome.generation),
         ),
-        Verdict::Refused(_) => ("ConfigurationRefused", String::new()),
-        Verdict::Unreachable(_) => ("CriResmgrUnreachable", String::new()),
+        PushVerdict::Refused(_) => ("ConfigurationRefused", String::new()),
+        PushVerdict::Unreachable(_) => ("CriResmgrUnreachable", String::new()),
     };
     (reason, outcome.problem().unwrap_or(message))
 }
@@ -230,7 +230,7 @@ mod tests {
             origin: "kube-system/x.default".to_owned(),
             resource_version: "7".to_owned(),
             generation: 3,
-            verdict: Verdict::Refused("policy: unknown key".to_owned()),
+            verdict: PushVerdict::Refused("policy: unknown key".to_owned()),
         };
         let value: serde_json::Value = serde_json::from_str(&annotation(&outcome)).unwrap();
         assert_eq!(

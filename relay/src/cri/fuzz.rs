@@ -4,7 +4,7 @@ use crate::cri::{
     decode::{self, Side},
     frame,
     hpack::{self, Decoder, Encoder},
-    intercept::{After, Before, Call, Interceptor, Outcome, Status},
+    intercept::{After, Before, Call, CallOutcome, Interceptor, Status},
     observe::{Event, Interest, Kind, Observer},
     options::Options,
     outage::Outages,
@@ -63,7 +63,7 @@ struct Nothing;
 
 #[async_trait]
 impl After for Nothing {
-    async fn after(self: Box<Self>, _outcome: Outcome) {}
+    async fn after(self: Box<Self>, _outcome: CallOutcome) {}
 }
 
 #[derive(Debug)]

@@ -79,7 +79,7 @@ impl fmt::Debug for Before {
 
 /// How a forwarded call ended.
 #[derive(Clone, Debug)]
-pub enum Outcome {
+pub enum CallOutcome {
     /// Status OK, with the reply message (uncompressed body, no gRPC prefix).
     Reply(Bytes),
     /// The runtime said no: it did not do it.
@@ -93,8 +93,8 @@ pub enum Outcome {
 #[async_trait]
 pub trait After: Send {
     /// Called exactly once. Dropping the hook uncalled (the relay itself is being torn down) must be
-    /// treated like [`Outcome::Unknown`].
-    async fn after(self: Box<Self>, outcome: Outcome);
+    /// treated like [`CallOutcome::Unknown`].
+    async fn after(self: Box<Self>, outcome: CallOutcome);
 }
 
 /// Hooks on unary calls. One instance serves all connections; calls run concurrently, and a

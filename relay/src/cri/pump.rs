@@ -1,7 +1,7 @@
 //! Moves octets between the sockets of one client's calls and its [`Session`], and runs the session's hooks.
 
 use crate::cri::{
-    intercept::{After, Before, Call, Outcome, Status},
+    intercept::{After, Before, Call, CallOutcome, Status},
     route::Route,
     session::{ConnectionError, PendingHook, Session},
     shared::Shared,
@@ -329,12 +329,12 @@ impl Pump {
                     code: status::CANCELLED,
                     message,
                 };
-                drop(timeout(limit, after.after(Outcome::Failed(status))).await);
+                drop(timeout(limit, after.after(CallOutcome::Failed(status))).await);
             }
         });
     }
 
-    fn run_after(&mut self, id: Option<u32>, after: Box<dyn After>, outcome: Outcome) {
+    fn run_after(&mut self, id: Option<u32>, after: Box<dyn After>, outcome: CallOutcome) {
         let limit = self.shared.options.after_limit;
         let mut hook = after.after(outcome);
         if at_once(hook.as_mut()).is_ready() {

@@ -14,7 +14,7 @@
 //!
 //! The session composes parts, each with a state of its own: [`HeaderBlocks`] (compression and CONTINUATION),
 //! [`SettingsExchange`], [`Pings`], [`FlowControl`] and [`Streams`]. Each takes in frames and writes frames
-//! to [`Output`].
+//! to [`FrameOutput`].
 //!
 //! A socket is connected when a call needs it. When its connection breaks, its calls fail, and the
 //! client's connection lives on: the next call connects again.
@@ -34,7 +34,7 @@ mod upstream;
 use crate::cri::{
     frame::{self, Head},
     hpack::Header,
-    intercept::{Outcome, Status},
+    intercept::{CallOutcome, Status},
     route::Route,
     shared::Shared,
     status,
@@ -44,7 +44,7 @@ pub(super) use error::ConnectionError;
 use flow::FlowControl;
 use headers::{HeaderBlocks, without_table};
 pub(super) use intercepted::PendingHook;
-use output::Output;
+use output::FrameOutput;
 use pings::Pings;
 use settings::SettingsExchange;
 use std::{sync::Arc, time::Instant};
@@ -54,7 +54,7 @@ use streams::{Stream, Streams};
 #[derive(Debug)]
 pub(super) struct Session {
     shared: Arc<Shared>,
-    out: Output,
+    out: FrameOutput,
     /// To be run.
     pub(super) hooks: Vec<PendingHook>,
     preface_seen: bool,
@@ -72,7 +72,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let max_list = shared.options.max_header_list_bytes;
-        let mut out = Output::default();
+        let mut out = FrameOutput::default();
         Self {
             hooks: Vec::new(),
             preface_seen: false,
@@ -198,9 +198,9 @@ impl Session {
         }
         if let Some(intercepted) = stream.intercepted.take() {
             let outcome = if seen && intercepted.was_sent() {
-                Outcome::Unknown(status.message)
+                CallOutcome::Unknown(status.message)
             } else {
-                Outcome::Failed(status)
+                CallOutcome::Failed(status)
             };
             self.after_detached(intercepted.after, outcome);
         }
@@ -249,7 +249,7 @@ impl Session {
             let status = failed
                 .clone()
                 .unwrap_or_else(|| unavailable("the call ended early"));
-            self.after_detached(intercepted.after, Outcome::Failed(status));
+            self.after_detached(intercepted.after, CallOutcome::Failed(status));
         }
         if let Some(tap) = stream.tap.take() {
             tap.end(failed);

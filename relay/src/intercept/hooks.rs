@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cri::{
-        intercept::{After, Before, Call, Interceptor, Outcome},
+        intercept::{After, Before, Call, CallOutcome, Interceptor},
         message as v1,
         newer::UpdatePodSandboxResourcesRequest,
         overlay::BindMount,
@@ -268,16 +268,16 @@ struct Creating {
 
 #[async_trait]
 impl After for Creating {
-    async fn after(self: Box<Self>, outcome: Outcome) {
+    async fn after(self: Box<Self>, outcome: CallOutcome) {
         match outcome {
-            Outcome::Reply(body) => match v1::CreateContainerResponse::decode(body) {
+            CallOutcome::Reply(body) => match v1::CreateContainerResponse::decode(body) {
                 Ok(reply) if !reply.container_id.is_empty() => {
                     self.ticket.commit(&reply.container_id);
                 }
                 _unreadable => drop(self.ticket),
             },
-            Outcome::Failed(_status) => self.ticket.abort(),
-            Outcome::Unknown(_how) => drop(self.ticket),
+            CallOutcome::Failed(_status) => self.ticket.abort(),
+            CallOutcome::Unknown(_how) => drop(self.ticket),
         }
     }
 }
@@ -288,12 +288,12 @@ struct Updating {
 
 #[async_trait]
 impl After for Updating {
-    async fn after(self: Box<Self>, outcome: Outcome) {
+    async fn after(self: Box<Self>, outcome: CallOutcome) {
         // The client hears of it when the kernel has what the policy wants.
         match outcome {
-            Outcome::Reply(_) => self.resize.done().await,
-            Outcome::Failed(_) => self.resize.refused().await,
-            Outcome::Unknown(_) => self.resize.unknown().await,
+            CallOutcome::Reply(_) => self.resize.done().await,
+            CallOutcome::Failed(_) => self.resize.refused().await,
+            CallOutcome::Unknown(_) => self.resize.unknown().await,
         }
     }
 }
@@ -305,11 +305,11 @@ struct Starting {
 
 #[async_trait]
 impl After for Starting {
-    async fn after(self: Box<Self>, outcome: Outcome) {
-        let started = matches!(outcome, Outcome::Reply(_));
+    async fn after(self: Box<Self>, outcome: CallOutcome) {
+        let started = matches!(outcome, CallOutcome::Reply(_));
         // As for updates.
         self.manager.start_ended(self.id, started).await;
-        if let Outcome::Unknown(_) = outcome {
+        if let CallOutcome::Unknown(_) = outcome {
             self.manager.poll_soon();
         }
     }
@@ -323,16 +323,16 @@ struct PodUpdating {
 
 #[async_trait]
 impl After for PodUpdating {
-    async fn after(self: Box<Self>, outcome: Outcome) {
+    async fn after(self: Box<Self>, outcome: CallOutcome) {
         // The kubelet goes on where the runtime does not know the call, and resizes the pod by itself. Some
         // versions of containerd say so by another code.
         let goes_on = match &outcome {
-            Outcome::Reply(_) => true,
-            Outcome::Failed(status) => {
+            CallOutcome::Reply(_) => true,
+            CallOutcome::Failed(status) => {
                 status.code == 12
                     || (status.code == 2 && status.message.contains("not implemented"))
             }
-            Outcome::Unknown(_) => false,
+            CallOutcome::Unknown(_) => false,
         };
         if goes_on {
             let Self {
@@ -358,12 +358,14 @@ struct Ending {
 
 #[async_trait]
 impl After for Ending {
-    async fn after(self: Box<Self>, outcome: Outcome) {
+    async fn after(self: Box<Self>, outcome: CallOutcome) {
         match (outcome, self.ended) {
-            (Outcome::Reply(_), StopTarget::Container(id)) => self.manager.gone(id).await,
-            (Outcome::Reply(_), StopTarget::Pod(sandbox)) => self.manager.pod_gone(sandbox).await,
-            (Outcome::Failed(_), _) => {}
-            (Outcome::Unknown(_), _) => self.manager.poll_soon(),
+            (CallOutcome::Reply(_), StopTarget::Container(id)) => self.manager.gone(id).await,
+            (CallOutcome::Reply(_), StopTarget::Pod(sandbox)) => {
+                self.manager.pod_gone(sandbox).await
+            }
+            (CallOutcome::Failed(_), _) => {}
+            (CallOutcome::Unknown(_), _) => self.manager.poll_soon(),
         }
     }
 }
@@ -375,8 +377,8 @@ struct ListEnd {
 
 #[async_trait]
 impl After for ListEnd {
-    async fn after(self: Box<Self>, outcome: Outcome) {
-        let Outcome::Reply(body) = outcome else {
+    async fn after(self: Box<Self>, outcome: CallOutcome) {
+        let CallOutcome::Reply(body) = outcome else {
             return;
         };
         let snapshot = self.manager.snapshot();

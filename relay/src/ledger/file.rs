@@ -13,7 +13,7 @@ use std::{
 const VERSION: u32 = 1;
 
 /// What a file can hold.
-pub trait Record: Serialize + DeserializeOwned {
+pub trait StateRecord: Serialize + DeserializeOwned {
     /// Name of the file.
     const NAME: &'static str;
     /// First word of the file.
@@ -87,7 +87,7 @@ pub struct StateFile<R> {
     holds: PhantomData<fn() -> R>,
 }
 
-impl<R: Record> StateFile<R> {
+impl<R: StateRecord> StateFile<R> {
     /// The file in a directory that need not exist to be read from.
     #[must_use]
     pub fn at(directory: &Path) -> Self {
@@ -214,7 +214,7 @@ fn digest(body: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read<R: Record>(path: &Path) -> Result<Option<R>, LedgerError> {
+fn read<R: StateRecord>(path: &Path) -> Result<Option<R>, LedgerError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

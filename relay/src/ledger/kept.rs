@@ -1,6 +1,6 @@
 //! What else is kept: the configuration pushed last, and what the Node was marked with.
 
-use super::file::Record;
+use super::file::StateRecord;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub struct LastGood {
     pub entries: BTreeMap<String, String>,
 }
 
-impl Record for LastGood {
+impl StateRecord for LastGood {
     const NAME: &'static str = "configuration";
     const MAGIC: &'static str = "cri-resmgr-configuration";
 }
@@ -37,7 +37,7 @@ pub struct Marks {
     pub conflict: bool,
 }
 
-impl Record for Marks {
+impl StateRecord for Marks {
     const NAME: &'static str = "node-marks";
     const MAGIC: &'static str = "cri-resmgr-node-marks";
 }

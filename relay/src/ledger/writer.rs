@@ -1,6 +1,6 @@
 //! Writes the latest value of a record whenever it has changed: many changes, one fsync.
 
-use super::file::{LedgerError, Record, StateFile};
+use super::file::{LedgerError, StateFile, StateRecord};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
@@ -31,13 +31,13 @@ pub struct Durable<R> {
 
 /// The end that writes.
 #[derive(Debug)]
-pub struct Writer<R> {
+pub struct StateWriter<R> {
     file: Arc<StateFile<R>>,
     values: watch::Receiver<(u64, Arc<R>)>,
     health: watch::Sender<Health>,
 }
 
-impl<R: Record + Default + Send + Sync + 'static> Writer<R> {
+impl<R: StateRecord + Default + Send + Sync + 'static> StateWriter<R> {
     /// A writer and its handle.
     #[must_use]
     pub fn new(file: StateFile<R>) -> (Self, Durable<R>) {
@@ -170,7 +170,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let new = directory.path().join("node-marks.new");
         std::os::unix::fs::symlink(full, &new).unwrap();
-        let (writer, durable) = Writer::new(StateFile::open(directory.path()).unwrap());
+        let (writer, durable) = StateWriter::new(StateFile::open(directory.path()).unwrap());
         let writing = tokio::spawn(writer.run());
         durable.hand_over(1, Arc::new(Marks::default()));
         durable.wait(1).await.unwrap_err();

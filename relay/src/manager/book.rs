@@ -26,7 +26,7 @@ pub struct Book {
     pub saved_at: Nanos,
 }
 
-impl ledger::Record for Book {
+impl ledger::StateRecord for Book {
     const NAME: &'static str = "ledger";
     const MAGIC: &'static str = "cri-resmgr-ledger";
 }

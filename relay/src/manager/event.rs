@@ -23,7 +23,7 @@ pub(super) enum Attempt {
 }
 
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum ManagerEvent {
     Reserve {
         spec: Box<ContainerSpec>,
         attempt: Attempt,

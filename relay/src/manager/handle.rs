@@ -6,7 +6,7 @@ use super::{
         ResourceUpdate, RestoreReport, Updated,
     },
     book::Book,
-    event::{Attempt, Event},
+    event::{Attempt, ManagerEvent},
     resize::Resize,
     runtime::{Listing, Runtime},
     snapshot::Snapshot,
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 /// Talks to a running manager. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ManagerHandle {
-    pub(super) events: mpsc::Sender<Event>,
+    pub(super) events: mpsc::Sender<ManagerEvent>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) durable: Durable<Book>,
     pub(super) poll: Arc<Notify>,
@@ -93,7 +93,7 @@ impl ManagerHandle {
         policy: Arc<dyn Policy>,
         dry: bool,
     ) -> Result<PlanPreview, ReconfigureError> {
-        self.call(|reply| Event::Reconfigure { policy, dry, reply })
+        self.call(|reply| ManagerEvent::Reconfigure { policy, dry, reply })
             .await
             .map_err(|Ended| ReconfigureError::Ended)?
     }
@@ -103,7 +103,7 @@ impl ManagerHandle {
     pub async fn set_limits(&self, fail: FailPolicies, timeout: Duration) {
         let shared = Arc::new(fail.clone());
         *self.fail.write().unwrap_or_else(PoisonError::into_inner) = shared;
-        self.notify(Event::Limits { fail, timeout }).await;
+        self.notify(ManagerEvent::Limits { fail, timeout }).await;
     }
 
     /// CPUs came or went: re-places what is no longer legal.
@@ -111,14 +111,14 @@ impl ManagerHandle {
     /// # Errors
     /// Why not, for people. The new topology is kept all the same: it is the truth.
     pub async fn set_topology(&self, topology: Arc<Topology>) -> Result<(), String> {
-        self.call(|reply| Event::Topology { topology, reply })
+        self.call(|reply| ManagerEvent::Topology { topology, reply })
             .await
             .map_err(|ended| ended.to_string())?
     }
 
     /// Hands over what the scheduler did.
     pub async fn set_measured(&self, measured: Arc<Measured>) {
-        self.notify(Event::Measured(measured)).await;
+        self.notify(ManagerEvent::Measured(measured)).await;
     }
 
     /// Gives every container back to the runtime's own last request, and places none from now on.
@@ -126,7 +126,7 @@ impl ManagerHandle {
     /// # Errors
     /// When the manager has ended.
     pub async fn restore(&self) -> Result<RestoreReport, Ended> {
-        self.call(|reply| Event::Restore { reply }).await
+        self.call(|reply| ManagerEvent::Restore { reply }).await
     }
 
     /// Ends the manager: containers stay where they are.
@@ -180,7 +180,7 @@ impl ManagerHandle {
         spec: &ContainerSpec,
         attempt: Attempt,
     ) -> Result<Option<ReservedPlace>, Denied> {
-        self.call(|reply| Event::Reserve {
+        self.call(|reply| ManagerEvent::Reserve {
             spec: Box::new(spec.clone()),
             attempt,
             reply,
@@ -199,7 +199,7 @@ impl ManagerHandle {
         id: ContainerId,
         update: ResourceUpdate,
     ) -> Result<Option<Resize>, Denied> {
-        let updated = self.call(|reply| Event::Update {
+        let updated = self.call(|reply| ManagerEvent::Update {
             id: id.clone(),
             update: Box::new(update),
             reply,
@@ -228,7 +228,7 @@ impl ManagerHandle {
     /// # Errors
     /// [`Denied`] when the runtime does not take the cpuset: the container would start on wrong CPUs.
     pub async fn starting(&self, id: ContainerId) -> Result<(), Denied> {
-        let news = self.call(|reply| Event::Starting {
+        let news = self.call(|reply| ManagerEvent::Starting {
             id: id.clone(),
             reply,
         });
@@ -244,31 +244,31 @@ impl ManagerHandle {
 
     /// The runtime has answered. Returns when the kernel has what the policy wants.
     pub async fn start_ended(&self, id: ContainerId, started: bool) {
-        let ended = self.call(|reply| Event::StartEnded { id, started, reply });
+        let ended = self.call(|reply| ManagerEvent::StartEnded { id, started, reply });
         // A manager that has ended learns the rest from the runtime when it starts again.
         let _ended = ended.await;
     }
 
     /// A container was stopped or removed, or has exited.
     pub async fn gone(&self, id: ContainerId) {
-        self.notify(Event::Gone { id }).await;
+        self.notify(ManagerEvent::Gone { id }).await;
     }
 
     /// A pod was stopped or removed.
     pub async fn pod_gone(&self, sandbox: Arc<str>) {
-        self.notify(Event::PodGone { sandbox }).await;
+        self.notify(ManagerEvent::PodGone { sandbox }).await;
     }
 
     /// The runtime was sent other resources of a whole pod.
     pub async fn pod_resources(&self, sandbox: Arc<str>, resources: CriResources) {
-        self.notify(Event::PodResources { sandbox, resources })
+        self.notify(ManagerEvent::PodResources { sandbox, resources })
             .await;
     }
 
     /// The runtime's list, in which a known container is missing.
     pub async fn listed(&self, listing: Listing) {
         let unknown = Vec::new();
-        self.notify(Event::Listed { listing, unknown }).await;
+        self.notify(ManagerEvent::Listed { listing, unknown }).await;
     }
 
     /// Has the runtime asked soon what runs: an answer was lost.
@@ -286,7 +286,7 @@ impl ManagerHandle {
 
     pub(super) async fn call<T>(
         &self,
-        event: impl FnOnce(oneshot::Sender<T>) -> Event,
+        event: impl FnOnce(oneshot::Sender<T>) -> ManagerEvent,
     ) -> Result<T, Ended> {
         let (reply, answer) = oneshot::channel();
         self.events
@@ -296,7 +296,7 @@ impl ManagerHandle {
         answer.await.map_err(|_dropped| Ended)
     }
 
-    pub(super) async fn notify(&self, event: Event) {
+    pub(super) async fn notify(&self, event: ManagerEvent) {
         // A manager that has ended learns the rest from the runtime when it starts again.
         drop(self.events.send(event).await);
     }

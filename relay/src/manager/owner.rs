@@ -6,7 +6,7 @@ use super::{
     clock::unix_s,
     containers::{Containers, Stage},
     decide::{Decided, Decider, Failure},
-    event::{Attempt, Event},
+    event::{Attempt, ManagerEvent},
     feedback::{self, Feedback},
     freshness::ListFreshness,
     refused::RefusedCreations,
@@ -123,7 +123,11 @@ impl Owner {
         }
     }
 
-    pub(super) async fn run(mut self, mut events: mpsc::Receiver<Event>, stop: CancellationToken) {
+    pub(super) async fn run(
+        mut self,
+        mut events: mpsc::Receiver<ManagerEvent>,
+        stop: CancellationToken,
+    ) {
         self.watcher = Watcher::new()
             .inspect_err(|error| {
                 tracing::warn!(%error, "inotify unavailable; cpuset drift is detected by polling");
@@ -134,7 +138,7 @@ impl Owner {
         while !self.synced {
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(Event::Listed { listing, unknown }) => self.sync(&listing, unknown).await,
+                    Some(ManagerEvent::Listed { listing, unknown }) => self.sync(&listing, unknown).await,
                     Some(event) => early.push(event),
                     None => return,
                 },
@@ -176,9 +180,9 @@ impl Owner {
         }
     }
 
-    async fn handle(&mut self, event: Event) {
+    async fn handle(&mut self, event: ManagerEvent) {
         match event {
-            Event::Reserve {
+            ManagerEvent::Reserve {
                 spec,
                 attempt,
                 reply,
@@ -186,19 +190,19 @@ impl Owner {
                 let reserved = self.reserve(*spec, attempt).await;
                 drop(reply.send(reserved)); // the ticket of a caller that went away says Abort
             }
-            Event::Commit { provisional, id } => self.commit(&provisional, id).await,
-            Event::Abort { provisional } => self.abort(&provisional).await,
-            Event::Unknown { provisional } => {
+            ManagerEvent::Commit { provisional, id } => self.commit(&provisional, id).await,
+            ManagerEvent::Abort { provisional } => self.abort(&provisional).await,
+            ManagerEvent::Unknown { provisional } => {
                 if self.reservations.unknown(&provisional, Instant::now()) {
                     self.counts.unknown_ends += 1;
                     self.poll.notify_one();
                 }
             }
-            Event::Starting { id, reply } => {
+            ManagerEvent::Starting { id, reply } => {
                 let news = self.starting(id);
                 drop(reply.send(news)); // a client that went away starts nothing
             }
-            Event::StartEnded { id, started, reply } => {
+            ManagerEvent::StartEnded { id, started, reply } => {
                 if started && self.containers.set_stage(&id, Stage::Running) {
                     self.publish();
                 }
@@ -208,8 +212,8 @@ impl Owner {
                 self.unsettled.remove(&id);
                 let _gone = reply.send(()); // the client need not wait for it
             }
-            Event::Gone { id } => self.release(&[id]).await,
-            Event::PodGone { sandbox } => {
+            ManagerEvent::Gone { id } => self.release(&[id]).await,
+            ManagerEvent::PodGone { sandbox } => {
                 let of_pod = self.containers.iter().filter(|container| {
                     container.request.pod.sandbox == sandbox && container.stage() != Stage::Reserved
                 });
@@ -217,32 +221,32 @@ impl Owner {
                 self.release(&gone).await;
                 self.refused.forget_pod(&sandbox);
             }
-            Event::Update { id, update, reply } => {
+            ManagerEvent::Update { id, update, reply } => {
                 let updated = self.update(&id, *update).await;
                 drop(reply.send(updated)); // UpdateEnded follows, or the reconciliation repairs
             }
-            Event::UpdateEnded { id, end, reply } => {
+            ManagerEvent::UpdateEnded { id, end, reply } => {
                 self.update_ended(&id, end).await;
                 let _gone = reply.map(|reply| reply.send(())); // the client need not wait for it
             }
-            Event::PodResources { sandbox, resources } => {
+            ManagerEvent::PodResources { sandbox, resources } => {
                 self.containers.set_pod_resources(&sandbox, &resources);
                 self.publish();
             }
-            Event::Listed { listing, unknown } => self.listed(&listing, unknown).await,
-            Event::Measured(measured) => self.measured(measured).await,
-            Event::Reconfigure { policy, dry, reply } => {
+            ManagerEvent::Listed { listing, unknown } => self.listed(&listing, unknown).await,
+            ManagerEvent::Measured(measured) => self.measured(measured).await,
+            ManagerEvent::Reconfigure { policy, dry, reply } => {
                 drop(reply.send(self.reconfigure(policy, dry).await)); // the caller may not care
             }
-            Event::Limits { fail, timeout } => {
+            ManagerEvent::Limits { fail, timeout } => {
                 self.fail = fail;
                 self.decider.timeout = timeout;
             }
-            Event::Topology { topology, reply } => {
+            ManagerEvent::Topology { topology, reply } => {
                 self.decider.topology = topology;
                 drop(reply.send(self.repair().await)); // the caller may not care
             }
-            Event::Restore { reply } => drop(reply.send(self.restore().await)),
+            ManagerEvent::Restore { reply } => drop(reply.send(self.restore().await)),
         }
     }
 

@@ -2,7 +2,7 @@
 //! listens to its exit events.
 
 use super::{
-    event::Event,
+    event::ManagerEvent,
     handle::ManagerHandle,
     runtime::{ExitEventsUnavailable, Listing, Runtime},
 };
@@ -155,6 +155,6 @@ impl ManagerHandle {
                 }
             }
         }
-        self.notify(Event::Listed { listing, unknown }).await;
+        self.notify(ManagerEvent::Listed { listing, unknown }).await;
     }
 }

@@ -1,6 +1,6 @@
 //! An update of a container's resources as a value: whatever becomes of it, the manager is told.
 
-use super::{answer::UpdateEnd, event::Event};
+use super::{answer::UpdateEnd, event::ManagerEvent};
 use crate::enforce::CgroupSettings;
 use resmgr_policy::ContainerId;
 use tokio::sync::{mpsc, oneshot};
@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 #[derive(Debug)]
 #[must_use = "an update ends by done or refused"]
 pub struct Resize {
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<ManagerEvent>,
     id: ContainerId,
     desired: CgroupSettings,
     open: bool,
@@ -18,7 +18,7 @@ pub struct Resize {
 
 impl Resize {
     pub(super) fn new(
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<ManagerEvent>,
         id: ContainerId,
         desired: CgroupSettings,
     ) -> Self {
@@ -54,7 +54,7 @@ impl Resize {
     async fn end(mut self, end: UpdateEnd) {
         self.open = false;
         let (reply, ended) = oneshot::channel();
-        let event = Event::UpdateEnded {
+        let event = ManagerEvent::UpdateEnded {
             id: self.id.clone(),
             end,
             reply: Some(reply),
@@ -70,7 +70,7 @@ impl Drop for Resize {
         if self.open {
             let id = self.id.clone();
             // A full mailbox: the next list and the reconciliation set it right.
-            let event = Event::UpdateEnded {
+            let event = ManagerEvent::UpdateEnded {
                 id,
                 end: UpdateEnd::Unknown,
                 reply: None,

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     config::FailPolicies,
     cri::{
-        intercept::{Before, Call, Interceptor, Outcome},
+        intercept::{Before, Call, CallOutcome, Interceptor},
         message as v1,
     },
     enforce::{CgroupSettings, test_support::FakeTree},
@@ -242,7 +242,7 @@ impl Running {
         let reply = v1::CreateContainerResponse {
             container_id: id.into(),
         };
-        let outcome = Outcome::Reply(reply.encode_to_vec().into());
+        let outcome = CallOutcome::Reply(reply.encode_to_vec().into());
         after.unwrap().after(outcome).await;
         list
     }
@@ -363,7 +363,7 @@ async fn others_shrink_before_the_runtime_hears_of_an_exclusive_container() {
         code: 2,
         message: "no".into(),
     };
-    after.unwrap().after(Outcome::Failed(status)).await;
+    after.unwrap().after(CallOutcome::Failed(status)).await;
     relay
         .eventually("db taken back", |now| {
             now.containers.len() == 1 && now.containers.state().exclusive().is_empty()
@@ -509,7 +509,7 @@ async fn under_each_fail_policy_the_stated_thing_happens() {
             code: 2,
             message: "no".into(),
         };
-        after.unwrap().after(Outcome::Failed(status)).await;
+        after.unwrap().after(CallOutcome::Failed(status)).await;
     }
     let counts = relay.handle.snapshot().counts.clone();
     assert_eq!((counts.refused, counts.passed_unplaced), (3, 3));
@@ -593,7 +593,7 @@ async fn a_container_moved_between_creation_and_start_starts_where_it_belongs() 
     };
     after
         .unwrap()
-        .after(Outcome::Reply(reply.encode_to_vec().into()))
+        .after(CallOutcome::Reply(reply.encode_to_vec().into()))
         .await;
     relay.create(&node, "db", POD, 2000).await;
     let start = v1::StartContainerRequest {

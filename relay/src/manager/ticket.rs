@@ -1,6 +1,6 @@
 //! A reservation as a value: it holds a slot of the manager's mailbox, so that no ending is lost.
 
-use super::{answer::ReservedPlace, event::Event};
+use super::{answer::ReservedPlace, event::ManagerEvent};
 use resmgr_policy::ContainerId;
 use tokio::sync::mpsc::OwnedPermit;
 
@@ -12,13 +12,13 @@ use tokio::sync::mpsc::OwnedPermit;
 pub struct Ticket {
     id: ContainerId,
     reserved: ReservedPlace,
-    permit: Option<OwnedPermit<Event>>,
+    permit: Option<OwnedPermit<ManagerEvent>>,
     sent: bool,
 }
 
 impl Ticket {
     /// Made before the manager is asked: whenever the caller goes away, the manager hears of it.
-    pub(super) fn new(id: ContainerId, permit: OwnedPermit<Event>) -> Self {
+    pub(super) fn new(id: ContainerId, permit: OwnedPermit<ManagerEvent>) -> Self {
         Self {
             id,
             reserved: ReservedPlace::default(),
@@ -46,16 +46,16 @@ impl Ticket {
     pub fn commit(mut self, id: &str) {
         let provisional = self.id.clone();
         let id = ContainerId(id.into());
-        self.end(Event::Commit { provisional, id });
+        self.end(ManagerEvent::Commit { provisional, id });
     }
 
     /// The runtime said no: the others grow back.
     pub fn abort(mut self) {
         let provisional = self.id.clone();
-        self.end(Event::Abort { provisional });
+        self.end(ManagerEvent::Abort { provisional });
     }
 
-    fn end(&mut self, event: Event) {
+    fn end(&mut self, event: ManagerEvent) {
         if let Some(permit) = self.permit.take() {
             permit.send(event);
         }
@@ -66,9 +66,9 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let provisional = self.id.clone();
         self.end(if self.sent {
-            Event::Unknown { provisional }
+            ManagerEvent::Unknown { provisional }
         } else {
-            Event::Abort { provisional }
+            ManagerEvent::Abort { provisional }
         });
     }
 }

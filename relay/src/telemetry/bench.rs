@@ -4,7 +4,7 @@ use super::{
     hierarchy::CgroupHierarchy,
     load::{OBJECT, Program},
     options::TelemetryOptions,
-    status::Reason,
+    status::OffReason,
 };
 use aya::sys::{Stats, enable_stats};
 use resmgr_common::ConstReloc;
@@ -40,8 +40,8 @@ impl ProgramVariant {
         Self::OwnClock,
     ];
 
-    fn load(self, topology: &Topology) -> Result<Program, Reason> {
-        let hierarchy = CgroupHierarchy::find().ok_or(Reason::NoHierarchy)?;
+    fn load(self, topology: &Topology) -> Result<Program, OffReason> {
+        let hierarchy = CgroupHierarchy::find().ok_or(OffReason::NoHierarchy)?;
         let options = TelemetryOptions::default();
         let (object, overrides) = match self {
             Self::Whole => (OBJECT, Vec::new()),
@@ -91,7 +91,11 @@ impl BenchProgram {
     ///
     /// # Errors
     /// Why this machine cannot run it.
-    pub fn start(topology: &Topology, variant: ProgramVariant, twin: bool) -> Result<Self, Reason> {
+    pub fn start(
+        topology: &Topology,
+        variant: ProgramVariant,
+        twin: bool,
+    ) -> Result<Self, OffReason> {
         let mut program = variant.load(topology)?;
         if twin {
             program.empty_twin(true)?;
@@ -112,8 +116,8 @@ impl BenchProgram {
 ///
 /// # Errors
 /// When the kernel does not (before 5.8).
-pub fn statistics() -> Result<OwnedFd, Reason> {
-    enable_stats(Stats::RunTime).map_err(|error| Reason::Refused {
+pub fn statistics() -> Result<OwnedFd, OffReason> {
+    enable_stats(Stats::RunTime).map_err(|error| OffReason::Refused {
         what: "statistics of programs",
         why: error.to_string(),
     })

@@ -1,6 +1,6 @@
 //! What the program needs to know of this kernel: offsets of fields, identity path, features.
 
-use super::{btf::Btf, hierarchy::CgroupHierarchy, relocate::RelocationValues, status::Reason};
+use super::{btf::Btf, hierarchy::CgroupHierarchy, relocate::RelocationValues, status::OffReason};
 use resmgr_common::{ConstReloc, FieldReloc};
 
 /// Numbers for the program's instructions, as this kernel has them.
@@ -45,10 +45,10 @@ const REQUIRED: [(FieldReloc, &str, &str); 14] = [
 ///
 /// # Errors
 /// The first field that is missing, when the program cannot do without it.
-pub(super) fn find(btf: &Btf, hierarchy: &CgroupHierarchy) -> Result<KernelOffsets, Reason> {
+pub(super) fn find(btf: &Btf, hierarchy: &CgroupHierarchy) -> Result<KernelOffsets, OffReason> {
     let offset = |structure: &str, member: &str| {
         btf.offset(structure, member)
-            .ok_or_else(|| Reason::MissingField {
+            .ok_or_else(|| OffReason::MissingField {
                 field: format!("{structure}.{member}"),
             })
     };
@@ -75,7 +75,7 @@ pub(super) fn find(btf: &Btf, hierarchy: &CgroupHierarchy) -> Result<KernelOffse
     values.offsets.insert(FieldReloc::TaskCpu, cpu);
     let parameters =
         btf.parameters("btf_trace_sched_switch")
-            .ok_or_else(|| Reason::MissingField {
+            .ok_or_else(|| OffReason::MissingField {
                 field: "btf_trace_sched_switch".to_owned(),
             })?;
     if parameters >= 5 {
@@ -95,7 +95,7 @@ pub(super) fn find(btf: &Btf, hierarchy: &CgroupHierarchy) -> Result<KernelOffse
         let enumerator = format!("{}_cgrp_id", hierarchy.controller);
         let index = btf
             .enumerator("cgroup_subsys_id", &enumerator)
-            .ok_or(Reason::MissingField { field: enumerator })?;
+            .ok_or(OffReason::MissingField { field: enumerator })?;
         let sets = offset("task_struct", "cgroups")?;
         values.offsets.insert(FieldReloc::TaskGroup, sets);
         let css = offset("css_set", "subsys")? + index * 8;

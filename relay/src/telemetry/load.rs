@@ -2,7 +2,7 @@
 
 use super::{
     btf::Btf, hierarchy::CgroupHierarchy, kernel_offsets, mapped::MappedArray,
-    options::TelemetryOptions, relocate::relocate, status::Reason, warnings::KernelWarnings,
+    options::TelemetryOptions, relocate::relocate, status::OffReason, warnings::KernelWarnings,
 };
 use aya::{
     Ebpf, EbpfLoader,
@@ -53,7 +53,7 @@ impl Program {
         topology: &Topology,
         hierarchy: &CgroupHierarchy,
         options: &TelemetryOptions,
-    ) -> Result<Self, Reason> {
+    ) -> Result<Self, OffReason> {
         Self::load_object(OBJECT, topology, hierarchy, options, &[])
     }
 
@@ -64,14 +64,14 @@ impl Program {
         hierarchy: &CgroupHierarchy,
         options: &TelemetryOptions,
         overrides: &[(ConstReloc, u32)],
-    ) -> Result<Self, Reason> {
+    ) -> Result<Self, OffReason> {
         if object.is_empty() {
-            return Err(Reason::NotBuilt);
+            return Err(OffReason::NotBuilt);
         }
-        let bytes = fs::read(BTF).map_err(|error| Reason::NoBtf {
+        let bytes = fs::read(BTF).map_err(|error| OffReason::NoBtf {
             why: format!("{BTF}: {error}"),
         })?;
-        let btf = Btf::parse(bytes).map_err(|error| Reason::NoBtf {
+        let btf = Btf::parse(bytes).map_err(|error| OffReason::NoBtf {
             why: error.to_string(),
         })?;
         let mut offsets = kernel_offsets::find(&btf, hierarchy)?;
@@ -81,7 +81,7 @@ impl Program {
             .unwrap_or(u32::MAX)
             .max(1);
         let refused = |what| {
-            move |error: &dyn std::error::Error| Reason::Refused {
+            move |error: &dyn std::error::Error| OffReason::Refused {
                 what,
                 why: chain(error),
             }
@@ -95,7 +95,7 @@ impl Program {
         offsets.values.constants.extend(sizes);
         offsets.values.constants.extend(overrides.iter().copied());
         let mut object = object.to_vec();
-        relocate(&mut object, &offsets.values).map_err(|error| Reason::Unfit {
+        relocate(&mut object, &offsets.values).map_err(|error| OffReason::Unfit {
             why: error.to_string(),
         })?;
 
@@ -135,13 +135,13 @@ impl Program {
         program.attach(&kernel)
     }
 
-    fn attach(mut self, kernel: &aya::Btf) -> Result<Self, Reason> {
+    fn attach(mut self, kernel: &aya::Btf) -> Result<Self, OffReason> {
         self.attach_program(HOOK, kernel)?;
         Ok(self)
     }
 
-    fn attach_program(&mut self, name: &'static str, kernel: &aya::Btf) -> Result<(), Reason> {
-        let missing = || Reason::Refused {
+    fn attach_program(&mut self, name: &'static str, kernel: &aya::Btf) -> Result<(), OffReason> {
+        let missing = || OffReason::Refused {
             what: name,
             why: "not in the object".to_owned(),
         };
@@ -150,7 +150,7 @@ impl Program {
             .program_mut(name)
             .and_then(|program| program.try_into().ok())
             .ok_or_else(missing)?;
-        let refused = |error: aya::programs::ProgramError| Reason::Refused {
+        let refused = |error: aya::programs::ProgramError| OffReason::Refused {
             what: "the program at sched_switch",
             why: chain(&error),
         };
@@ -173,7 +173,7 @@ impl Program {
     }
 
     /// Attaches the empty twin, or detaches it.
-    pub(super) fn empty_twin(&mut self, on: bool) -> Result<(), Reason> {
+    pub(super) fn empty_twin(&mut self, on: bool) -> Result<(), OffReason> {
         if !on {
             if let Some(Ok(program)) = self
                 .ebpf
@@ -185,7 +185,7 @@ impl Program {
             }
             return Ok(());
         }
-        let kernel = aya::Btf::from_sys_fs().map_err(|error| Reason::NoBtf {
+        let kernel = aya::Btf::from_sys_fs().map_err(|error| OffReason::NoBtf {
             why: error.to_string(),
         })?;
         self.attach_program(EMPTY, &kernel)
@@ -227,16 +227,16 @@ fn rows(topology: &Topology) -> u32 {
     known.max(possible).saturating_add(1)
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Reason> {
-    ebpf.take_map(name).ok_or(Reason::Refused {
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, OffReason> {
+    ebpf.take_map(name).ok_or(OffReason::Refused {
         what: name,
         why: "not in the object".to_owned(),
     })
 }
 
 /// Borrows a map: a map that is dropped before the program is loaded would be gone.
-fn borrowed<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, Reason> {
-    ebpf.map_mut(name).ok_or(Reason::Refused {
+fn borrowed<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, OffReason> {
+    ebpf.map_mut(name).ok_or(OffReason::Refused {
         what: name,
         why: "not in the object".to_owned(),
     })
@@ -246,8 +246,8 @@ fn mapped<T: super::mapped::Plain>(
     ebpf: &mut Ebpf,
     name: &'static str,
     entries: u32,
-) -> Result<MappedArray<T>, Reason> {
-    let refused = |why: String| Reason::Refused { what: name, why };
+) -> Result<MappedArray<T>, OffReason> {
+    let refused = |why: String| OffReason::Refused { what: name, why };
     let Some(Map::Array(map)) = ebpf.map(name) else {
         return Err(refused("not an array".to_owned()));
     };
@@ -256,8 +256,8 @@ fn mapped<T: super::mapped::Plain>(
 }
 
 /// Tells the program the location of each CPU.
-fn describe(ebpf: &mut Ebpf, topology: &Topology) -> Result<(), Reason> {
-    let refused = |error: aya::maps::MapError| Reason::Refused {
+fn describe(ebpf: &mut Ebpf, topology: &Topology) -> Result<(), OffReason> {
+    let refused = |error: aya::maps::MapError| OffReason::Refused {
         what: "the table of CPUs",
         why: chain(&error),
     };

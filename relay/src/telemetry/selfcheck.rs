@@ -3,7 +3,7 @@
 //! Each of the thread's switches lies between two readings of its `schedstat`, so the program's
 //! numbers have exact bounds, however busy the machine is.
 
-use super::{clock::now_ns, load::Program, status::Reason};
+use super::{clock::now_ns, load::Program, status::OffReason};
 use aya::maps::Array;
 use nix::{
     sched::{CpuSet as Mask, sched_getaffinity, sched_setaffinity},
@@ -45,7 +45,7 @@ pub(super) fn prime_cpus(cpus: &CpuSet) {
 ///
 /// # Errors
 /// Which of the program's numbers is not the kernel's.
-pub(super) fn check(program: &Program) -> Result<(), Reason> {
+pub(super) fn check(program: &Program) -> Result<(), OffReason> {
     let outcome = thread::scope(|scope| {
         thread::Builder::new()
             .name("telemetry-check".to_owned())
@@ -54,7 +54,7 @@ pub(super) fn check(program: &Program) -> Result<(), Reason> {
             .join()
             .unwrap_or_else(|_| Err("its thread panicked".to_owned()))
     });
-    outcome.map_err(|why| Reason::SelfCheck { why })
+    outcome.map_err(|why| OffReason::SelfCheck { why })
 }
 
 /// What the kernel counts for a thread.

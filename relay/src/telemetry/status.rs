@@ -16,7 +16,7 @@ pub enum Quality {
 
 /// Why telemetry is not exact. One line, with what would help.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Reason {
+pub enum OffReason {
     /// Not enabled.
     #[error("telemetry is not asked for (--ebpf-telemetry)")]
     Disabled,
@@ -69,7 +69,7 @@ pub struct TelemetryStatus {
     /// How good the numbers are.
     pub quality: Quality,
     /// Why they are not exact.
-    pub reason: Option<Reason>,
+    pub reason: Option<OffReason>,
     /// Metrics this kernel cannot give.
     pub absent: Vec<&'static str>,
     /// Containers that can be told apart at once.

@@ -4,7 +4,7 @@ use crate::scene::{PATIENCE, Scene, both, call, hangs, message};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cri_resmgr::cri::{
-    intercept::{After, Before, Call, Interceptor, Outcome, Status},
+    intercept::{After, Before, Call, CallOutcome, Interceptor, Status},
     observe::{Event, Interest, Kind, Observer},
 };
 use std::{
@@ -42,12 +42,12 @@ impl Interceptor for Hook {
 
 #[async_trait]
 impl After for Ending {
-    async fn after(self: Box<Self>, outcome: Outcome) {
+    async fn after(self: Box<Self>, outcome: CallOutcome) {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let text = match outcome {
-            Outcome::Reply(body) => format!("reply of {}", body.len()),
-            Outcome::Failed(status) => format!("failed {}", status.code),
-            Outcome::Unknown(_) => "unknown".into(),
+            CallOutcome::Reply(body) => format!("reply of {}", body.len()),
+            CallOutcome::Failed(status) => format!("failed {}", status.code),
+            CallOutcome::Unknown(_) => "unknown".into(),
         };
         self.0.lock().unwrap().push(text);
     }

@@ -1,6 +1,6 @@
 //! Cgroups of our own and loads with known behaviour to put in them.
 
-use cri_resmgr::telemetry::{Quality, Reason, Telemetry, TelemetryOptions};
+use cri_resmgr::telemetry::{OffReason, Quality, Telemetry, TelemetryOptions};
 use resmgr_topology::{CpuSet, Topology};
 use std::{
     fs,
@@ -46,7 +46,7 @@ pub(crate) fn telemetry() -> Option<(Alone, Topology)> {
     };
     let checked = |telemetry: &Telemetry| {
         let reason = &telemetry.status().reason;
-        !matches!(reason, Some(Reason::SelfCheck { .. }))
+        !matches!(reason, Some(OffReason::SelfCheck { .. }))
     };
     // Where the host takes a CPU away in the wrong moment, a check may fail; wrong numbers fail it always.
     let mut telemetry = Telemetry::start(&topology, &options);
@@ -59,10 +59,10 @@ pub(crate) fn telemetry() -> Option<(Alone, Topology)> {
     match &telemetry.status().reason {
         None => assert_eq!(telemetry.status().quality, Quality::Exact),
         // A program the verifier refuses, or numbers that are wrong, are what this is to find.
-        Some(reason @ Reason::Refused { why, .. }) if !why.contains("not permitted") => {
+        Some(reason @ OffReason::Refused { why, .. }) if !why.contains("not permitted") => {
             panic!("{reason}")
         }
-        Some(reason @ (Reason::SelfCheck { .. } | Reason::MissingField { .. })) => {
+        Some(reason @ (OffReason::SelfCheck { .. } | OffReason::MissingField { .. })) => {
             panic!("{reason}")
         }
         Some(reason) => {

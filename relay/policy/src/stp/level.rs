@@ -32,7 +32,7 @@ const HYSTERESIS_MILLI: u64 = 200;
 /// Time per second that intruders ran on its CPUs from which it is worth others, nanoseconds.
 const INTRUDER_NS_PER_S: u64 = 20_000_000;
 /// A container on one shared list that may be moved.
-struct Shared<'a> {
+struct SharedList<'a> {
     id: &'a ContainerId,
     container: &'a Container,
     seen: &'a Observed,
@@ -41,7 +41,7 @@ struct Shared<'a> {
 }
 
 impl StaticPools {
-    fn shared<'a>(&'a self, view: View<'a>, id: &'a ContainerId) -> Option<Shared<'a>> {
+    fn shared<'a>(&'a self, view: View<'a>, id: &'a ContainerId) -> Option<SharedList<'a>> {
         let container = view.state.containers.get(id)?;
         let placed = &container.placement;
         let pool = self.pools.get(placed.pool.as_deref()?)?;
@@ -52,7 +52,7 @@ impl StaticPools {
             return None;
         }
         let seen = movable(view, id, &container.request)?;
-        Some(Shared {
+        Some(SharedList {
             id,
             container,
             seen,
@@ -62,7 +62,7 @@ impl StaticPools {
     }
 }
 
-impl Shared<'_> {
+impl SharedList<'_> {
     /// The other lists it may run on, and how busy each would be with it; the least busy first.
     fn others(&self, view: View<'_>, contention: &Contention) -> Vec<(u64, &List)> {
         let socket = self.container.placement.socket;
@@ -105,7 +105,7 @@ fn candidates(others: &[(u64, &List)]) -> Vec<Candidate> {
     first_candidates(candidates, MAX_LISTED_CANDIDATES)
 }
 
-fn level(view: View<'_>, contention: &Contention, shared: &Shared<'_>) -> Option<Proposal> {
+fn level(view: View<'_>, contention: &Contention, shared: &SharedList<'_>) -> Option<Proposal> {
     if shared.seen.wait_ns_per_s < WAITS_NS_PER_S {
         return None;
     }

@@ -9,7 +9,7 @@ mod windows;
 
 use super::{
     error::ConnectionError,
-    output::Output,
+    output::FrameOutput,
     streams::{Stream, Streams},
 };
 use crate::cri::{frame, route::Route};
@@ -37,7 +37,7 @@ impl FlowControl {
     }
 
     /// The connection to the socket of `route` is gone, and the calls that used it are over.
-    pub(super) fn upstream_lost(&mut self, route: Route, out: &mut Output) {
+    pub(super) fn upstream_lost(&mut self, route: Route, out: &mut FrameOutput) {
         self.upstreams[route.index()] = Windows::NEW;
         self.grant_client(out);
     }
@@ -58,7 +58,7 @@ impl FlowControl {
     }
 
     /// The client takes more on the whole connection.
-    pub(super) fn window_update_from_client(&mut self, octets: u32, out: &mut Output) {
+    pub(super) fn window_update_from_client(&mut self, octets: u32, out: &mut FrameOutput) {
         let window = &mut self.client.send_window;
         *window = window.saturating_add(i64::from(octets));
         self.resume_client(out);
@@ -72,7 +72,7 @@ impl FlowControl {
     }
 
     /// Grants the client what the sockets take on the whole connection.
-    pub(super) fn grant_client(&mut self, out: &mut Output) {
+    pub(super) fn grant_client(&mut self, out: &mut FrameOutput) {
         let routes = self.routes.iter();
         let most = routes.map(|route| self.upstreams[route.index()].send_window);
         let awaiting: i64 = self.upstreams.iter().map(|u| u.awaiting_octets).sum();
@@ -84,7 +84,7 @@ impl FlowControl {
     }
 
     /// Grants the sockets what the client takes on the whole connection.
-    pub(super) fn grant_upstreams(&mut self, out: &mut Output) {
+    pub(super) fn grant_upstreams(&mut self, out: &mut FrameOutput) {
         let room = self.client.send_window - self.client.awaiting_octets;
         for route in Route::ALL {
             let (upstream, out) = (&mut self.upstreams[route.index()], out.upstream(route));
@@ -102,7 +102,7 @@ impl FlowControl {
         id: u32,
         stream: &mut Stream,
         frame: &Bytes,
-        out: &mut Output,
+        out: &mut FrameOutput,
     ) {
         let upstream = &mut self.upstreams[stream.route.index()];
         let octets = data_len(frame);
@@ -138,7 +138,7 @@ impl FlowControl {
         &mut self,
         route: Route,
         streams: &mut Streams,
-        out: &mut Output,
+        out: &mut FrameOutput,
     ) {
         let upstream = &mut self.upstreams[route.index()];
         if upstream.awaiting_window.is_empty() {
@@ -172,7 +172,7 @@ impl FlowControl {
     }
 
     /// Sends frames of a stream to the client, or keeps them until its window allows it.
-    pub(super) fn send_to_client(&mut self, id: u32, frames: &Bytes, out: &mut Output) {
+    pub(super) fn send_to_client(&mut self, id: u32, frames: &Bytes, out: &mut FrameOutput) {
         let octets = data_len(frames);
         if self.client.awaiting_window.is_empty() && octets <= self.client.send_window {
             self.client.send_window -= octets;
@@ -188,7 +188,7 @@ impl FlowControl {
     }
 
     /// Sends what has waited for the client's window.
-    fn resume_client(&mut self, out: &mut Output) {
+    fn resume_client(&mut self, out: &mut FrameOutput) {
         while let Some((_, frames)) = self.client.awaiting_window.front() {
             let octets = data_len(frames);
             if octets > self.client.send_window {
@@ -202,7 +202,7 @@ impl FlowControl {
     }
 
     /// Drops what of a stream that is over has not left for its socket yet.
-    pub(super) fn drop_request(&mut self, id: u32, stream: &Stream, out: &mut Output) {
+    pub(super) fn drop_request(&mut self, id: u32, stream: &Stream, out: &mut FrameOutput) {
         let upstream = &mut self.upstreams[stream.route.index()];
         let awaiting_connect = &mut out.upstream(stream.route).awaiting_connect;
         awaiting_connect.retain(|(of, frames)| {
@@ -218,7 +218,7 @@ impl FlowControl {
     }
 
     /// Drops what of a stream that failed waits for the client's window.
-    pub(super) fn drop_reply(&mut self, id: u32, out: &mut Output) {
+    pub(super) fn drop_reply(&mut self, id: u32, out: &mut FrameOutput) {
         if self.client_awaits_window() {
             self.client.drop_stream(id);
             self.grant_upstreams(out);
@@ -262,7 +262,7 @@ impl Stream {
     }
 
     /// Grants the client what the runtime takes on this stream.
-    pub(super) fn grant_client(&mut self, id: u32, out: &mut Output) {
+    pub(super) fn grant_client(&mut self, id: u32, out: &mut FrameOutput) {
         // The client of an intercepted call has had all its window from the relay itself.
         if self.client_done || self.intercepted.is_some() {
             return;

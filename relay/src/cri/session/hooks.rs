@@ -9,7 +9,7 @@ use super::{
 use crate::cri::{
     frame,
     hpack::Header,
-    intercept::{After, Before, Outcome, Status},
+    intercept::{After, Before, CallOutcome, Status},
     status,
     tap::{as_message, only_message},
 };
@@ -80,7 +80,7 @@ impl Session {
             if let Before::Forward { after, .. } = before {
                 let message = "the call ended before its request was sent".to_owned();
                 let code = status::CANCELLED;
-                self.after_detached(after, Outcome::Failed(Status { code, message }));
+                self.after_detached(after, CallOutcome::Failed(Status { code, message }));
             }
             return;
         };
@@ -197,7 +197,7 @@ impl Session {
     }
 
     /// A hook that no reply waits for.
-    pub(super) fn after_detached(&mut self, after: Option<Box<dyn After>>, outcome: Outcome) {
+    pub(super) fn after_detached(&mut self, after: Option<Box<dyn After>>, outcome: CallOutcome) {
         if let Some(after) = after {
             self.hooks.push(PendingHook::After(None, after, outcome));
         }

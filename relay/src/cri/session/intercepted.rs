@@ -6,7 +6,7 @@
 
 use crate::cri::{
     hpack::Header,
-    intercept::{After, Call, Outcome},
+    intercept::{After, Call, CallOutcome},
     status,
     tap::only_message,
 };
@@ -17,7 +17,7 @@ use std::{fmt, sync::Arc};
 pub(in crate::cri) enum PendingHook {
     Before(u32, Arc<Call>, Bytes),
     /// Without a stream no reply waits for it any more.
-    After(Option<u32>, Box<dyn After>, Outcome),
+    After(Option<u32>, Box<dyn After>, CallOutcome),
 }
 
 impl fmt::Debug for PendingHook {
@@ -86,7 +86,7 @@ impl InterceptedCall {
     }
 
     /// The runtime has answered: the hook that is to hear of it, and what it hears. The trailers wait for it.
-    pub(super) fn commit(&mut self, trailers: &[Header]) -> Option<(Box<dyn After>, Outcome)> {
+    pub(super) fn commit(&mut self, trailers: &[Header]) -> Option<(Box<dyn After>, CallOutcome)> {
         if !self.was_sent() {
             return None;
         }
@@ -96,14 +96,16 @@ impl InterceptedCall {
         Some((after, outcome))
     }
 
-    fn outcome(&mut self, trailers: &[Header]) -> Outcome {
+    fn outcome(&mut self, trailers: &[Header]) -> CallOutcome {
         if let Some(status) = status::of(trailers) {
-            return Outcome::Failed(status);
+            return CallOutcome::Failed(status);
         }
         let data = std::mem::take(&mut self.reply).freeze();
         match only_message(&data) {
-            Some(body) if !self.reply_cut => Outcome::Reply(body),
-            _ => Outcome::Unknown("the reply is compressed, too large or not one message".into()),
+            Some(body) if !self.reply_cut => CallOutcome::Reply(body),
+            _ => {
+                CallOutcome::Unknown("the reply is compressed, too large or not one message".into())
+            }
         }
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! `client>`, `runtime>` and `image>` are frames that the relay receives, `client<` and so on those it sends.
 
-use super::{error::ConnectionError, output::Output};
+use super::{error::ConnectionError, output::FrameOutput};
 use crate::cri::{
     frame::{self, Head},
     hpack::{self, Decoder, Header},
@@ -79,7 +79,7 @@ impl Default for Wire {
 
 impl Wire {
     /// What is to be sent, as text.
-    pub(super) fn sent(&mut self, out: &mut Output) -> Vec<String> {
+    pub(super) fn sent(&mut self, out: &mut FrameOutput) -> Vec<String> {
         let [client, runtime, image] = &mut self.headers;
         let mut lines = Vec::new();
         let mut add = |name, octets: &mut BytesMut, headers| {

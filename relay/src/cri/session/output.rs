@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 
 /// What is to be sent to each side.
 #[derive(Debug, Default)]
-pub(super) struct Output {
+pub(super) struct FrameOutput {
     pub(super) client: BytesMut,
     upstreams: [UpstreamOutput; 2],
 }
@@ -19,7 +19,7 @@ pub(super) struct UpstreamOutput {
     pub(super) awaiting_connect: Vec<(u32, Bytes)>,
 }
 
-impl Output {
+impl FrameOutput {
     pub(super) fn upstream(&mut self, route: Route) -> &mut UpstreamOutput {
         &mut self.upstreams[route.index()]
     }

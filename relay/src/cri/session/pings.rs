@@ -1,6 +1,6 @@
 //! PING (RFC 9113, 6.7): each is answered by the peer it is passed on to, or in that peer's name.
 
-use super::{error::ConnectionError, output::Output};
+use super::{error::ConnectionError, output::FrameOutput};
 use crate::cri::{
     frame::{self, Head},
     route::Route,
@@ -28,7 +28,7 @@ impl Pings {
         head: Head,
         payload: &[u8],
         route: Option<Route>,
-        out: &mut Output,
+        out: &mut FrameOutput,
     ) -> Result<(), ConnectionError> {
         let ping = read(payload)?;
         if head.has(frame::ACK) {
@@ -54,7 +54,7 @@ impl Pings {
         route: Route,
         head: Head,
         payload: &[u8],
-        out: &mut Output,
+        out: &mut FrameOutput,
     ) -> Result<(), ConnectionError> {
         let ping = read(payload)?;
         if head.has(frame::ACK) {
@@ -72,7 +72,7 @@ impl Pings {
     }
 
     /// The connection to the socket of `route` is gone: what it owed is answered in its name.
-    pub(super) fn upstream_lost(&mut self, route: Route, out: &mut Output) {
+    pub(super) fn upstream_lost(&mut self, route: Route, out: &mut FrameOutput) {
         self.upstream.retain(|(of, _)| *of != route);
         self.client.retain(|(to, ping)| {
             if *to == route {

@@ -6,7 +6,7 @@
 
 mod parameters;
 
-use super::{error::ConnectionError, output::Output};
+use super::{error::ConnectionError, output::FrameOutput};
 use crate::cri::{
     frame::{self, Head},
     route::Route,
@@ -64,7 +64,7 @@ impl UpstreamSettings {
 
 impl SettingsExchange {
     /// Writes the SETTINGS frame that a server's connection begins with.
-    pub(super) fn new(out: &mut Output) -> Self {
+    pub(super) fn new(out: &mut FrameOutput) -> Self {
         frame::put_head(&mut out.client, 0, frame::SETTINGS, 0, 0);
         Self {
             client: Vec::new(),
@@ -109,7 +109,7 @@ impl SettingsExchange {
     }
 
     /// Begins a connection to the socket of `route` with all that the client said of itself.
-    pub(super) fn connected(&mut self, route: Route, out: &mut Output) {
+    pub(super) fn connected(&mut self, route: Route, out: &mut FrameOutput) {
         let out = &mut out.upstream(route).octets;
         out.extend_from_slice(frame::PREFACE);
         frame::put_settings(out, self.client.iter().copied());
@@ -118,7 +118,7 @@ impl SettingsExchange {
     }
 
     /// The connection to the socket of `route` is gone: what it owed is acknowledged in its name.
-    pub(super) fn upstream_lost(&mut self, route: Route, out: &mut Output) {
+    pub(super) fn upstream_lost(&mut self, route: Route, out: &mut FrameOutput) {
         self.upstreams[route.index()] = UpstreamSettings::NEW;
         self.acknowledge(out);
         for of in &mut self.announcements {
@@ -131,7 +131,7 @@ impl SettingsExchange {
         &mut self,
         head: Head,
         payload: &[u8],
-        out: &mut Output,
+        out: &mut FrameOutput,
     ) -> Result<(), ConnectionError> {
         if head.has(frame::ACK) {
             if let Some(Some(route)) = self.announcements.pop_front() {
@@ -172,7 +172,7 @@ impl SettingsExchange {
         route: Route,
         head: Head,
         payload: &[u8],
-        out: &mut Output,
+        out: &mut FrameOutput,
     ) -> Result<Option<WindowChange>, ConnectionError> {
         let upstream = &mut self.upstreams[route.index()];
         if head.has(frame::ACK) {
@@ -201,7 +201,7 @@ impl SettingsExchange {
     }
 
     /// Acknowledges to the client those settings that every connected socket has acknowledged.
-    fn acknowledge(&mut self, out: &mut Output) {
+    fn acknowledge(&mut self, out: &mut FrameOutput) {
         let upstreams = self.upstreams.iter();
         let oldest = upstreams.filter_map(|upstream| upstream.unacknowledged.front());
         let done = oldest

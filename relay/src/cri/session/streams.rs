@@ -1,6 +1,6 @@
 //! Streams (RFC 9113, 5.1): the calls that are open, and how far new ones are taken.
 
-use super::{intercepted::InterceptedCall, output::Output, settings::WindowChange};
+use super::{intercepted::InterceptedCall, output::FrameOutput, settings::WindowChange};
 use crate::cri::{frame, options::Options, route::Route, tap::ObserverTap};
 use std::{collections::HashMap, time::Instant};
 
@@ -108,34 +108,40 @@ impl Streams {
     }
 
     /// Tells the client the last stream that is served, and why.
-    pub(super) fn go_away(&mut self, last: u32, code: u32, why: &str, out: &mut Output) {
+    pub(super) fn go_away(&mut self, last: u32, code: u32, why: &str, out: &mut FrameOutput) {
         self.going_away = Some(last);
         let text: String = why.chars().take(200).collect();
         frame::put_goaway(&mut out.client, last, code, &text);
     }
 
     /// Announces that no further streams will be served; those on their way still are.
-    pub(super) fn announce_end(&mut self, why: &str, out: &mut Output) {
+    pub(super) fn announce_end(&mut self, why: &str, out: &mut FrameOutput) {
         if self.going_away.is_none() {
             self.go_away(frame::MAX_STREAM, frame::NO_ERROR, why, out);
         }
     }
 
     /// Serves none but those that the client has opened by now.
-    pub(super) fn close_intake(&mut self, out: &mut Output) {
+    pub(super) fn close_intake(&mut self, out: &mut FrameOutput) {
         let served = self.going_away.unwrap_or(frame::MAX_STREAM);
         self.go_away(self.last.min(served), frame::NO_ERROR, "", out);
     }
 
     /// Closes the intake that was announced to end.
-    pub(super) fn close_announced_intake(&mut self, out: &mut Output) {
+    pub(super) fn close_announced_intake(&mut self, out: &mut FrameOutput) {
         if self.going_away == Some(frame::MAX_STREAM) {
             self.close_intake(out);
         }
     }
 
     /// A socket said goodbye: the client hears it, unless it knows of an earlier end.
-    pub(super) fn pass_on_goaway(&mut self, last: u32, code: u32, why: &str, out: &mut Output) {
+    pub(super) fn pass_on_goaway(
+        &mut self,
+        last: u32,
+        code: u32,
+        why: &str,
+        out: &mut FrameOutput,
+    ) {
         let bound = if last == frame::MAX_STREAM {
             last
         } else {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::cri::{
     frame,
-    intercept::{After, Before, Call, Interceptor, Outcome, Status},
+    intercept::{After, Before, Call, CallOutcome, Interceptor, Status},
     observe::{Event, Interest, Kind, Observer},
     options::Options,
     outage::Outages,
@@ -67,7 +67,7 @@ struct Answered;
 
 #[async_trait]
 impl After for Answered {
-    async fn after(self: Box<Self>, _outcome: Outcome) {}
+    async fn after(self: Box<Self>, _outcome: CallOutcome) {}
 }
 
 /// Writes down what an observer is told.

@@ -146,7 +146,7 @@ impl World {
                         panic!("{before:?}");
                     };
                     self.forget(id);
-                    let reply = Outcome::Reply(bytes::Bytes::new());
+                    let reply = CallOutcome::Reply(bytes::Bytes::new());
                     after.unwrap().after(reply).await;
                 }
             }
@@ -196,7 +196,7 @@ impl World {
         match end {
             End::Reply => {
                 let reply = v1::CreateContainerResponse { container_id: id };
-                let reply = Outcome::Reply(reply.encode_to_vec().into());
+                let reply = CallOutcome::Reply(reply.encode_to_vec().into());
                 after.after(reply).await;
             }
             End::Refused => {
@@ -204,7 +204,7 @@ impl World {
                     code: 2,
                     message: "no".into(),
                 };
-                after.after(Outcome::Failed(status)).await;
+                after.after(CallOutcome::Failed(status)).await;
             }
             End::Lost | End::Cancelled => drop(after),
         }

@@ -19,7 +19,7 @@ async fn a_list_made_before_a_container_ended_does_not_bring_it_back() {
     let Before::Forward { after, .. } = relay.call("StopContainer", &stop).await else {
         panic!("refused");
     };
-    after.unwrap().after(Outcome::Reply(Bytes::new())).await;
+    after.unwrap().after(CallOutcome::Reply(Bytes::new())).await;
     let listing = Listing {
         requested_at,
         ..old
@@ -27,7 +27,7 @@ async fn a_list_made_before_a_container_ended_does_not_bring_it_back() {
     let unknown = vec![unknown];
     relay
         .handle
-        .notify(Event::Listed { listing, unknown })
+        .notify(ManagerEvent::Listed { listing, unknown })
         .await;
     let report = relay.handle.restore().await.unwrap(); // all before it has been handled
     assert_eq!(report, RestoreReport::default());
@@ -66,7 +66,7 @@ async fn a_caller_that_goes_away_before_the_request_went_out_leaves_nothing_behi
                     code: 2,
                     message: "no".into(),
                 };
-                after.unwrap().after(Outcome::Failed(status)).await;
+                after.unwrap().after(CallOutcome::Failed(status)).await;
             }
             Poll::Ready(refused) => panic!("{refused:?}"),
         }
@@ -106,7 +106,7 @@ async fn killed_at_any_moment_of_a_churn_kernel_and_state_agree_again() {
                 container_id: id.into(),
             };
             if let Before::Forward { after, .. } = relay.call("RemoveContainer", &gone).await {
-                after.unwrap().after(Outcome::Reply(Bytes::new())).await;
+                after.unwrap().after(CallOutcome::Reply(Bytes::new())).await;
             }
         } else {
             let wish = create_request(id, "default", parent, 1000);
@@ -128,7 +128,7 @@ async fn killed_at_any_moment_of_a_churn_kernel_and_state_agree_again() {
                     };
                     after
                         .unwrap()
-                        .after(Outcome::Reply(reply.encode_to_vec().into()))
+                        .after(CallOutcome::Reply(reply.encode_to_vec().into()))
                         .await;
                 }
             }

@@ -102,7 +102,7 @@ async fn who_runs_unplaced_already_does_not_stand_in_the_way_and_is_tried_again(
     let reply = v1::CreateContainerResponse {
         container_id: "big".into(),
     };
-    let reply = Outcome::Reply(reply.encode_to_vec().into());
+    let reply = CallOutcome::Reply(reply.encode_to_vec().into());
     after.unwrap().after(reply).await;
     relay
         .eventually("big runs unplaced", |now| {

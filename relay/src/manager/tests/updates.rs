@@ -45,7 +45,7 @@ impl Running {
         let reply = v1::CreateContainerResponse {
             container_id: id.into(),
         };
-        let reply = Outcome::Reply(reply.encode_to_vec().into());
+        let reply = CallOutcome::Reply(reply.encode_to_vec().into());
         after.unwrap().after(reply).await;
         self.eventually("it is known by the runtime's id", |now| {
             now.containers.contains(&ContainerId(id.into()))
@@ -81,7 +81,7 @@ impl Running {
         let id = ContainerId("no-such-container".into());
         let nothing = self
             .handle
-            .call(|reply| Event::Starting { id, reply })
+            .call(|reply| ManagerEvent::Starting { id, reply })
             .await;
         assert_eq!(nothing, Ok(None));
     }
@@ -106,12 +106,12 @@ struct Known {
     requested: CgroupSettings,
 }
 
-fn done() -> Outcome {
-    Outcome::Reply(Bytes::new())
+fn done() -> CallOutcome {
+    CallOutcome::Reply(Bytes::new())
 }
 
-fn refused() -> Outcome {
-    Outcome::Failed(crate::cri::intercept::Status {
+fn refused() -> CallOutcome {
+    CallOutcome::Failed(crate::cri::intercept::Status {
         code: 2,
         message: "no".into(),
     })
@@ -347,7 +347,7 @@ async fn a_pod_resized_as_a_whole_has_its_new_size_for_the_next_container() {
     for (outcome, shares) in [
         (refused(), 1024),
         (
-            Outcome::Failed(crate::cri::intercept::Status {
+            CallOutcome::Failed(crate::cri::intercept::Status {
                 code: 12,
                 message: "unknown method".into(),
             }),

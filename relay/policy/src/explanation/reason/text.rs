@@ -21,13 +21,13 @@ impl fmt::Display for OnSocket {
 }
 
 /// The end of a verdict: what the neighbours lost, when it was given, what follows.
-struct Verdict {
+struct VerdictText {
     harm_ns_per_s: i64,
     after_s: u64,
     cooldown_s: Option<u64>,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for VerdictText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.harm_ns_per_s != 0 {
             let harm = self.harm_ns_per_s / 1000;
@@ -316,7 +316,7 @@ impl fmt::Display for Reason {
                 "promised {} µs/s less waiting and cache refill, seen {} µs/s{}",
                 promised_ns_per_s / 1000,
                 seen_ns_per_s / 1000,
-                Verdict {
+                VerdictText {
                     harm_ns_per_s: *harm_ns_per_s,
                     after_s: *after_s,
                     cooldown_s: *cooldown_s
@@ -337,7 +337,7 @@ impl fmt::Display for Reason {
                 seen_ns_per_s / 1000,
                 wait_ns_per_s / 1000,
                 wait_before_ns_per_s / 1000,
-                Verdict {
+                VerdictText {
                     harm_ns_per_s: *harm_ns_per_s,
                     after_s: *after_s,
                     cooldown_s: *cooldown_s

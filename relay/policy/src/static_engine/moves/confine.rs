@@ -1,7 +1,7 @@
 //! Confining shared containers whose threads migrate far to a domain they fit in, and giving those another
 //! domain that wait where they are.
 
-use super::context::{Context, Domain, DomainLevel, SharedContainer, confine, need, single};
+use super::context::{Context, Domain, DomainSize, SharedContainer, confine, need, single};
 use crate::{
     explanation::Reason,
     rebalance::{
@@ -27,17 +27,17 @@ pub(super) fn proposal(context: &Context<'_>, shared: SharedContainer<'_>) -> Op
     let node = seen.node_migrations_milli_per_s;
     let llc = seen.llc_migrations_milli_per_s;
     // Thousandths of migrations times microseconds are nanoseconds.
-    let saves = |level: DomainLevel| {
+    let saves = |level: DomainSize| {
         let (package, node, llc) = (
             package.saturating_mul(PACKAGE_MIGRATION_US),
             node.saturating_mul(NODE_MIGRATION_US),
             llc.saturating_mul(LLC_MIGRATION_US),
         );
         match level {
-            DomainLevel::Llc => package.saturating_add(node).saturating_add(llc),
-            DomainLevel::Node => package.saturating_add(node),
-            DomainLevel::Package => package,
-            DomainLevel::Pool => 0,
+            DomainSize::Llc => package.saturating_add(node).saturating_add(llc),
+            DomainSize::Node => package.saturating_add(node),
+            DomainSize::Package => package,
+            DomainSize::Pool => 0,
         }
     };
     let migrates_far =
@@ -47,11 +47,11 @@ pub(super) fn proposal(context: &Context<'_>, shared: SharedContainer<'_>) -> Op
         return None;
     }
     // A cache of its own must be worth the narrowness; a node need not.
-    let caches = saves(DomainLevel::Llc) >= saves(DomainLevel::Node).saturating_add(MIN_GAIN_NS);
+    let caches = saves(DomainSize::Llc) >= saves(DomainSize::Node).saturating_add(MIN_GAIN_NS);
     let offered = |domain: &&Domain| {
         let narrower = migrates_far && !shared.placed.cpus.is_subset(&domain.cpus);
         let other = Some(&domain.cpus) != shared.placed.confined.as_deref();
-        (domain.level != DomainLevel::Llc || caches) && other && (narrower || waits)
+        (domain.level != DomainSize::Llc || caches) && other && (narrower || waits)
     };
     let mut choices: Vec<_> = context
         .domains
@@ -64,7 +64,7 @@ pub(super) fn proposal(context: &Context<'_>, shared: SharedContainer<'_>) -> Op
         let level = if migrates_far {
             domain.level
         } else {
-            DomainLevel::Pool
+            DomainSize::Pool
         };
         (
             left.is_none(),
@@ -81,7 +81,7 @@ pub(super) fn proposal(context: &Context<'_>, shared: SharedContainer<'_>) -> Op
     } else {
         ("contention", seen.wait_ns_per_s / 2, Benefit::Time)
     };
-    let to = (domain.level != DomainLevel::Pool).then_some(domain.cpus);
+    let to = (domain.level != DomainSize::Pool).then_some(domain.cpus);
     Some(Proposal {
         reasons: vec![
             Reason::Migrates {

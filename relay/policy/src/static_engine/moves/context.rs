@@ -51,7 +51,7 @@ impl<'a> Context<'a> {
 
 /// How large a domain is; the smaller, the less far a container can migrate in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum DomainLevel {
+pub(super) enum DomainSize {
     Llc,
     Node,
     Package,
@@ -61,7 +61,7 @@ pub(super) enum DomainLevel {
 /// A part of the machine that has a part of the pool.
 #[derive(Clone, Debug)]
 pub(super) struct Domain {
-    pub(super) level: DomainLevel,
+    pub(super) level: DomainSize,
     pub(super) id: u32,
     pub(super) cpus: CpuSet,
     /// Its part of the pool, and how much of that is used and may be.
@@ -125,7 +125,7 @@ pub(super) fn domains(view: View<'_>, contention: &Contention, pool: &CpuSet) ->
     let nodes = view.topology.nodes.iter();
     let nodes = nodes.map(|node| {
         domain(
-            DomainLevel::Node,
+            DomainSize::Node,
             node.id.0,
             &node.cpus,
             format!("node {}", node.id),
@@ -134,7 +134,7 @@ pub(super) fn domains(view: View<'_>, contention: &Contention, pool: &CpuSet) ->
     let packages = view.topology.packages.iter();
     let packages = packages.map(|package| {
         domain(
-            DomainLevel::Package,
+            DomainSize::Package,
             package.id.0,
             &package.cpus,
             format!("package {}", package.id),
@@ -143,13 +143,13 @@ pub(super) fn domains(view: View<'_>, contention: &Contention, pool: &CpuSet) ->
     let llcs = view.topology.llcs.iter();
     let llcs = llcs.map(|llc| {
         domain(
-            DomainLevel::Llc,
+            DomainSize::Llc,
             llc.id.0,
             &llc.cpus,
             format!("cache {}", llc.id),
         )
     });
-    let whole = domain(DomainLevel::Pool, 0, pool, String::from("all of the pool"));
+    let whole = domain(DomainSize::Pool, 0, pool, String::from("all of the pool"));
     let mut domains: Vec<Domain> = Vec::new();
     for part in nodes.chain(packages).chain(llcs) {
         let known = |other: &Domain| other.inside == part.inside;

@@ -20,7 +20,7 @@ const IDLE_WAIT_NS_PER_S: u64 = 10_000_000;
 /// What a pool borrowed goes back when it would be at most this busy without it.
 const RETURN_BUSY_MILLI: u64 = 500;
 
-struct Pool<'a> {
+struct LoanPool<'a> {
     name: &'static str,
     own: CpuSet,
     /// What it borrows now.
@@ -31,7 +31,7 @@ struct Pool<'a> {
     worst: Option<(u64, &'a ContainerId)>,
 }
 
-impl Pool<'_> {
+impl LoanPool<'_> {
     fn per_cpu(&self, sum: u64) -> u64 {
         let cpus = self.own.union(&self.on_loan).len().max(1);
         sum / u64::try_from(cpus).unwrap_or(1)
@@ -86,9 +86,14 @@ pub(super) fn proposals(context: &Context<'_>) -> Vec<Proposal> {
         .collect()
 }
 
-fn pool<'a>(context: &Context<'_>, name: &'static str, own: CpuSet, lender: CpuSet) -> Pool<'a> {
+fn pool<'a>(
+    context: &Context<'_>,
+    name: &'static str,
+    own: CpuSet,
+    lender: CpuSet,
+) -> LoanPool<'a> {
     let loan = context.view.state.rebalance.loans.get(name);
-    Pool {
+    LoanPool {
         name,
         own,
         on_loan: loan.map_or(CpuSet::EMPTY, |loan| loan.intersection(&lender)),
@@ -98,7 +103,11 @@ fn pool<'a>(context: &Context<'_>, name: &'static str, own: CpuSet, lender: CpuS
     }
 }
 
-fn proposal(context: &Context<'_>, borrower: &Pool<'_>, lender: &Pool<'_>) -> Option<Proposal> {
+fn proposal(
+    context: &Context<'_>,
+    borrower: &LoanPool<'_>,
+    lender: &LoanPool<'_>,
+) -> Option<Proposal> {
     let (_, worst) = borrower.worst?;
     let candidates = vec![borrower.candidate(context), lender.candidate(context)];
     let make = |to, reason, gain_ns_per_s, benefit, why| Proposal {

@@ -1,7 +1,7 @@
 //! Separating pairs that interfere: two shared containers of which one takes CPUs away from the other are
 //! confined to domains that have nothing in common.
 
-use super::context::{Context, Domain, DomainLevel, SharedContainer, confine};
+use super::context::{Context, Domain, DomainSize, SharedContainer, confine};
 use crate::{
     explanation::{Candidate, Reason},
     rebalance::{
@@ -33,7 +33,7 @@ fn separate<'a>(context: &Context<'a>, pair: InterferingPair<'a>) -> Option<Prop
     }
     let fitting = |container: SharedContainer<'a>, also_gone: SharedContainer<'a>| {
         let domains = context.domains.iter();
-        let parts = domains.filter(|domain| domain.level != DomainLevel::Pool);
+        let parts = domains.filter(|domain| domain.level != DomainSize::Pool);
         let fit = parts.filter_map(move |domain| {
             let left = domain.left(container, &[also_gone])?;
             Some((domain, left))

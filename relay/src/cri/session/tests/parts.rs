@@ -11,7 +11,7 @@ use crate::cri::{
         next_frame,
         notation::{Wire, assert_table, read, sender, show_error, value},
         number,
-        output::Output,
+        output::FrameOutput,
         pings::Pings,
         settings::SettingsExchange,
         streams::{Stream, Streams},
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// What a part sends, and what else it says.
 fn outcome<T>(
     wire: &mut Wire,
-    out: &mut Output,
+    out: &mut FrameOutput,
     result: Result<T, ConnectionError>,
     say: impl FnOnce(T) -> Option<String>,
 ) -> Vec<String> {
@@ -64,7 +64,7 @@ fn stream(route: Route, send_window: i64, recv_window: i64) -> Stream {
 #[test]
 fn settings() {
     assert_table("settings.txt", || {
-        let (mut out, mut wire) = (Output::default(), Wire::default());
+        let (mut out, mut wire) = (FrameOutput::default(), Wire::default());
         let mut settings = SettingsExchange::new(&mut out);
         drop(wire.sent(&mut out));
         move |line| {
@@ -110,7 +110,7 @@ fn settings() {
 #[test]
 fn pings() {
     assert_table("pings.txt", || {
-        let (mut out, mut wire) = (Output::default(), Wire::default());
+        let (mut out, mut wire) = (FrameOutput::default(), Wire::default());
         let mut pings = Pings::default();
         move |line| {
             let (route, line, times) = repeated(line);
@@ -151,7 +151,7 @@ fn pings() {
 #[test]
 fn flow() {
     assert_table("flow.txt", || {
-        let (mut out, mut wire) = (Output::default(), Wire::default());
+        let (mut out, mut wire) = (FrameOutput::default(), Wire::default());
         let mut flow = FlowControl::new(&Route::ALL);
         let mut streams = Streams::default();
         let mut windows = flow.show();
@@ -231,7 +231,7 @@ fn flow() {
 #[test]
 fn streams() {
     assert_table("streams.txt", || {
-        let (mut out, mut wire) = (Output::default(), Wire::default());
+        let (mut out, mut wire) = (FrameOutput::default(), Wire::default());
         let mut streams = Streams::default();
         let start = Instant::now();
         move |line| {

@@ -24,7 +24,7 @@ use prost::Message;
 use resmgr_policy::{ContainerId, CriResources};
 use std::{
     collections::{HashMap, HashSet},
-    path::PathBuf,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -98,7 +98,7 @@ impl Hooks {
         let placement = reserved.placement.as_ref();
         let replaced = placement.is_some_and(|placement| placement.command.is_some());
         let isolate = replaced.then(|| isolate_annotation(&command)).flatten();
-        let mount = reserved.resources.as_ref().map(resources_mount);
+        let mount = reserved.resources.as_deref().map(resources_mount);
         let overlay = create_overlay(
             &create,
             &reserved.desired,
@@ -254,7 +254,7 @@ fn forward(request: Option<Bytes>, after: impl After + 'static) -> Before {
 }
 
 /// The mount that shows a container the directory with its `resources.sh`.
-fn resources_mount(directory: &PathBuf) -> BindMount {
+fn resources_mount(directory: &Path) -> BindMount {
     BindMount {
         container_path: "/.cri-resmgr".to_owned(),
         host_path: directory.to_string_lossy().into_owned(),

@@ -151,7 +151,7 @@ impl World {
                 }
             }
             Event::Reconfigure(index) => {
-                let before = Arc::clone(&self.relay().handle.snapshot().containers.state());
+                let before = Arc::clone(self.relay().handle.snapshot().containers.state());
                 match self.relay().handle.reconfigure(policy(index)).await {
                     Ok(_) => self.policy = index,
                     Err(refused) => {
@@ -295,7 +295,7 @@ proptest! {
                 world.step(event).await;
                 world.settles(&format!("event {index}: {event:?}")).await;
             }
-            let before = Arc::clone(&world.relay().handle.snapshot().containers.state());
+            let before = Arc::clone(world.relay().handle.snapshot().containers.state());
             world.relay().handle.durable.flushed().await.unwrap();
             world.restart().await;
             world.settles("restarted").await;

@@ -9,7 +9,7 @@ fn seen(node: &Node, relay: &Running) -> (Vec<String>, Arc<State>) {
         .to_vec();
     (
         kernel,
-        Arc::clone(&relay.handle.snapshot().containers.state()),
+        Arc::clone(relay.handle.snapshot().containers.state()),
     )
 }
 

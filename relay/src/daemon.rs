@@ -7,13 +7,16 @@
 pub mod commands;
 pub mod configure;
 pub mod cut;
+mod error;
 #[cfg(all(feature = "faults", debug_assertions))]
 mod faults;
+mod hotplug;
 pub mod last_good;
 pub mod measure;
 mod moves;
 pub mod node;
 pub mod placement;
+mod policy;
 pub mod recording;
 pub mod settle;
 pub mod signals;
@@ -21,49 +24,15 @@ pub mod start;
 pub mod tasks;
 pub mod views;
 
+pub use error::ExitError;
+
 use crate::cli::{self, Command, Invocation};
-use std::{fmt, process::ExitCode};
-
-/// Why the program ends without success.
-#[derive(Debug)]
-pub enum Failed {
-    /// A mistake in what the user typed or wrote; nothing was started.
-    Usage(String),
-    /// Something failed while starting or running.
-    Run(anyhow::Error),
-}
-
-impl Failed {
-    /// The documented exit code.
-    #[must_use]
-    pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
-            Self::Usage(_) => 2,
-            Self::Run(_) => 1,
-        })
-    }
-}
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Usage(mistake) => f.write_str(mistake),
-            Self::Run(error) => write!(f, "{error:#}"),
-        }
-    }
-}
-
-impl From<anyhow::Error> for Failed {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Run(error)
-    }
-}
 
 /// Does what the user asked for.
 ///
 /// # Errors
-/// [`Failed`], with the exit code it calls for.
-pub fn execute(invocation: Invocation) -> Result<(), Failed> {
+/// [`ExitError`], with the exit code it calls for.
+pub fn execute(invocation: Invocation) -> Result<(), ExitError> {
     let Invocation { command, raw } = invocation;
     match command {
         Command::Print(text) => commands::print(&text),

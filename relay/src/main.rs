@@ -6,7 +6,7 @@ use std::{io::Write, process::ExitCode};
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
         Ok(invocation) => daemon::execute(invocation),
-        Err(mistake) => Err(daemon::Failed::Usage(mistake.to_string())),
+        Err(mistake) => Err(daemon::ExitError::Usage(mistake.to_string())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,14 +7,12 @@
 use super::{
     last_good::{self, StartConfig},
     node::NodeUpdater,
-    placement,
-    settle::cgroup_cpus,
+    policy,
+    settle::judge,
     tasks::Tasks,
 };
 use crate::{
-    config::{
-        Config, Document, Machine, PolicyName, Problem, Problems, document::overlay, raw::Origin,
-    },
+    config::{Config, Document, PolicyName, Problem, raw::Origin},
     control::{self, Applied, ConfigServer, Pushed, Refused},
     dump::Dumper,
     log,
@@ -22,7 +20,7 @@ use crate::{
 };
 use resmgr_policy::Policy;
 use resmgr_topology::Topology;
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// How long a push may take to be applied; the agent gives up after 5 s.
@@ -84,25 +82,6 @@ pub fn start(start: StartConfig, targets: ConfigTargets, tasks: &Tasks) -> anyho
         }
     });
     Ok(())
-}
-
-/// What a document means on this machine.
-pub(super) fn judge(
-    options: &Config,
-    topology: &Topology,
-    document: &Document,
-    node: &str,
-) -> Result<Config, Problems> {
-    let cgroup_cpus = |path: &Path| cgroup_cpus(&options.enforce.cgroup_mount, path);
-    overlay(
-        options,
-        document,
-        node,
-        Machine {
-            topology,
-            cgroup_cpus: &cgroup_cpus,
-        },
-    )
 }
 
 async fn apply_all(start: StartConfig, targets: ConfigTargets, mut pushed: mpsc::Receiver<Pushed>) {
@@ -204,7 +183,7 @@ impl ConfigTargets {
         match (&self.manager, config.policy.name) {
             (None, PolicyName::Null) => Ok(None),
             (Some(manager), name) if name != PolicyName::Null => {
-                let policy = placement::policy(config, &self.machine())
+                let policy = policy::build(config, &self.machine())
                     .map_err(|failed| refused(source, config, failed.to_string()))?;
                 Ok(Some((manager, policy.into())))
             }

@@ -3,7 +3,7 @@
 //! One that no longer fits the machine or the options is reported and left alone; the options' own
 //! configuration is used then. `--reset-config` forgets it.
 
-use super::{configure::judge, placement};
+use super::{policy, settle::judge};
 use crate::{
     config::{Config, Document, PolicyName},
     ledger::{LastGood, StateFile},
@@ -95,7 +95,7 @@ fn legal(
         )]);
     }
     if !is_null(&config) {
-        placement::policy(&config, topology).map_err(|failed| vec![failed.to_string()])?;
+        policy::build(&config, topology).map_err(|failed| vec![failed.to_string()])?;
     }
     Ok(config)
 }

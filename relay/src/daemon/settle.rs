@@ -1,20 +1,19 @@
 //! From options as typed to a configuration for this machine: the files `config` must not read itself.
 
+use super::error::ExitError;
 use crate::{
-    config::{self, Config, Machine, Raw},
+    config::{self, Config, Document, Machine, Problems, Raw, document::overlay},
     discover::{self, Source},
 };
 use anyhow::Context;
 use resmgr_topology::Topology;
 use std::path::Path;
 
-use super::Failed;
-
 /// The configuration, and the machine it is legal on.
 ///
 /// # Errors
 /// Everything wrong with the options at once, or why the machine's topology is not known.
-pub fn settle(raw: &Raw) -> Result<(Config, Topology), Failed> {
+pub fn settle(raw: &Raw) -> Result<(Config, Topology), ExitError> {
     let options = &raw.options;
     let host_root = match options.enforce.host_root.text.as_str() {
         "" => Path::new("/"),
@@ -35,7 +34,7 @@ pub fn settle(raw: &Raw) -> Result<(Config, Topology), Failed> {
         cgroup_cpus: &cgroup_cpus,
     };
     let config = config::resolve(raw, machine).map_err(|problems| {
-        Failed::Usage(
+        ExitError::Usage(
             problems
                 .0
                 .iter()
@@ -47,11 +46,30 @@ pub fn settle(raw: &Raw) -> Result<(Config, Topology), Failed> {
     Ok((config, topology))
 }
 
+/// What a document means on this machine.
+pub(super) fn judge(
+    options: &Config,
+    topology: &Topology,
+    document: &Document,
+    node: &str,
+) -> Result<Config, Problems> {
+    let cgroup_cpus = |path: &Path| cgroup_cpus(&options.enforce.cgroup_mount, path);
+    overlay(
+        options,
+        document,
+        node,
+        Machine {
+            topology,
+            cgroup_cpus: &cgroup_cpus,
+        },
+    )
+}
+
 /// `cpuset.cpus` of a cgroup given absolutely, below the cgroup mount, or below v1's cpuset hierarchy.
 ///
 /// # Errors
 /// When there is no such cgroup.
-pub(super) fn cgroup_cpus(mount: &Path, path: &Path) -> std::io::Result<String> {
+fn cgroup_cpus(mount: &Path, path: &Path) -> std::io::Result<String> {
     let relative = path.strip_prefix("/").unwrap_or(path);
     let places = [
         path.to_owned(),

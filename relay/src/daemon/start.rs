@@ -6,8 +6,9 @@
 //! ```
 
 use super::{
-    Failed, commands,
+    commands,
     configure::{self, ConfigTargets},
+    error::ExitError,
     last_good::{self, StartConfig},
     measure::Measure,
     moves,
@@ -56,7 +57,7 @@ const DUMP_LIMIT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// A mistake in the configuration, or what failed.
-pub fn run(raw: &Raw) -> Result<(), Failed> {
+pub fn run(raw: &Raw) -> Result<(), ExitError> {
     let (config, topology) = settle(raw)?;
     let log = log::install(config.log.clone()).context("cannot log")?;
     for note in &config.notes {
@@ -77,7 +78,7 @@ pub fn run(raw: &Raw) -> Result<(), Failed> {
     outcome
 }
 
-async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Result<(), Failed> {
+async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Result<(), ExitError> {
     let config = start.config.clone();
     let stop = CancellationToken::new();
     let mut signals = Signals::new().context("cannot listen for signals")?;
@@ -220,7 +221,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
         }
     }
     dumper.stop(DUMP_LIMIT);
-    joined.map_err(Failed::from)
+    joined.map_err(ExitError::from)
 }
 
 /// A socket for root alone.

@@ -1,8 +1,12 @@
 //! `cri-resmgr top`: the terminal, its keys, and a picture a second.
 
-use super::{Failed, fetch, json, print};
+use super::{
+    fetch::fetch,
+    output::{json, print},
+};
 use crate::{
     config::Raw,
+    daemon::error::ExitError,
     inspect::top::{Screen, ScreenAction, TopView},
 };
 use anyhow::Context;
@@ -15,9 +19,9 @@ use std::{
 /// How often it asks for a picture.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-fn picture(raw: &Raw) -> Result<TopView, Failed> {
+fn picture(raw: &Raw) -> Result<TopView, ExitError> {
     fetch::<Option<TopView>>(raw, "/top")?.ok_or_else(|| {
-        Failed::Run(anyhow::anyhow!(
+        ExitError::Run(anyhow::anyhow!(
             "the running cri-resmgr measures nothing: start it with --ebpf-telemetry"
         ))
     })
@@ -28,7 +32,7 @@ fn picture(raw: &Raw) -> Result<TopView, Failed> {
 ///
 /// # Errors
 /// When no daemon answers, it measures nothing, or the terminal cannot be used.
-pub fn top(raw: &Raw, once: bool, as_json: bool) -> Result<(), Failed> {
+pub fn top(raw: &Raw, once: bool, as_json: bool) -> Result<(), ExitError> {
     let first = picture(raw)?;
     if once {
         return if as_json {
@@ -47,7 +51,7 @@ pub fn top(raw: &Raw, once: bool, as_json: bool) -> Result<(), Failed> {
 }
 
 /// A difference a second, to a pipe or a file.
-fn follow(raw: &Raw, mut before: TopView, as_json: bool) -> Result<(), Failed> {
+fn follow(raw: &Raw, mut before: TopView, as_json: bool) -> Result<(), ExitError> {
     loop {
         std::thread::sleep(INTERVAL);
         let now = picture(raw)?;
@@ -61,7 +65,11 @@ fn follow(raw: &Raw, mut before: TopView, as_json: bool) -> Result<(), Failed> {
     }
 }
 
-fn watch(raw: &Raw, first: TopView, terminal: &mut ratatui::DefaultTerminal) -> Result<(), Failed> {
+fn watch(
+    raw: &Raw,
+    first: TopView,
+    terminal: &mut ratatui::DefaultTerminal,
+) -> Result<(), ExitError> {
     let mut screen = Screen::new(first);
     let mut next = Instant::now() + INTERVAL;
     loop {

@@ -1,0 +1,30 @@
+//! Views asked of a running daemon.
+
+use crate::{config::Raw, daemon::error::ExitError, inspect::client};
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+
+/// The socket a daemon with this relay socket serves its views on.
+#[must_use]
+pub fn views_socket(relay_socket: &Path) -> PathBuf {
+    let stem = relay_socket
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy();
+    relay_socket.with_file_name(format!("{stem}-inspect.sock"))
+}
+
+/// A view of the daemon that serves the relay socket of these options.
+///
+/// # Errors
+/// When no daemon answers, or it refuses.
+pub(super) fn fetch<T: serde::de::DeserializeOwned>(raw: &Raw, view: &str) -> Result<T, ExitError> {
+    let typed = &raw.options.relay.relay_socket.text;
+    let socket = views_socket(&crate::cri::listen::socket_path(typed));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let answer = runtime.block_on(client::fetch(&socket, view));
+    Ok(answer.map_err(anyhow::Error::from)?)
+}

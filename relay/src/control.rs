@@ -1,11 +1,11 @@
 //! Our own gRPC API: configuration in, node operations out.
 //!
 //! ```text
-//! node agent ──SetConfig──▶ judge (pure) ──▶ Pushed ──channel──▶ whoever applies it
+//! node agent ──SetConfig──▶ validate (pure) ──▶ ConfigPush ──channel──▶ daemon::configure
 //!            ◀── reply ──── answer: notes, or why it could not be applied ◀──┘
 //! ```
 //!
-//! One push is handled at a time. A configuration that is refused, by the judge or by whoever applies it,
+//! One push is handled at a time. A configuration that is refused, by validation or when it is applied,
 //! changes nothing; the last good one stays in force.
 
 pub mod agent_client;
@@ -13,5 +13,5 @@ pub mod check;
 mod server;
 mod socket;
 
-pub use server::{Applied, ConfigServer, Judge, Pushed, Refused};
-pub use socket::{SocketError, bind};
+pub use server::{ApplyReport, ConfigPush, ConfigRefusal, ConfigServer, ConfigValidator};
+pub use socket::{ConfigSocketError, bind};

@@ -6,7 +6,6 @@
 
 pub mod commands;
 pub mod configure;
-pub mod cut;
 mod error;
 #[cfg(all(feature = "faults", debug_assertions))]
 mod faults;
@@ -15,11 +14,12 @@ pub mod last_good;
 pub mod measure;
 mod moves;
 pub mod node;
+pub mod options;
 pub mod placement;
 mod policy;
 pub mod recording;
-pub mod settle;
 pub mod signals;
+pub mod stale_watch;
 pub mod start;
 pub mod tasks;
 pub mod views;

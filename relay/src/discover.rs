@@ -20,7 +20,7 @@ use std::{
 
 /// Where a topology is read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Source {
+pub enum TopologySource {
     /// The machine itself.
     #[default]
     Machine,
@@ -32,7 +32,7 @@ pub enum Source {
     Json(PathBuf),
 }
 
-impl Source {
+impl TopologySource {
     /// What the value of `--topology` means: a path that ends in `.json`, a synthetic description
     /// (words with a colon and no slash), or else the path of an XML file.
     #[must_use]
@@ -60,17 +60,17 @@ impl Source {
 /// # Errors
 /// [`DiscoverError`] naming the file or the inconsistency. A machine on which hwloc fails is read from
 /// sysfs alone, and that is logged.
-pub fn load(source: &Source, host_root: &Path) -> Result<Topology, DiscoverError> {
+pub fn load(source: &TopologySource, host_root: &Path) -> Result<Topology, DiscoverError> {
     match source {
-        Source::Machine => machine(host_root),
-        Source::Xml(path) => finish(hwloc::from_xml(path)?),
-        Source::Synthetic(text) => {
+        TopologySource::Machine => machine(host_root),
+        TopologySource::Xml(path) => finish(hwloc::from_xml(path)?),
+        TopologySource::Synthetic(text) => {
             Topology::synthetic(text).map_err(|source| DiscoverError::Synthetic {
                 text: text.clone(),
                 source: Box::new(source),
             })
         }
-        Source::Json(path) => {
+        TopologySource::Json(path) => {
             let text = sysfs::read(path)?;
             let topology: Topology =
                 serde_json::from_str(&text).map_err(|source| DiscoverError::Json {
@@ -84,7 +84,7 @@ pub fn load(source: &Source, host_root: &Path) -> Result<Topology, DiscoverError
     }
 }
 
-/// hwloc completed by sysfs; sysfs alone where hwloc cannot look (another root) or fails.
+/// hwloc completed by sysfs; sysfs alone where hwloc cannot read the machine (another root) or fails.
 fn machine(host_root: &Path) -> Result<Topology, DiscoverError> {
     if host_root != Path::new("/") {
         return finish(sysfs::parts(host_root)?);

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use cri_resmgr::control::agent_client::{
-    AgentClient, CONFLICT_CONDITION, NodeCondition, NodeWishes, Wish as _,
+    AgentClient, CONFLICT_CONDITION, CmkProperties, NodeCondition, NodeProperty as _,
 };
 use resmgr_proto::v1::{
-    GetConfigRequest, HealthCheckRequest, SetNodeConditionRequest, agent_client::AgentClient as Raw,
+    GetConfigRequest, HealthCheckRequest, JsonPatch, PatchNodeRequest, SetNodeConditionRequest,
+    agent_client::AgentClient as Raw,
 };
 use resmgr_tests::{
     agent::{Agent, Receiver},
@@ -271,18 +272,27 @@ async fn node_operations_reach_the_node_with_the_shipped_rights() {
 
     let taint = ["taint", "node", "n1", "other=1:NoExecute"];
     api.kubectl(&taint).unwrap();
-    let wishes = NodeWishes {
+    let desired = CmkProperties {
         label: true,
         taint: true,
         exclusive_lists: 3,
     };
-    client.fulfil(&wishes).await.unwrap();
-    client.fulfil(&wishes).await.unwrap();
-    client
-        .set_annotation("a.b/c~d", Some("true"))
-        .await
-        .unwrap_err();
-    client.set_annotation("a.b/c", Some("true")).await.unwrap();
+    desired.ensure(&client).await.unwrap();
+    desired.ensure(&client).await.unwrap();
+    let annotate = async |name: &str| {
+        let patch = JsonPatch {
+            op: "add".to_owned(),
+            path: format!("/metadata/annotations/{name}"),
+            value: "\"true\"".to_owned(),
+        };
+        let patches = vec![patch];
+        let request = PatchNodeRequest { patches };
+        raw(&api.folder().join("agent.sock"))
+            .patch_node(request)
+            .await
+    };
+    annotate("a.b~1c~0d").await.unwrap_err();
+    annotate("a.b~1c").await.unwrap();
     let node = client.node().await.unwrap();
     assert_eq!(node["metadata"]["labels"]["cmk.intel.com/cmk-node"], "true");
     assert_eq!(node["metadata"]["annotations"]["a.b/c"], "true");
@@ -300,7 +310,7 @@ async fn node_operations_reach_the_node_with_the_shipped_rights() {
         "{taints:?}"
     );
 
-    client.fulfil(&NodeWishes::default()).await.unwrap();
+    CmkProperties::default().ensure(&client).await.unwrap();
     let node = client.node().await.unwrap();
     assert_eq!(
         node["metadata"]["labels"]["cmk.intel.com/cmk-node"],
@@ -366,14 +376,14 @@ async fn conditions_change_their_time_with_their_status_and_leave_those_of_other
         NodeCondition::conflict(Some("static")),
         NodeCondition::conflict(None),
     );
-    assert!(no.fulfil(&client).await.unwrap());
+    assert!(no.ensure(&client).await.unwrap());
     let before = condition(CONFLICT_CONDITION);
     assert_eq!(before["reason"], "NoConflict");
     assert_eq!(before["lastTransitionTime"], "2001-01-01T00:00:00Z");
     assert_ne!(before["lastHeartbeatTime"], "2001-01-01T00:00:00Z");
 
     // It changes, and stays again, with another message.
-    assert!(yes.fulfil(&client).await.unwrap());
+    assert!(yes.ensure(&client).await.unwrap());
     let held = condition(CONFLICT_CONDITION);
     assert_eq!(
         (&held["status"], &held["reason"]),
@@ -381,7 +391,7 @@ async fn conditions_change_their_time_with_their_status_and_leave_those_of_other
     );
     assert_eq!(held["message"], yes.message);
     assert_ne!(held["lastTransitionTime"], before["lastTransitionTime"]);
-    assert!(!yes.fulfil(&client).await.unwrap(), "it was right already");
+    assert!(!yes.ensure(&client).await.unwrap(), "it was right already");
     let later = async || {
         client.set_condition(&yes).await.unwrap();
         condition(CONFLICT_CONDITION)["lastHeartbeatTime"] != held["lastHeartbeatTime"]
@@ -394,7 +404,7 @@ async fn conditions_change_their_time_with_their_status_and_leave_those_of_other
     let other = condition(CONFLICT_CONDITION);
     assert_ne!(other["message"], held["message"]);
     assert_eq!(other["lastTransitionTime"], held["lastTransitionTime"]);
-    assert!(no.fulfil(&client).await.unwrap());
+    assert!(no.ensure(&client).await.unwrap());
     let after = condition(CONFLICT_CONDITION);
     assert_eq!(
         (&after["status"], &after["reason"]),

@@ -196,7 +196,7 @@ impl Scene<'_> {
             ("nodes", "patch") => {
                 let own = format!("a.b/c{}", self.number);
                 self.client
-                    .set_annotation(&own, Some("x"))
+                    .set_label(&own, Some("x"))
                     .await
                     .map_err(|error| error.to_string())?;
                 let metadata = &self.api.get(&["node", "n1"]).unwrap()["metadata"];

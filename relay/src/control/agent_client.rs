@@ -1,7 +1,7 @@
 //! Client of the node agent: labels, taints, extended resources and conditions of our Node.
 //!
-//! Connected when first used, and again after each loss; silent but for one log line when the agent
-//! goes and one when it is back. cri-resmgr never needs the agent to place containers.
+//! Connected when first used, and again after each loss; silent but for a log line when the agent
+//! goes and another when it is back. cri-resmgr never needs the agent to place containers.
 
 mod condition;
 
@@ -24,11 +24,11 @@ pub use condition::{CONFLICT_CONDITION, NodeCondition};
 
 /// Longest call.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Wait before the wanted state is tried again.
+/// Wait before a property that the Node lacks is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// How often a Node that was as wished is looked at again: it may have been made anew. And how often an
-/// agent that is too old for a wish is asked again: a newer one may have taken its place.
-const LOOK: Duration = Duration::from_secs(300);
+/// How often a Node that has all desired properties is read again: it may have been created anew. And how
+/// often an agent that is too old for a property is asked again: a newer agent may have taken its place.
+const CHECK_INTERVAL: Duration = Duration::from_secs(300);
 /// How often taints are read and written again when the Node changes between the two.
 const ATTEMPTS: usize = 5;
 
@@ -44,7 +44,7 @@ pub const CMK_CAPACITY: &str = "cmk.intel.com/exclusive-cores";
 /// Why a node operation was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The agent refused, the API server did, or nobody answered.
+    /// The agent or the API server refused, or is not there.
     #[error("cannot {what}: {}", status.message())]
     Call {
         /// What was tried.
@@ -71,21 +71,21 @@ impl AgentError {
     }
 }
 
-/// Something that the Node shall be like; named by its `Display`.
-pub trait Wish: Clone + fmt::Display + Send + Sync {
-    /// Makes the Node like that, once. Whether anything had to be written.
+/// A property that cri-resmgr desires of the Node; named by its `Display`.
+pub trait NodeProperty: Clone + fmt::Display + Send + Sync {
+    /// Gives the Node the property, once. Whether anything had to be written.
     ///
     /// # Errors
     /// At the first operation that fails; those before it stay.
-    fn fulfil(&self, agent: &AgentClient) -> impl Future<Output = Result<bool, AgentError>> + Send;
+    fn ensure(&self, agent: &AgentClient) -> impl Future<Output = Result<bool, AgentError>> + Send;
 
-    /// Whether an administrator waits for it: then it is a warning that it cannot be done.
-    fn matters(&self) -> bool;
+    /// Whether an administrator waits for it: then a failure is logged as a warning.
+    fn is_urgent(&self) -> bool;
 }
 
-/// What the static-pools policy wants of the Node.
+/// What the static-pools policy desires of the Node: label, taint and extended resource of CMK.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeWishes {
+pub struct CmkProperties {
     /// Carry [`CMK_LABEL`].
     pub label: bool,
     /// Carry the taint [`CMK_TAINT`].
@@ -94,7 +94,7 @@ pub struct NodeWishes {
     pub exclusive_lists: usize,
 }
 
-impl fmt::Display for NodeWishes {
+impl fmt::Display for CmkProperties {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_no = |wanted: bool, what: &str| {
             if wanted {
@@ -113,18 +113,36 @@ impl fmt::Display for NodeWishes {
     }
 }
 
-impl Wish for NodeWishes {
-    async fn fulfil(&self, agent: &AgentClient) -> Result<bool, AgentError> {
-        agent.fulfil(self).await
+impl NodeProperty for CmkProperties {
+    async fn ensure(&self, agent: &AgentClient) -> Result<bool, AgentError> {
+        let node = agent.node().await?;
+        let label = self.label.then_some("true");
+        let taint = self.taint.then_some("true");
+        let count = self.exclusive_lists.to_string();
+        let known = node["status"]["capacity"][CMK_CAPACITY].as_str();
+        let capacity = known.unwrap_or("0") == count;
+        if capacity
+            && label_patch(&node, CMK_LABEL, label).is_none()
+            && taint_patches(&node, CMK_TAINT, taint, CMK_EFFECT).is_none()
+        {
+            return Ok(false);
+        }
+        if !capacity {
+            let capacities = BTreeMap::from([(CMK_CAPACITY.to_owned(), count)]);
+            agent.set_capacity(capacities).await?;
+        }
+        agent.set_label(CMK_LABEL, label).await?;
+        agent.set_taint(CMK_TAINT, taint, CMK_EFFECT).await?;
+        Ok(true)
     }
 
-    fn matters(&self) -> bool {
+    fn is_urgent(&self) -> bool {
         self.label || self.taint
     }
 }
 
-impl Wish for NodeCondition {
-    async fn fulfil(&self, agent: &AgentClient) -> Result<bool, AgentError> {
+impl NodeProperty for NodeCondition {
+    async fn ensure(&self, agent: &AgentClient) -> Result<bool, AgentError> {
         if self.is_in(&agent.node().await?) {
             return Ok(false);
         }
@@ -132,7 +150,7 @@ impl Wish for NodeCondition {
         Ok(true)
     }
 
-    fn matters(&self) -> bool {
+    fn is_urgent(&self) -> bool {
         self.status
     }
 }
@@ -179,15 +197,13 @@ impl AgentClient {
     /// # Errors
     /// As [`AgentClient::node`].
     pub async fn set_label(&self, key: &str, value: Option<&str>) -> Result<(), AgentError> {
-        self.set_meta("labels", key, value).await
-    }
-
-    /// Sets an annotation, or removes it with `None`. What is right already is not written.
-    ///
-    /// # Errors
-    /// As [`AgentClient::node`].
-    pub async fn set_annotation(&self, key: &str, value: Option<&str>) -> Result<(), AgentError> {
-        self.set_meta("annotations", key, value).await
+        match label_patch(&self.node().await?, key, value) {
+            None => Ok(()),
+            Some(patch) => {
+                self.patch("change the labels of the Node", vec![patch])
+                    .await
+            }
+        }
     }
 
     /// Adds the taint, replacing one of the same key and effect; or removes those of `key` and
@@ -207,7 +223,7 @@ impl AgentClient {
             };
             match self.patch("change the taints of the Node", patches).await {
                 Ok(()) => break,
-                // The Node changed between reading and writing: look again.
+                // The Node changed between reading and writing: it is read again.
                 Err(AgentError::Call { status, .. })
                     if attempt < ATTEMPTS
                         && matches!(status.code(), Code::InvalidArgument | Code::Aborted) => {}
@@ -240,60 +256,34 @@ impl AgentClient {
         bounded("set a condition of the Node", call).await.map(drop)
     }
 
-    /// Makes the Node as wished, once. Whether anything had to be written.
-    ///
-    /// # Errors
-    /// At the first operation that fails; those before it stay.
-    pub async fn fulfil(&self, wishes: &NodeWishes) -> Result<bool, AgentError> {
-        let node = self.node().await?;
-        let label = wishes.label.then_some("true");
-        let taint = wishes.taint.then_some("true");
-        let count = wishes.exclusive_lists.to_string();
-        let known = node["status"]["capacity"][CMK_CAPACITY].as_str();
-        let capacity = known.unwrap_or("0") == count;
-        if capacity
-            && meta_patch(&node, "labels", CMK_LABEL, label).is_none()
-            && taint_patches(&node, CMK_TAINT, taint, CMK_EFFECT).is_none()
-        {
-            return Ok(false);
-        }
-        if !capacity {
-            let capacities = BTreeMap::from([(CMK_CAPACITY.to_owned(), count)]);
-            self.set_capacity(capacities).await?;
-        }
-        self.set_label(CMK_LABEL, label).await?;
-        self.set_taint(CMK_TAINT, taint, CMK_EFFECT).await?;
-        Ok(true)
-    }
-
-    /// Makes the Node as last wished, trying until it works, and looks again now and then, for as long
-    /// as wishes may come. `fulfilled` is told each wish that has come true.
-    pub async fn keep<W: Wish>(
+    /// Gives the Node the property desired last, trying until it works, and checks it now and then, for as
+    /// long as `desired` may change. Calls `ensured` with every property that the Node has.
+    pub async fn keep<W: NodeProperty>(
         &self,
-        mut wishes: watch::Receiver<Option<W>>,
-        fulfilled: impl Fn(&W) + Send,
+        mut desired: watch::Receiver<Option<W>>,
+        ensured: impl Fn(&W) + Send,
     ) {
-        // Whether the agent was too old, when there was trouble last.
-        let mut trouble = None;
+        // Whether the last attempt failed because the agent is too old; `None` when it succeeded.
+        let mut last_too_old = None;
         loop {
-            let wish = wishes.borrow_and_update().clone();
-            let pause = match &wish {
+            let property = desired.borrow_and_update().clone();
+            let pause = match &property {
                 None => None,
-                Some(wish) => {
-                    let outcome = wish.fulfil(self).await;
+                Some(property) => {
+                    let outcome = property.ensure(self).await;
                     match &outcome {
                         Ok(changed) => {
                             if *changed {
-                                info!("the Node has {wish}");
+                                info!("Node has {property}");
                             }
-                            trouble = None;
-                            fulfilled(wish);
+                            last_too_old = None;
+                            ensured(property);
                         }
                         Err(error) => {
-                            if trouble != Some(error.is_too_old()) {
-                                self.complain(wish, error);
+                            if last_too_old != Some(error.is_too_old()) {
+                                self.complain(property, error);
                             }
-                            trouble = Some(error.is_too_old());
+                            last_too_old = Some(error.is_too_old());
                         }
                     }
                     Some(pause(&outcome))
@@ -307,30 +297,20 @@ impl AgentClient {
             };
             tokio::select! {
                 () = wait => {}
-                changed = wishes.changed() => if changed.is_err() { return },
+                changed = desired.changed() => if changed.is_err() { return },
             }
         }
     }
 
-    /// Loud only when somebody asked for what cannot be done.
-    fn complain(&self, wish: &impl Wish, error: &AgentError) {
+    /// Warns only about what an administrator waits for.
+    fn complain(&self, property: &impl NodeProperty, error: &AgentError) {
         let agent = self.socket.display();
         if error.is_too_old() {
-            warn!("the agent at {agent} is too old to give the Node {wish}");
-        } else if wish.matters() {
-            warn!(
-                "the Node shall have {wish}, but {error} (agent {agent}); trying until it can be done"
-            );
+            warn!("agent at {agent} is too old to give the Node {property}");
+        } else if property.is_urgent() {
+            warn!("Node lacks {property}: {error} (agent {agent}); trying until it works");
         } else {
-            info!("no agent at {agent} to tell the Node of its {wish}; told when one comes");
-        }
-    }
-
-    async fn set_meta(&self, map: &str, key: &str, value: Option<&str>) -> Result<(), AgentError> {
-        let node = self.node().await?;
-        match meta_patch(&node, map, key, value) {
-            None => Ok(()),
-            Some(patch) => self.patch("change the Node", vec![patch]).await,
+            info!("no agent at {agent} to give the Node {property}; done when an agent comes");
         }
     }
 
@@ -345,7 +325,7 @@ impl AgentClient {
 fn pause(outcome: &Result<bool, AgentError>) -> Duration {
     match outcome {
         Err(error) if !error.is_too_old() => RETRY,
-        _ => LOOK,
+        _ => CHECK_INTERVAL,
     }
 }
 
@@ -377,11 +357,11 @@ fn operation(op: &str, path: String, value: &Value) -> JsonPatch {
     }
 }
 
-/// The patch that sets or removes one key of a map of the metadata; `None` when it is right.
-/// The agent adds the map itself when the Node has none.
-fn meta_patch(node: &Value, map: &str, key: &str, value: Option<&str>) -> Option<JsonPatch> {
-    let now = node["metadata"][map].get(key).and_then(Value::as_str);
-    let path = format!("/metadata/{map}/{}", pointer_part(key));
+/// The patch that sets or removes a label; `None` when it is right already.
+/// The agent adds the map of labels itself when the Node has none.
+fn label_patch(node: &Value, key: &str, value: Option<&str>) -> Option<JsonPatch> {
+    let now = node["metadata"]["labels"].get(key).and_then(Value::as_str);
+    let path = format!("/metadata/labels/{}", pointer_part(key));
     match value {
         _ if now == value => None,
         Some(value) => Some(operation("add", path, &json!(value))),
@@ -424,7 +404,7 @@ fn taint_patches(
     ])
 }
 
-/// One part of a JSON pointer (RFC 6901): `~` first, then `/`.
+/// A part of a JSON pointer (RFC 6901): `~` first, then `/`.
 fn pointer_part(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
@@ -455,13 +435,13 @@ mod tests {
             asked = client.set_condition(&condition) => asked.unwrap_err(),
         };
         assert!(old.is_too_old(), "{old}");
-        assert_eq!(pause(&Err(old)), LOOK);
-        assert_eq!(pause(&Ok(true)), LOOK);
+        assert_eq!(pause(&Err(old)), CHECK_INTERVAL);
+        assert_eq!(pause(&Ok(true)), CHECK_INTERVAL);
     }
 
     #[test]
     fn keys_are_escaped_and_values_quoted() {
-        let patch = meta_patch(&json!({}), "labels", "a.b/c~d", Some("true")).unwrap();
+        let patch = label_patch(&json!({}), "a.b/c~d", Some("true")).unwrap();
         assert_eq!(patch.path, "/metadata/labels/a.b~1c~0d");
         assert_eq!(patch.value, "\"true\"");
     }
@@ -469,9 +449,9 @@ mod tests {
     #[test]
     fn what_is_right_is_not_written_and_what_is_not_there_not_removed() {
         let node = json!({ "metadata": { "labels": { "a": "1" } } });
-        assert_eq!(meta_patch(&node, "labels", "a", Some("1")), None);
-        assert_eq!(meta_patch(&node, "labels", "b", None), None);
-        assert_eq!(meta_patch(&node, "labels", "a", None).unwrap().op, "remove");
+        assert_eq!(label_patch(&node, "a", Some("1")), None);
+        assert_eq!(label_patch(&node, "b", None), None);
+        assert_eq!(label_patch(&node, "a", None).unwrap().op, "remove");
     }
 
     #[test]

@@ -7,19 +7,19 @@ use std::{io, path::Path, time::Duration};
 use tokio::net::UnixStream;
 use tonic::transport::Endpoint;
 
-/// How long the answer may take; the server gives up before.
+/// How long the answer may take; the server gives up earlier.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// Nobody serves the socket.
+    /// No process serves the socket.
     #[error("no cri-resmgr serves the configuration socket")]
     Away(#[source] io::Error),
-    /// It was reached, and could not say.
+    /// The running cri-resmgr answered with an error.
     #[error("the running cri-resmgr cannot say: {0}")]
     Failed(String),
-    /// It would refuse the configuration.
+    /// The running cri-resmgr would refuse the configuration.
     #[error("{0}")]
     Refused(String),
 }

@@ -19,44 +19,44 @@ use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-/// Judges a document for a node (see [`crate::config::overlay`]).
-pub type Judge = Arc<dyn Fn(&Document, &str) -> Result<Config, Problems> + Send + Sync>;
+/// What a document means for a node, or what is wrong with it (see [`crate::config::overlay`]).
+pub type ConfigValidator = Arc<dyn Fn(&Document, &str) -> Result<Config, Problems> + Send + Sync>;
 
-/// A configuration that is legal, on its way to whoever applies it.
+/// A legal configuration, on its way to the task that applies it.
 #[derive(Debug)]
-pub struct Pushed {
+pub struct ConfigPush {
     /// As pushed; to be kept as last good once applied.
     pub document: Document,
     /// What it means.
     pub config: Box<Config>,
     /// The node it was pushed for.
     pub node: String,
-    /// Only asked what it would do: nothing may change.
+    /// A question what the configuration would do: nothing may change.
     pub dry: bool,
-    /// To be answered: what became of it. Dropped unanswered, it counts as refused. When `is_closed()`, the
-    /// time is up and the agent was told so: do not apply it, or take it back.
-    pub answer: oneshot::Sender<Result<Applied, Refused>>,
+    /// Where the outcome goes. Dropped unanswered, it counts as refused. When `is_closed()`, the time is up
+    /// and the agent has been answered so: do not apply the configuration, or take it back.
+    pub answer: oneshot::Sender<Result<ApplyReport, ConfigRefusal>>,
 }
 
 /// A configuration that is in force now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
+pub struct ApplyReport {
     /// What the change did, or would do, in words: which containers move from where to where.
     pub notes: Vec<String>,
 }
 
 /// A configuration that could not be applied; nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused(pub Vec<Problem>);
+pub struct ConfigRefusal(pub Vec<Problem>);
 
 /// Serves `v1.Config`.
 #[derive(Clone)]
 pub struct ConfigServer {
-    judge: Judge,
-    pushes: mpsc::Sender<Pushed>,
+    validate: ConfigValidator,
+    pushes: mpsc::Sender<ConfigPush>,
     limit: Duration,
     instance: Arc<str>,
-    state: Arc<Mutex<InForce>>,
+    state: Arc<Mutex<ActiveConfig>>,
 }
 
 impl fmt::Debug for ConfigServer {
@@ -68,7 +68,7 @@ impl fmt::Debug for ConfigServer {
 }
 
 #[derive(Debug, Default)]
-struct InForce {
+struct ActiveConfig {
     generation: u64,
     document: Option<Document>,
     node: String,
@@ -76,10 +76,14 @@ struct InForce {
 }
 
 impl ConfigServer {
-    /// A server that judges with `judge` and hands what is legal to `pushes`; whoever reads them has
+    /// A server that checks documents with `validate` and hands what is legal to `pushes`; their reader has
     /// `limit` to answer.
     #[must_use]
-    pub fn new(judge: Judge, pushes: mpsc::Sender<Pushed>, limit: Duration) -> Self {
+    pub fn new(
+        validate: ConfigValidator,
+        pushes: mpsc::Sender<ConfigPush>,
+        limit: Duration,
+    ) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
@@ -87,7 +91,7 @@ impl ConfigServer {
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let instance = format!("{:x}-{:x}-{count:x}", now.as_nanos(), std::process::id());
         Self {
-            judge,
+            validate,
             pushes,
             limit,
             instance: instance.into(),
@@ -116,28 +120,28 @@ impl ConfigServer {
             .await
     }
 
-    /// Remembers a configuration in force from before, so that the same push changes nothing.
-    pub async fn adopt(&self, document: Document, node: String) {
+    /// Takes the configuration that is in force from before, so that the same push changes nothing.
+    pub async fn restore_last_good(&self, document: Document, node: String) {
         let mut state = self.state.lock().await;
         state.document = Some(document);
         state.node = node;
         state.generation = 1;
     }
 
-    /// Judges it and has it applied, or planned. The error is for the transport: nobody has decided, and
-    /// the agent tries again.
+    /// Validates a document and has it applied, or planned. The error is for the transport: no decision was
+    /// made, and the agent tries again.
     async fn apply(
         &self,
         document: Document,
         node: &str,
         dry: bool,
-    ) -> Result<Result<Applied, Vec<Problem>>, Status> {
-        let config = match (self.judge)(&document, node) {
+    ) -> Result<Result<ApplyReport, Vec<Problem>>, Status> {
+        let config = match (self.validate)(&document, node) {
             Ok(config) => config,
             Err(problems) => return Ok(Err(problems.0)),
         };
         let (answer, outcome) = oneshot::channel();
-        let pushed = Pushed {
+        let pushed = ConfigPush {
             document,
             config: Box::new(config),
             node: node.to_owned(),
@@ -175,7 +179,7 @@ fn document(request: SetConfigRequest) -> Document {
     }
 }
 
-/// Says in a reply why it was refused.
+/// Writes into a reply why the configuration was refused.
 fn refuse(reply: &mut SetConfigReply, problems: &[Problem]) {
     reply.problems = problems
         .iter()
@@ -197,7 +201,7 @@ impl ConfigService for ConfigServer {
         let request = request.into_inner();
         let node = request.node_name.clone();
         let document = document(request);
-        // Held until it is answered: one push at a time, in the order they came.
+        // Locked until the push is answered: pushes are handled in the order they came.
         let mut state = self.state.lock().await;
         let mut reply = SetConfigReply {
             instance: self.instance.to_string(),

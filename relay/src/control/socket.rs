@@ -10,7 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// Why the socket cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum SocketError {
+pub enum ConfigSocketError {
     /// Another process listens there.
     #[error("{} is already served by another process", path.display())]
     Served {
@@ -33,9 +33,9 @@ pub enum SocketError {
 /// Binds the socket; a dead one is replaced.
 ///
 /// # Errors
-/// [`SocketError`].
-pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
-    let fail = |operation, source| SocketError::Io {
+/// [`ConfigSocketError`].
+pub fn bind(path: &Path) -> Result<UnixListener, ConfigSocketError> {
+    let fail = |operation, source| ConfigSocketError::Io {
         operation,
         path: path.to_owned(),
         source,
@@ -49,14 +49,14 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_alive) => {
-            return Err(SocketError::Served {
+            return Err(ConfigSocketError::Served {
                 path: path.to_owned(),
             });
         }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(|source| fail("remove the dead socket", source))?;
         }
-        // Nobody there, or no socket: binding says what is wrong.
+        // Not there, or no socket: binding says what is wrong.
         Err(_) => {}
     }
     let listener = UnixListener::bind(path).map_err(|source| fail("listen on", source))?;

@@ -12,7 +12,7 @@ pub use output::print;
 pub use restore::restore;
 pub use top::top;
 
-use super::{error::ExitError, settle::settle};
+use super::{error::ExitError, options::resolve_options};
 use crate::{
     config::{self, Raw},
     inspect::view::{ExplainView, StateView},
@@ -25,7 +25,7 @@ use output::json;
 /// # Errors
 /// What is wrong with it.
 pub fn print_config(raw: &Raw) -> Result<(), ExitError> {
-    settle(raw)?;
+    resolve_options(raw)?;
     print(&config::print::yaml(raw))
 }
 

@@ -6,14 +6,14 @@
 
 use super::{
     last_good::{self, StartConfig},
-    node::NodeUpdater,
+    node::NodePublisher,
+    options::validate,
     policy,
-    settle::judge,
     tasks::Tasks,
 };
 use crate::{
     config::{Config, Document, PolicyName, Problem, raw::Origin},
-    control::{self, Applied, ConfigServer, Pushed, Refused},
+    control::{self, ApplyReport, ConfigPush, ConfigRefusal, ConfigServer},
     dump::Dumper,
     log,
     manager::{ManagerHandle, PlanPreview},
@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 /// How long a push may take to be applied; the agent gives up after 5 s.
 const LIMIT: Duration = Duration::from_secs(4);
 
-/// The parts that a pushed configuration changes.
+/// Where a pushed configuration takes effect.
 #[derive(Clone, Debug)]
 pub struct ConfigTargets {
     /// The machine, as it was at start.
@@ -37,8 +37,8 @@ pub struct ConfigTargets {
     pub dumper: Arc<Dumper>,
     /// Takes new settings.
     pub log: log::Control,
-    /// Takes what the Node shall be like; `None` without an agent.
-    pub node: Option<NodeUpdater>,
+    /// Publishes what the configuration desires of the Node; `None` without an agent.
+    pub node: Option<NodePublisher>,
 }
 
 /// Serves the configuration socket, if there is one.
@@ -50,18 +50,20 @@ pub fn start(start: StartConfig, targets: ConfigTargets, tasks: &Tasks) -> anyho
         return Ok(());
     };
     let listener = control::bind(&path)?;
-    let judge = {
+    let validate = {
         let (options, targets) = (start.options.clone(), targets.clone());
-        move |document: &Document, node: &str| judge(&options, &targets.machine(), document, node)
+        move |document: &Document, node: &str| {
+            validate(&options, &targets.machine(), document, node)
+        }
     };
     let (pushes, pushed) = mpsc::channel(1);
-    let server = ConfigServer::new(Arc::new(judge), pushes, LIMIT);
+    let server = ConfigServer::new(Arc::new(validate), pushes, LIMIT);
     tasks.spawn("configuration server", {
         let stop = tasks.stop().clone();
         let in_force = start.document.clone();
         async move {
             if let Some((document, node)) = in_force {
-                server.adopt(document, node).await;
+                server.restore_last_good(document, node).await;
             }
             server.serve(listener, stop).await?;
             match std::fs::remove_file(&path) {
@@ -84,9 +86,13 @@ pub fn start(start: StartConfig, targets: ConfigTargets, tasks: &Tasks) -> anyho
     Ok(())
 }
 
-async fn apply_all(start: StartConfig, targets: ConfigTargets, mut pushed: mpsc::Receiver<Pushed>) {
+async fn apply_all(
+    start: StartConfig,
+    targets: ConfigTargets,
+    mut pushed: mpsc::Receiver<ConfigPush>,
+) {
     let (options, mut in_force, mut kept) = (start.options, start.config, start.document);
-    while let Some(Pushed {
+    while let Some(ConfigPush {
         document,
         config,
         node,
@@ -95,13 +101,13 @@ async fn apply_all(start: StartConfig, targets: ConfigTargets, mut pushed: mpsc:
     }) = pushed.recv().await
     {
         if dry {
-            // Whoever asked may have gone.
+            // The caller may have gone.
             let outlook = targets.outlook(&document.source, &config).await;
-            answer.send(outlook.map(|notes| Applied { notes })).ok();
+            answer.send(outlook.map(|notes| ApplyReport { notes })).ok();
             continue;
         }
         if answer.is_closed() {
-            continue; // too late: the agent has been told that nothing changes
+            continue; // too late: the agent has been answered that nothing changes
         }
         let mut outcome = targets.apply(&document.source, &config).await;
         if let Ok(applied) = &mut outcome {
@@ -115,13 +121,13 @@ async fn apply_all(start: StartConfig, targets: ConfigTargets, mut pushed: mpsc:
                 (in_force, kept) = (*config, new);
                 continue;
             }
-            // The agent was told meanwhile that nothing changes, so nothing may.
-            tracing::warn!("applied too late; taking it back");
+            // The agent was answered meanwhile that nothing changes, so nothing may.
+            tracing::warn!("configuration applied too late; reverting it");
             if let Err(refused) = targets.apply("what was in force", &in_force).await {
-                tracing::error!("it cannot be taken back: {refused:?}");
+                tracing::error!("configuration cannot be reverted: {refused:?}");
             }
             if let Err(why) = last_good::keep(&options, kept.clone()).await {
-                tracing::error!("what was in force is not kept for the next start: {why}");
+                tracing::error!("last good configuration not kept for the next start: {why}");
             }
         } else {
             // The server has seen its end, or stops: nothing has changed in either case.
@@ -140,7 +146,7 @@ impl ConfigTargets {
     }
 
     /// What a configuration would do.
-    async fn outlook(&self, source: &str, config: &Config) -> Result<Vec<String>, Refused> {
+    async fn outlook(&self, source: &str, config: &Config) -> Result<Vec<String>, ConfigRefusal> {
         let mut notes = vec![format!("with policy {}", config.policy.name)];
         if let Some((manager, policy)) = self.policy(source, config)? {
             let outlook = manager.preview(policy).await;
@@ -151,7 +157,7 @@ impl ConfigTargets {
         Ok(notes)
     }
 
-    async fn apply(&self, source: &str, config: &Config) -> Result<Applied, Refused> {
+    async fn apply(&self, source: &str, config: &Config) -> Result<ApplyReport, ConfigRefusal> {
         let mut notes = vec![format!("policy {} is in force", config.policy.name)];
         if let Some((manager, policy)) = self.policy(source, config)? {
             let done = manager.reconfigure(policy).await;
@@ -162,15 +168,16 @@ impl ConfigTargets {
                 .await;
         }
         if let Some(node) = &self.node {
-            node.follow(config, &self.machine());
+            node.publish(config, &self.machine());
         }
         self.dumper.set_rules(config.dump.rules.clone());
         self.log.set(config.log.clone());
         notes.extend(config.notes.iter().cloned());
-        Ok(Applied { notes })
+        Ok(ApplyReport { notes })
     }
 
-    /// The policy, and who is to take it over; `None` when there is nothing to place, before and after.
+    /// The policy, and the manager that is to take it over; `None` when there is nothing to place, before and
+    /// after.
     #[expect(
         clippy::type_complexity,
         reason = "a pair, used twice, below and above"
@@ -179,7 +186,7 @@ impl ConfigTargets {
         &self,
         source: &str,
         config: &Config,
-    ) -> Result<Option<(&ManagerHandle, Arc<dyn Policy>)>, Refused> {
+    ) -> Result<Option<(&ManagerHandle, Arc<dyn Policy>)>, ConfigRefusal> {
         match (&self.manager, config.policy.name) {
             (None, PolicyName::Null) => Ok(None),
             (Some(manager), name) if name != PolicyName::Null => {
@@ -203,12 +210,12 @@ pub(super) fn lines(preview: &PlanPreview) -> Vec<String> {
     std::iter::once(preview.to_string()).chain(moves).collect()
 }
 
-fn refused(source: &str, config: &Config, message: String) -> Refused {
+fn refused(source: &str, config: &Config, message: String) -> ConfigRefusal {
     let origin = Origin::Document {
         source: source.into(),
         key: "policy".into(),
     };
-    Refused(vec![Problem {
+    ConfigRefusal(vec![Problem {
         key: "policy".to_owned(),
         value: config.policy.name.to_string(),
         origin,

@@ -1,9 +1,9 @@
 //! The configuration pushed last: kept on disk, in force again at start, before any agent has come.
 //!
-//! One that no longer fits the machine or the options is reported and left alone; the options' own
+//! A configuration that no longer fits the machine or the options is logged and left alone; the options' own
 //! configuration is used then. `--reset-config` forgets it.
 
-use super::{policy, settle::judge};
+use super::{options::validate, policy};
 use crate::{
     config::{Config, Document, PolicyName},
     ledger::{LastGood, StateFile},
@@ -22,8 +22,7 @@ pub struct StartConfig {
     pub document: Option<(Document, String)>,
 }
 
-/// Puts what was pushed last in force again, if it is still legal. Logs what is in force, and why something is
-/// not.
+/// Reads what was pushed last and validates it again. Logs what is in force, and why something is not.
 #[must_use]
 pub fn restore(options: Config, topology: &Topology) -> StartConfig {
     let mut start = StartConfig {
@@ -35,7 +34,7 @@ pub fn restore(options: Config, topology: &Topology) -> StartConfig {
     if start.options.relay.reset_config {
         if let Err(error) = file.forget() {
             let error = anyhow::Error::new(error);
-            tracing::error!("the configuration pushed last cannot be forgotten: {error:#}");
+            tracing::error!("configuration pushed last cannot be forgotten: {error:#}");
         }
         return start;
     }
@@ -45,7 +44,7 @@ pub fn restore(options: Config, topology: &Topology) -> StartConfig {
     let loaded = file.load();
     for problem in loaded.problems {
         let problem = anyhow::Error::new(problem);
-        tracing::warn!("the configuration pushed last is unusable: {problem:#}");
+        tracing::warn!("configuration pushed last is unusable: {problem:#}");
     }
     let Some(kept) = loaded.value else {
         return start;
@@ -54,10 +53,10 @@ pub fn restore(options: Config, topology: &Topology) -> StartConfig {
         source: kept.source,
         entries: kept.entries,
     };
-    match legal(&start.options, topology, &document, &kept.node) {
+    match validate_here(&start.options, topology, &document, &kept.node) {
         Ok(config) => {
             tracing::info!(
-                "the configuration pushed last is in force again ({})",
+                "configuration pushed last is in force again ({})",
                 document.source
             );
             start.config = config;
@@ -65,7 +64,7 @@ pub fn restore(options: Config, topology: &Topology) -> StartConfig {
         }
         Err(problems) => {
             for problem in problems {
-                tracing::warn!("the configuration pushed last no longer fits: {problem}");
+                tracing::warn!("configuration pushed last no longer fits: {problem}");
             }
             tracing::warn!(
                 "the options' own configuration is in force until another is pushed, not {}",
@@ -77,13 +76,13 @@ pub fn restore(options: Config, topology: &Topology) -> StartConfig {
 }
 
 /// What a document means here and now, as far as it can be told without trying.
-fn legal(
+fn validate_here(
     options: &Config,
     topology: &Topology,
     document: &Document,
     node: &str,
 ) -> Result<Config, Vec<String>> {
-    let config = judge(options, topology, document, node).map_err(|problems| {
+    let config = validate(options, topology, document, node).map_err(|problems| {
         let lines = problems.0.iter().map(ToString::to_string);
         lines.collect::<Vec<_>>()
     })?;

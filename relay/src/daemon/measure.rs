@@ -1,6 +1,6 @@
-//! Keeps the telemetry informed of the containers, and everybody else of what it measured.
+//! Has the telemetry follow the running containers, and hands on what it measured.
 
-use super::{cut::Cut, placement::Placement, tasks::Tasks};
+use super::{placement::PlacementService, stale_watch::StaleWatch, tasks::Tasks};
 use crate::{
     config::Config,
     cri::{client::RuntimeClient, observe::Observer},
@@ -25,7 +25,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often the telemetry is looked at.
+/// How often the telemetry is sampled.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often its own cost is measured, when first, and for how long.
 const COST_EVERY: Duration = Duration::from_secs(60);
@@ -38,32 +38,32 @@ pub struct Measure {
     telemetry: OnceLock<Arc<Telemetry>>,
     recorder: OnceLock<Arc<Recorder>>,
     topology: Arc<Topology>,
-    look: RwLock<Arc<LabelledSample>>,
+    sample: RwLock<Arc<LabelledSample>>,
     names: RwLock<BTreeMap<ContainerId, ContainerName>>,
     cost: Mutex<Option<Cost>>,
-    told: Mutex<HashMap<String, Totals>>,
+    last_dumped: Mutex<HashMap<String, Totals>>,
 }
 
-/// A container as the telemetry needs to know it.
+/// A running container: where its cgroup is and which CPUs it was given.
 #[derive(Clone, Debug)]
-struct Followed {
+struct RunningContainer {
     parent: String,
-    named: ContainerName,
+    name: ContainerName,
     cpus: CpuSet,
     exclusive: CpuSet,
 }
 
-type Running = BTreeMap<ContainerId, Followed>;
+type RunningContainers = BTreeMap<ContainerId, RunningContainer>;
 
-/// Where the running containers are learnt from.
-enum Source {
+/// What knows the running containers.
+enum ContainerSource {
     Manager(ManagerHandle),
     /// Policy `null` keeps no state: the runtime is asked.
-    Runtime(RuntimeView, Running),
+    Runtime(RuntimeView, RunningContainers),
 }
 
-impl Source {
-    async fn running(&mut self) -> Running {
+impl ContainerSource {
+    async fn running(&mut self) -> RunningContainers {
         match self {
             Self::Manager(manager) => {
                 let snapshot = manager.snapshot();
@@ -72,9 +72,9 @@ impl Source {
                     .filter(|container| container.stage() == Stage::Running)
                     .map(|container| {
                         let placement = container.placement.cloned().unwrap_or_default();
-                        let followed = Followed {
+                        let followed = RunningContainer {
                             parent: container.record.cgroup_parent.clone(),
-                            named: named(container.request),
+                            name: name(container.request),
                             cpus: *placement.cpus,
                             exclusive: *placement.exclusive,
                         };
@@ -86,15 +86,15 @@ impl Source {
                 let listing = match view.list().await {
                     Ok(listing) => listing,
                     Err(error) => {
-                        tracing::debug!(target: "telemetry", "following what ran before: {error}");
+                        tracing::debug!(target: "telemetry", "containers cannot be listed; following those known before: {error}");
                         return known.clone();
                     }
                 };
                 let running = listing
                     .containers
                     .iter()
-                    .filter(|one| one.stage == Stage::Running);
-                let mut now = Running::new();
+                    .filter(|container| container.stage == Stage::Running);
+                let mut now = RunningContainers::new();
                 for container in running {
                     let id = ContainerId(Arc::clone(&container.id));
                     if let Some(followed) = known.get(&id) {
@@ -103,16 +103,16 @@ impl Source {
                     }
                     match view.learn(container).await {
                         Ok(ask) => {
-                            let followed = Followed {
+                            let followed = RunningContainer {
                                 parent: ask.cgroup_parent,
-                                named: named(&ask.request),
+                                name: name(&ask.request),
                                 cpus: CpuSet::EMPTY,
                                 exclusive: CpuSet::EMPTY,
                             };
                             now.insert(id, followed);
                         }
                         Err(error) => {
-                            tracing::debug!(target: "telemetry", "not followed yet: {error}");
+                            tracing::debug!(target: "telemetry", "container is not followed yet: {error}");
                         }
                     }
                 }
@@ -123,7 +123,7 @@ impl Source {
     }
 }
 
-fn named(request: &resmgr_policy::Request) -> ContainerName {
+fn name(request: &resmgr_policy::Request) -> ContainerName {
     ContainerName {
         namespace: request.pod.namespace.to_string(),
         pod: request.pod.name.to_string(),
@@ -139,27 +139,27 @@ impl Measure {
             telemetry: OnceLock::new(),
             recorder: OnceLock::new(),
             topology: Arc::clone(topology),
-            look: RwLock::default(),
+            sample: RwLock::default(),
             names: RwLock::default(),
             cost: Mutex::default(),
-            told: Mutex::default(),
+            last_dumped: Mutex::default(),
         })
     }
 
     /// Records what decisions are made of, from the start on.
     pub fn record(&self, recorder: &Arc<Recorder>) {
-        // There is one recorder; who comes second is the same.
+        // There is only one recorder: a second call brings the same.
         drop(self.recorder.set(Arc::clone(recorder)));
     }
 
-    /// Loads the program and starts looking, once a second.
+    /// Loads the program and starts to sample, once a second.
     ///
     /// # Errors
     /// When the containers' cgroups cannot be found at all.
     pub fn start(
         self: &Arc<Self>,
         config: &Config,
-        placement: Option<&Placement>,
+        placement: Option<&PlacementService>,
         observers: &[Arc<dyn Observer>],
         tasks: &Tasks,
     ) -> anyhow::Result<()> {
@@ -174,7 +174,7 @@ impl Measure {
         let telemetry = self.telemetry.get_or_init(|| telemetry);
         let (source, cgroups) = if let Some(placement) = placement {
             (
-                Source::Manager(placement.manager.clone()),
+                ContainerSource::Manager(placement.manager.clone()),
                 Arc::clone(&placement.cgroups),
             )
         } else if let Some(socket) = config.relay.runtime_socket.as_deref() {
@@ -183,19 +183,19 @@ impl Measure {
             let hierarchy = Hierarchy::detect(Some(&config.enforce.cgroup_mount))?;
             let view = RuntimeView::new(client, 0);
             (
-                Source::Runtime(view, Running::new()),
+                ContainerSource::Runtime(view, RunningContainers::new()),
                 Arc::new(Cgroups::new(hierarchy)),
             )
         } else {
-            tracing::warn!(target: "resource-manager", "without a runtime there is nothing to measure");
+            tracing::warn!(target: "resource-manager", "telemetry measures nothing: there is no runtime");
             return Ok(());
         };
         let manager = placement.map(|placement| placement.manager.clone());
         let measure = Arc::clone(self);
         let telemetry = Arc::clone(telemetry);
         let stop = tasks.stop().clone();
-        let weigh = Arc::clone(self).weigh(Arc::clone(&telemetry), stop.clone());
-        tasks.spawn("telemetry cost", weigh);
+        let measure_cost = Arc::clone(self).measure_cost(Arc::clone(&telemetry), stop.clone());
+        tasks.spawn("telemetry cost", measure_cost);
         tasks.spawn(
             "telemetry",
             measure.follow(telemetry, source, cgroups, manager, stop),
@@ -206,13 +206,13 @@ impl Measure {
     async fn follow(
         self: Arc<Self>,
         telemetry: Arc<Telemetry>,
-        mut source: Source,
+        mut source: ContainerSource,
         cgroups: Arc<Cgroups>,
         manager: Option<ManagerHandle>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut followed = Running::new();
-        let mut cut = Cut::default();
+        let mut followed = RunningContainers::new();
+        let mut stale_watch = StaleWatch::default();
         let mut ticks = tokio::time::interval(INTERVAL);
         let mut snapshots = manager.as_ref().map(ManagerHandle::snapshots);
         loop {
@@ -226,7 +226,7 @@ impl Measure {
             reconcile(&telemetry, &cgroups, &mut followed, &running);
             *self.names.write().unwrap_or_else(PoisonError::into_inner) = followed
                 .iter()
-                .map(|(id, one)| (id.clone(), one.named.clone()))
+                .map(|(id, followed)| (id.clone(), followed.name.clone()))
                 .collect();
             if !tick {
                 continue;
@@ -236,7 +236,7 @@ impl Measure {
                 tokio::task::spawn_blocking(move || (telemetry.sample(), telemetry.measured()))
             };
             let (snapshot, measured) = sampled.await?;
-            cut.look(measured.at, Nanos(snapshot.at_ns));
+            stale_watch.observe(measured.at, Nanos(snapshot.at_ns));
             let measured = Arc::new(measured);
             if let Some(recorder) = self.recorder.get() {
                 recorder.measured(&measured);
@@ -250,16 +250,17 @@ impl Measure {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone();
             let cost = *self.cost.lock().unwrap_or_else(PoisonError::into_inner);
-            *self.look.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(LabelledSample {
-                snapshot,
-                names,
-                cost,
-            });
+            *self.sample.write().unwrap_or_else(PoisonError::into_inner) =
+                Arc::new(LabelledSample {
+                    snapshot,
+                    names,
+                    cost,
+                });
         }
     }
 
-    /// Measures now and then what the measuring costs, beside the looks: it takes a second each time.
-    async fn weigh(
+    /// Measures now and then what the measuring costs, beside the samples: it takes a second each time.
+    async fn measure_cost(
         self: Arc<Self>,
         telemetry: Arc<Telemetry>,
         stop: CancellationToken,
@@ -277,10 +278,10 @@ impl Measure {
         }
     }
 
-    /// The last look.
+    /// The last sample.
     #[must_use]
-    pub fn look(&self) -> Arc<LabelledSample> {
-        Arc::clone(&self.look.read().unwrap_or_else(PoisonError::into_inner))
+    pub fn sample(&self) -> Arc<LabelledSample> {
+        Arc::clone(&self.sample.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What the measurements are good for now.
@@ -335,7 +336,12 @@ async fn changes(
 }
 
 /// Makes the telemetry follow exactly what runs.
-fn reconcile(telemetry: &Telemetry, cgroups: &Cgroups, followed: &mut Running, running: &Running) {
+fn reconcile(
+    telemetry: &Telemetry,
+    cgroups: &Cgroups,
+    followed: &mut RunningContainers,
+    running: &RunningContainers,
+) {
     followed.retain(|id, _| {
         let runs = running.contains_key(id);
         if !runs {
@@ -360,16 +366,21 @@ fn reconcile(telemetry: &Telemetry, cgroups: &Cgroups, followed: &mut Running, r
     }
 }
 
-fn register(telemetry: &Telemetry, cgroups: &Cgroups, id: &ContainerId, now: &Followed) -> bool {
+fn register(
+    telemetry: &Telemetry,
+    cgroups: &Cgroups,
+    id: &ContainerId,
+    now: &RunningContainer,
+) -> bool {
     let place = Place {
         id: &id.0,
         parent: &now.parent,
     };
-    // Without a cgroup yet (or any more) there is nothing to follow; the next look tries again.
+    // Without a cgroup yet (or any more) there is nothing to follow; the next change or tick tries again.
     let found = match cgroups.locate(&place) {
         Ok(found) => found,
         Err(error) => {
-            tracing::debug!(target: "telemetry", "not followed yet: {error}");
+            tracing::debug!(target: "telemetry", "container is not followed yet: {error}");
             return false;
         }
     };
@@ -389,7 +400,7 @@ fn register(telemetry: &Telemetry, cgroups: &Cgroups, id: &ContainerId, now: &Fo
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(target: "telemetry", "container {id} is not measured: {error}");
-            // Not asked for again at every look.
+            // Not registered again at every tick.
             true
         }
     }
@@ -397,21 +408,30 @@ fn register(telemetry: &Telemetry, cgroups: &Cgroups, id: &ContainerId, now: &Fo
 
 impl Measurements for Measure {
     fn since_last(&self, container: &str) -> Option<serde_json::Value> {
-        let look = self.look();
-        let one = look
+        let sample = self.sample();
+        let measured = sample
             .snapshot
             .containers
             .iter()
-            .find(|one| *one.id.0 == *container)?;
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() > 4 * look.snapshot.containers.len() + 64 {
-            told.retain(|id, _| look.snapshot.containers.iter().any(|one| *one.id.0 == **id));
+            .find(|measured| *measured.id.0 == *container)?;
+        let mut last_dumped = self
+            .last_dumped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if last_dumped.len() > 4 * sample.snapshot.containers.len() + 64 {
+            last_dumped.retain(|id, _| {
+                sample
+                    .snapshot
+                    .containers
+                    .iter()
+                    .any(|measured| *measured.id.0 == **id)
+            });
         }
-        let before = told
-            .insert(container.to_owned(), one.total.clone())
+        let before = last_dumped
+            .insert(container.to_owned(), measured.total.clone())
             .unwrap_or_default();
         let less = |now: u64, then: u64| now.saturating_sub(then);
-        let migrations: Vec<u64> = one
+        let migrations: Vec<u64> = measured
             .total
             .migrations
             .iter()
@@ -419,11 +439,11 @@ impl Measurements for Measure {
             .map(|(now, then)| less(*now, then))
             .collect();
         Some(serde_json::json!({
-            "run_ns": less(one.total.run_ns, before.run_ns),
-            "wait_ns": less(one.total.wait_ns(), before.wait_ns()),
-            "throttled_ns": less(one.total.throttled_ns, before.throttled_ns),
-            "voluntary": less(one.total.voluntary, before.voluntary),
-            "involuntary": less(one.total.involuntary, before.involuntary),
+            "run_ns": less(measured.total.run_ns, before.run_ns),
+            "wait_ns": less(measured.total.wait_ns(), before.wait_ns()),
+            "throttled_ns": less(measured.total.throttled_ns, before.throttled_ns),
+            "voluntary": less(measured.total.voluntary, before.voluntary),
+            "involuntary": less(measured.total.involuntary, before.involuntary),
             "migrations": migrations,
         }))
     }

@@ -1,4 +1,4 @@
-//! Tells the dumper of every move of what runs: made, shown only, kept or undone.
+//! Dumps every move of what runs: made, shown only, kept or undone.
 
 use crate::{
     dump::Dumper,
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 /// Name of the records, for the rules of `--dump`.
 const NAME: &str = "Rebalance";
 
-type Known = BTreeMap<(Nanos, ContainerId), Outcome>;
+type KnownMoves = BTreeMap<(Nanos, ContainerId), Outcome>;
 
 /// Follows the manager's state until it ends.
 pub(super) async fn dump(
@@ -23,8 +23,8 @@ pub(super) async fn dump(
 ) -> anyhow::Result<()> {
     let mut snapshots = manager.snapshots();
     // What an earlier run did is in that run's dump.
-    let mut known = Known::new();
-    news(&manager.snapshot(), &mut known);
+    let mut known = KnownMoves::new();
+    new_moves(&manager.snapshot(), &mut known);
     let mut seq = 0;
     loop {
         tokio::select! {
@@ -35,18 +35,18 @@ pub(super) async fn dump(
             },
         }
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
-        for moved in news(&snapshot, &mut known) {
+        for moved in new_moves(&snapshot, &mut known) {
             seq += 1;
             dumper.tell(NAME, seq, record(&snapshot, &moved));
         }
     }
 }
 
-/// Moves that are new or have come to an end since the last look. Snapshots may be missed, moves are not:
+/// Moves that are new or have ended since the last snapshot. Snapshots may be missed, moves are not:
 /// the state remembers many.
-fn news(snapshot: &Snapshot, known: &mut Known) -> Vec<RebalanceMove> {
+fn new_moves(snapshot: &Snapshot, known: &mut KnownMoves) -> Vec<RebalanceMove> {
     let history = &snapshot.containers.state().rebalance.history;
-    let now: Known = history
+    let now: KnownMoves = history
         .iter()
         .map(|moved| ((moved.at, moved.id.clone()), moved.outcome))
         .collect();

@@ -1,13 +1,13 @@
-//! What cri-resmgr wants of the Node, through the agent: label, taint and capacity of the static-pools
+//! What cri-resmgr desires of the Node, through the agent: label, taint and capacity of the static-pools
 //! policy, and the condition that another CPU manager is at work.
 //!
 //! What the Node was marked with is remembered on disk before it is done, so that a later run with
-//! another policy takes it away again. A Node that was never marked is never looked at.
+//! another policy takes it away again. A Node that was never marked is never read.
 
 use super::tasks::Tasks;
 use crate::{
     config::{self, Config, PolicyName},
-    control::agent_client::{AgentClient, NodeCondition, NodeWishes, Wish},
+    control::agent_client::{AgentClient, CmkProperties, NodeCondition, NodeProperty},
     ledger::{Marks, StateFile},
     manager::{ManagerHandle, Snapshot},
 };
@@ -18,28 +18,28 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Tells the agent what the Node shall be like.
+/// Publishes the properties that the Node shall have.
 #[derive(Clone, Debug)]
-pub struct NodeUpdater {
-    pools: watch::Sender<Option<NodeWishes>>,
+pub struct NodePublisher {
+    pools: watch::Sender<Option<CmkProperties>>,
     conflict: watch::Sender<Option<NodeCondition>>,
     memory: Memory,
 }
 
-impl NodeUpdater {
-    /// Starts telling the agent, if there can be one. What the configuration asks for comes by
-    /// [`NodeUpdater::follow`], what the manager finds by itself.
+impl NodePublisher {
+    /// Starts to publish, if there can be an agent. What the configuration desires comes by
+    /// [`NodePublisher::publish`]; what the manager desires is followed.
     #[must_use]
     pub fn start(config: &Config, manager: Option<&ManagerHandle>, tasks: &Tasks) -> Option<Self> {
         let client = AgentClient::new(config.relay.agent_socket.clone()?);
         let memory = Memory(Arc::new(Mutex::new(config.enforce.state_dir.clone())));
-        let pools = kept(
+        let pools = keep(
             &client,
             &memory,
             tasks,
             "node",
-            |desired: &NodeWishes, marks| {
-                if no_pools(&of_pools(desired)) {
+            |property: &CmkProperties, marks| {
+                if no_pools(&of_pools(property)) {
                     *marks = Marks {
                         conflict: marks.conflict,
                         ..Marks::default()
@@ -47,13 +47,13 @@ impl NodeUpdater {
                 }
             },
         );
-        let conflict = kept(
+        let conflict = keep(
             &client,
             &memory,
             tasks,
             "node condition",
-            |desired: &NodeCondition, marks| {
-                marks.conflict = desired.status;
+            |property: &NodeCondition, marks| {
+                marks.conflict = property.status;
             },
         );
         let node = Self {
@@ -63,7 +63,7 @@ impl NodeUpdater {
         };
         // A conflict of an earlier run is over until it is seen again: the kubelet may have been
         // configured anew meanwhile.
-        node.tell_conflict(None);
+        node.publish_conflict(None);
         if let Some(manager) = manager {
             tasks.spawn("cpu managers", {
                 let (node, stop) = (node.clone(), tasks.stop().clone());
@@ -80,18 +80,18 @@ impl NodeUpdater {
         Some(node)
     }
 
-    /// Another configuration is in force.
-    pub fn follow(&self, config: &Config, topology: &Topology) {
-        let desired = match config.policy.name {
-            PolicyName::StaticPools => NodeWishes {
+    /// Publishes what a configuration that is in force now desires.
+    pub fn publish(&self, config: &Config, topology: &Topology) {
+        let property = match config.policy.name {
+            PolicyName::StaticPools => CmkProperties {
                 label: config.policy.pools.label_node,
                 taint: config.policy.pools.taint_node,
                 exclusive_lists: exclusive_lists(config, topology),
             },
-            _ => NodeWishes::default(),
+            _ => CmkProperties::default(),
         };
         let directory = self.memory.lock();
-        let (before, now) = (remembered(&directory), of_pools(&desired));
+        let (before, now) = (remembered(&directory), of_pools(&property));
         let stp = config.policy.name == PolicyName::StaticPools;
         if !stp && no_pools(&before) {
             self.pools.send_replace(None);
@@ -107,7 +107,7 @@ impl NodeUpdater {
                 conflict: before.conflict,
             },
         );
-        self.pools.send_replace(Some(desired));
+        self.pools.send_replace(Some(property));
     }
 
     /// Follows the manager until it ends.
@@ -119,7 +119,7 @@ impl NodeUpdater {
                 snapshot.other_cpu_manager.then_some(snapshot.policy)
             };
             if policy != known {
-                self.tell_conflict(policy);
+                self.publish_conflict(policy);
             }
             known = policy;
             if snapshots.changed().await.is_err() {
@@ -129,7 +129,7 @@ impl NodeUpdater {
     }
 
     /// Another CPU manager is at work beside this policy, or none is.
-    fn tell_conflict(&self, policy: Option<&str>) {
+    fn publish_conflict(&self, policy: Option<&str>) {
         let directory = self.memory.lock();
         let before = remembered(&directory);
         // What could not be remembered is still known to this run.
@@ -149,8 +149,8 @@ impl NodeUpdater {
     }
 }
 
-/// The directory of what is remembered. Locked while that changes, until the agent's task has what it is
-/// remembered for.
+/// The directory of what is remembered. Locked from before that changes until the desired
+/// property has been sent for which it does.
 #[derive(Clone, Debug)]
 struct Memory(Arc<Mutex<PathBuf>>);
 
@@ -160,25 +160,25 @@ impl Memory {
     }
 }
 
-/// Has the agent make the Node as desired. `forget` takes out of the marks what the Node is without, once
-/// it is as desired.
-fn kept<W: Wish + PartialEq + 'static>(
+/// Has the agent give the Node a property. `forget` takes out of the marks what the Node is without, once
+/// the Node has the property.
+fn keep<W: NodeProperty + PartialEq + 'static>(
     client: &AgentClient,
     memory: &Memory,
     tasks: &Tasks,
     task: &'static str,
     forget: fn(&W, &mut Marks),
 ) -> watch::Sender<Option<W>> {
-    let (sender, desired) = watch::channel(None);
+    let (desired, property_changes) = watch::channel(None);
     let (client, stop) = (client.clone(), tasks.stop().clone());
     let done = {
-        let (memory, latest) = (memory.clone(), desired.clone());
-        move |reached: &W| {
+        let (memory, latest) = (memory.clone(), property_changes.clone());
+        move |property: &W| {
             let directory = memory.lock();
-            // What has come to be desired meanwhile is remembered, and not done yet.
-            if latest.borrow().as_ref() == Some(reached) {
+            // What is desired meanwhile is remembered, and not done yet.
+            if latest.borrow().as_ref() == Some(property) {
                 let mut marks = remembered(&directory);
-                forget(reached, &mut marks);
+                forget(property, &mut marks);
                 remember(&directory, marks);
             }
         }
@@ -186,18 +186,18 @@ fn kept<W: Wish + PartialEq + 'static>(
     tasks.spawn(task, async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = client.keep(desired, done) => stop.cancelled().await,
+            () = client.keep(property_changes, done) => stop.cancelled().await,
         }
         Ok(())
     });
-    sender
+    desired
 }
 
-fn of_pools(desired: &NodeWishes) -> Marks {
+fn of_pools(property: &CmkProperties) -> Marks {
     Marks {
-        label: desired.label,
-        taint: desired.taint,
-        capacity: desired.exclusive_lists > 0,
+        label: property.label,
+        taint: property.taint,
+        capacity: property.exclusive_lists > 0,
         conflict: false,
     }
 }
@@ -210,7 +210,7 @@ fn remembered(directory: &Path) -> Marks {
     let loaded = StateFile::<Marks>::at(directory).load();
     for problem in loaded.problems {
         let problem = anyhow::Error::new(problem);
-        tracing::warn!("what the Node was marked with is not known: {problem:#}");
+        tracing::warn!("marks of the Node cannot be read: {problem:#}");
     }
     loaded.value.unwrap_or_default()
 }
@@ -225,7 +225,7 @@ fn remember(directory: &Path, marks: Marks) {
     };
     if let Err(error) = stored {
         let error = anyhow::Error::new(error);
-        tracing::warn!("what the Node is marked with could not be remembered: {error:#}");
+        tracing::warn!("marks of the Node cannot be stored: {error:#}");
     }
 }
 
@@ -240,24 +240,27 @@ fn exclusive_lists(config: &Config, topology: &Topology) -> usize {
 mod tests {
     use super::*;
 
-    fn at(directory: &Path) -> NodeUpdater {
-        NodeUpdater {
+    fn at(directory: &Path) -> NodePublisher {
+        NodePublisher {
             pools: watch::Sender::new(None),
             conflict: watch::Sender::new(None),
             memory: Memory(Arc::new(Mutex::new(directory.to_owned()))),
         }
     }
 
-    fn told(node: &NodeUpdater) -> Option<bool> {
-        node.conflict.borrow().as_ref().map(|wish| wish.status)
+    fn published(node: &NodePublisher) -> Option<bool> {
+        node.conflict
+            .borrow()
+            .as_ref()
+            .map(|property| property.status)
     }
 
     #[test]
     fn a_conflict_is_remembered_beside_other_marks_and_taken_away_by_a_later_run() {
         let directory = tempfile::tempdir().unwrap();
         let run = at(directory.path());
-        run.tell_conflict(None);
-        assert_eq!(told(&run), None);
+        run.publish_conflict(None);
+        assert_eq!(published(&run), None);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 
         let pools = Marks {
@@ -265,8 +268,8 @@ mod tests {
             ..Marks::default()
         };
         remember(directory.path(), pools);
-        run.tell_conflict(Some("static-pools"));
-        assert_eq!(told(&run), Some(true));
+        run.publish_conflict(Some("static-pools"));
+        assert_eq!(published(&run), Some(true));
         let both = Marks {
             conflict: true,
             ..pools
@@ -274,16 +277,16 @@ mod tests {
         assert_eq!(remembered(directory.path()), both);
 
         let later = at(directory.path());
-        later.tell_conflict(None);
-        assert_eq!(told(&later), Some(false));
+        later.publish_conflict(None);
+        assert_eq!(published(&later), Some(false));
         assert_eq!(remembered(directory.path()), both, "it is not done yet");
     }
 
     #[test]
     fn a_conflict_that_could_not_be_remembered_is_still_taken_away_by_the_same_run() {
         let run = at(Path::new("/proc/nowhere"));
-        run.tell_conflict(Some("static"));
-        run.tell_conflict(None);
-        assert_eq!(told(&run), Some(false));
+        run.publish_conflict(Some("static"));
+        run.publish_conflict(None);
+        assert_eq!(published(&run), Some(false));
     }
 }

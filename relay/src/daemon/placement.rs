@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 /// Events that may wait for the manager; more make the calls they belong to wait.
 const MAILBOX: usize = 1024;
 
-/// A policy at work.
+/// The manager of a policy at work, and the hooks of the relay.
 #[derive(Debug)]
-pub struct Placement {
+pub struct PlacementService {
     /// Talks to the manager.
     pub manager: ManagerHandle,
     /// Where containers' cgroups are.
@@ -37,7 +37,7 @@ pub fn start(
     observers: &[Arc<dyn Observer>],
     tasks: &Tasks,
     metrics: &Metrics,
-) -> Result<Placement, ExitError> {
+) -> Result<PlacementService, ExitError> {
     let parts = parts(config, topology, observers)?;
     let cgroups = Arc::clone(&parts.cgroups);
     let (manager, handle) = Manager::new(parts, CancellationToken::new());
@@ -57,7 +57,7 @@ pub fn start(
     metrics.register(|registry| {
         registry.register_collector(Box::new(PlacementMetrics::new(handle.snapshots())));
     });
-    Ok(Placement {
+    Ok(PlacementService {
         hooks: Arc::new(Hooks::new(handle.clone())),
         manager: handle,
         cgroups,
@@ -98,7 +98,7 @@ pub(super) fn parts(
     })
 }
 
-impl Placement {
+impl PlacementService {
     /// The hooks for the relay.
     #[must_use]
     pub fn interceptor(&self) -> Arc<dyn Interceptor> {

@@ -1,4 +1,4 @@
-//! Tells the recorder what is placed, as the manager shows it.
+//! Hands the recorder what is placed, as the manager publishes it.
 
 use super::tasks::Tasks;
 use crate::{
@@ -35,12 +35,12 @@ pub fn start(
     let recorder = Arc::new(Recorder::start(path, topology)?);
     let mut snapshots = manager.snapshots();
     let stop = tasks.stop().clone();
-    let told = Arc::clone(&recorder);
+    let writer = Arc::clone(&recorder);
     tasks.spawn("record", async move {
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             if snapshot.synced {
-                tell(&told, &snapshot);
+                record(&writer, &snapshot);
             }
             let ended = tokio::select! {
                 () = stop.cancelled() => true,
@@ -51,13 +51,13 @@ pub fn start(
             }
         }
         stop.cancelled().await;
-        let last = tokio::task::spawn_blocking(move || told.stop(LIMIT));
+        let last = tokio::task::spawn_blocking(move || writer.stop(LIMIT));
         Ok(last.await?)
     });
     Ok(Some(recorder))
 }
 
-fn tell(recorder: &Recorder, snapshot: &Snapshot) {
+fn record(recorder: &Recorder, snapshot: &Snapshot) {
     let reserved = snapshot
         .containers
         .iter()

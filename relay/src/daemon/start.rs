@@ -12,11 +12,11 @@ use super::{
     last_good::{self, StartConfig},
     measure::Measure,
     moves,
-    node::NodeUpdater,
-    placement::{self, Placement},
+    node::NodePublisher,
+    options::resolve_options,
+    placement::{self, PlacementService},
     recording,
-    settle::settle,
-    signals::{Asked, Signals},
+    signals::{SignalRequest, Signals},
     tasks::Tasks,
     views::LiveViews,
 };
@@ -40,7 +40,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The most threads that relay. One carries all of a connection, tens of thousands of calls a second, and
+/// The most threads that relay. A thread carries all of a connection, tens of thousands of calls a second, and
 /// a node has a handful of clients; a thread for each of hundreds of CPUs would only cost memory, and
 /// wake-ups on CPUs that containers paid for.
 const WORKERS: usize = 4;
@@ -58,7 +58,7 @@ const DUMP_LIMIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// A mistake in the configuration, or what failed.
 pub fn run(raw: &Raw) -> Result<(), ExitError> {
-    let (config, topology) = settle(raw)?;
+    let (config, topology) = resolve_options(raw)?;
     let log = log::install(config.log.clone()).context("cannot log")?;
     for note in &config.notes {
         tracing::warn!(target: "resource-manager", "{note}");
@@ -119,7 +119,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
         measure.start(&config, placement.as_ref(), &observers, &tasks)?;
         let measure = Arc::clone(&measure);
         metrics.register(|registry| {
-            registry.register_collector(Box::new(SchedulerMetrics::new(move || measure.look())));
+            registry.register_collector(Box::new(SchedulerMetrics::new(move || measure.sample())));
         });
     }
     if let Some(address) = config.telemetry.metrics {
@@ -140,9 +140,9 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
         async move { Ok(serve_views(views, answers, stop).await?) }
     });
 
-    let node = NodeUpdater::start(&config, manager, &tasks);
+    let node = NodePublisher::start(&config, manager, &tasks);
     if let Some(node) = &node {
-        node.follow(&config, &topology);
+        node.publish(&config, &topology);
     }
     configure::start(
         start,
@@ -157,7 +157,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
         },
         &tasks,
     )?;
-    let interceptor = placement.as_ref().map(Placement::interceptor);
+    let interceptor = placement.as_ref().map(PlacementService::interceptor);
     let upstreams = Upstreams {
         runtime: config.relay.runtime_socket.clone(),
         image: config.relay.image_socket.clone(),
@@ -184,7 +184,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
                 }
             };
             tokio::join!(relay.run(draining.clone()), both);
-            // Nobody waits for it when the daemon stops for another reason.
+            // The receiver is gone when the daemon stops for another reason.
             ended.send(()).ok();
             stop.cancelled().await;
             Ok(())
@@ -205,7 +205,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
     notify(&[NotifyState::Stopping]);
     tracing::info!(target: "resource-manager", "stopping: calls in flight may end");
     draining.cancel();
-    // The relay drains first: whoever is being created is settled before anything is given back.
+    // The relay drains first: creations in flight end before anything is given back.
     let drained = tokio::time::timeout(config.relay.drain_timeout + GRACE, drained).await;
     if !matches!(drained, Ok(Ok(()))) {
         tracing::warn!(target: "cri/relay", "calls were cut off at the end of the drain");
@@ -233,7 +233,7 @@ fn private(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
 }
 
 fn views_of(
-    placement: Option<&Placement>,
+    placement: Option<&PlacementService>,
     topology: &Arc<Topology>,
     measure: &Arc<Measure>,
 ) -> Arc<dyn Views> {
@@ -245,7 +245,7 @@ fn views_of(
     ))
 }
 
-/// Whoever wants to see the calls go by. None of them, and the relay looks at nothing.
+/// What observes the calls. Without an observer the relay inspects nothing.
 fn observers(config: &Config, dumper: &Arc<Dumper>, metrics: &Metrics) -> Vec<Arc<dyn Observer>> {
     let mut observers: Vec<Arc<dyn Observer>> = vec![Arc::<Dumper>::clone(dumper)];
     if config.telemetry.metrics.is_some() {
@@ -265,8 +265,8 @@ async fn wait(
         tokio::select! {
             () = stop.cancelled() => return,
             asked = signals.next() => match asked {
-                Asked::Stop => return,
-                Asked::Reopen => {
+                SignalRequest::Stop => return,
+                SignalRequest::Reopen => {
                     tracing::info!(target: "resource-manager", "reopening the dump file");
                     dumper.reopen();
                     if let Some(recorder) = recorder {
@@ -302,7 +302,7 @@ impl Socket {
     }
 }
 
-/// Tells the supervisor, if there is one that listens.
+/// Notifies the supervisor, if one listens.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(target: "resource-manager", "cannot notify the supervisor: {error}");

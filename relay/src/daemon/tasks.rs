@@ -15,7 +15,7 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// Tasks that end when `stop` is cancelled, and cancel it when one of them ends early.
+    /// Tasks that end when `stop` is cancelled; a task that ends early cancels it.
     #[must_use]
     pub fn new(stop: CancellationToken) -> Self {
         Self {

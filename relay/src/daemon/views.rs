@@ -1,4 +1,4 @@
-//! The views of the running daemon: what `state`, `explain` and `top` are told.
+//! The views of the running daemon: the answers to `state`, `explain` and `top`.
 
 use super::measure::Measure;
 use crate::{

@@ -2,9 +2,9 @@ use super::*;
 use resmgr_topology::{CoreKind, NodeId};
 use std::{fs, time::Duration};
 
-fn fixture(name: &str) -> Source {
+fn fixture(name: &str) -> TopologySource {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/discover/fixtures");
-    Source::Xml(dir.join(name))
+    TopologySource::Xml(dir.join(name))
 }
 
 /// Equal but for where they came from and for how much memory their nodes have.
@@ -22,7 +22,7 @@ fn assert_same_shape(mut one: Topology, mut other: Topology) {
 #[test]
 fn this_machine_is_the_same_through_hwloc_and_through_sysfs() {
     let root = Path::new("/");
-    let machine = load(&Source::Machine, root).unwrap();
+    let machine = load(&TopologySource::Machine, root).unwrap();
     assert_eq!(machine.online, sysfs::online(root).unwrap());
     assert_eq!(machine.isolated, sysfs::isolated(root).unwrap());
     assert!(machine.nodes.iter().any(|node| node.memory_bytes > 0));
@@ -42,14 +42,14 @@ fn an_xml_file_says_the_same_as_the_synthetic_description() {
 #[test]
 fn what_cannot_be_read_is_named() {
     let root = Path::new("/");
-    let error = load(&Source::Xml("/nonexistent.xml".into()), root).unwrap_err();
+    let error = load(&TopologySource::Xml("/nonexistent.xml".into()), root).unwrap_err();
     assert_eq!(error.to_string(), "cannot read /nonexistent.xml");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.xml");
     fs::write(&path, "<nonsense").unwrap();
-    let error = load(&Source::Xml(path), root).unwrap_err();
+    let error = load(&TopologySource::Xml(path), root).unwrap_err();
     assert!(error.to_string().contains("hwloc cannot load"), "{error}");
-    let error = load(&Source::parse("pack:2 cores:3"), root).unwrap_err();
+    let error = load(&TopologySource::parse("pack:2 cores:3"), root).unwrap_err();
     assert!(error.to_string().contains("neither a file nor a synthetic"));
 }
 
@@ -60,7 +60,7 @@ fn json_reads_as_it_was_written_and_is_checked() {
     let path = dir.path().join("t.json");
     let text = serde_json::to_string(&made).unwrap();
     fs::write(&path, &text).unwrap();
-    let source = Source::parse(path.to_str().unwrap());
+    let source = TopologySource::parse(path.to_str().unwrap());
     assert_same_shape(load(&source, Path::new("/")).unwrap(), made);
     fs::write(&path, text.replace("\"node\":0", "\"node\":5")).unwrap();
     let error = load(&source, Path::new("/")).unwrap_err();
@@ -69,10 +69,19 @@ fn json_reads_as_it_was_written_and_is_checked() {
 
 #[test]
 fn a_value_of_the_topology_option_is_told_apart() {
-    assert_eq!(Source::parse(""), Source::Machine);
-    assert_eq!(Source::parse("a.json"), Source::Json("a.json".into()));
-    assert_eq!(Source::parse("pu:2"), Source::Synthetic("pu:2".into()));
-    assert_eq!(Source::parse("dir/a.xml"), Source::Xml("dir/a.xml".into()));
+    assert_eq!(TopologySource::parse(""), TopologySource::Machine);
+    assert_eq!(
+        TopologySource::parse("a.json"),
+        TopologySource::Json("a.json".into())
+    );
+    assert_eq!(
+        TopologySource::parse("pu:2"),
+        TopologySource::Synthetic("pu:2".into())
+    );
+    assert_eq!(
+        TopologySource::parse("dir/a.xml"),
+        TopologySource::Xml("dir/a.xml".into())
+    );
 }
 
 /// A machine of two packages of one hybrid core pair each, with a memory-only node and CPU 3 offline.
@@ -113,7 +122,7 @@ fn fake_host(dir: &Path, online: &str) {
 fn another_root_is_read_with_sparse_numbers_far_memory_and_kinds() {
     let dir = tempfile::tempdir().unwrap();
     fake_host(dir.path(), "0,2,4\n");
-    let host = load(&Source::Machine, dir.path()).unwrap();
+    let host = load(&TopologySource::Machine, dir.path()).unwrap();
     assert_eq!(host.all().to_string(), "0,2,4");
     assert_eq!(host.cores.len(), 2);
     assert_eq!(host.packages[1].id.0, 7);
@@ -127,7 +136,7 @@ fn another_root_is_read_with_sparse_numbers_far_memory_and_kinds() {
 async fn a_cpu_that_comes_online_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     fake_host(dir.path(), "0,2,4\n");
-    let host = load(&Source::Machine, dir.path()).unwrap();
+    let host = load(&TopologySource::Machine, dir.path()).unwrap();
     let watch = hotplug::Hotplug::new(dir.path().to_path_buf(), &host);
     let mut watch = watch.every(Duration::from_millis(1));
     fake_host(dir.path(), "0,2-4\n");

@@ -109,7 +109,7 @@ mod tests {
         };
         assert!(yes.is_in(&with(&yes)) && !no.is_in(&with(&yes)));
         assert!(no.is_in(&with(&no)) && !yes.is_in(&with(&no)));
-        // The policy has a name, and it may be another one now.
+        // The condition names the policy, which may have changed.
         assert!(!NodeCondition::conflict(Some("static-plus")).is_in(&with(&yes)));
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 use tonic::transport::{Channel, Endpoint, Uri};
 
-fn judge() -> Judge {
+fn validator() -> ConfigValidator {
     Arc::new(|document: &Document, node: &str| {
         let topology = machine(4);
         let machine = Machine {
@@ -51,19 +51,19 @@ fn request(entries: &[(&str, &str)]) -> SetConfigRequest {
 }
 
 /// Answers every push: refuses `PinMemory`, applies the rest.
-async fn apply_all(mut pushes: mpsc::Receiver<Pushed>) -> u32 {
+async fn apply_all(mut pushes: mpsc::Receiver<ConfigPush>) -> u32 {
     let mut count = 0;
     while let Some(pushed) = pushes.recv().await {
         count += 1;
         let outcome = if pushed.config.policy.slices.pin_memory {
-            Err(Refused(vec![Problem {
+            Err(ConfigRefusal(vec![Problem {
                 key: "policy.PinMemory".to_owned(),
                 value: "true".to_owned(),
                 origin: crate::config::Origin::Default,
                 message: "no memory nodes".to_owned(),
             }]))
         } else {
-            Ok(Applied {
+            Ok(ApplyReport {
                 notes: vec!["1 container moved".to_owned()],
             })
         };
@@ -73,7 +73,7 @@ async fn apply_all(mut pushes: mpsc::Receiver<Pushed>) -> u32 {
 }
 
 #[tokio::test]
-async fn pushes_are_judged_applied_and_answered() {
+async fn pushes_are_validated_applied_and_answered() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run/config.sock");
     let listener = bind(&path).unwrap();
@@ -83,10 +83,10 @@ async fn pushes_are_judged_applied_and_answered() {
     );
     assert!(matches!(
         bind(&path),
-        Err(crate::control::SocketError::Served { .. })
+        Err(crate::control::ConfigSocketError::Served { .. })
     ));
     let (sender, receiver) = mpsc::channel(1);
-    let server = ConfigServer::new(judge(), sender, Duration::from_secs(20));
+    let server = ConfigServer::new(validator(), sender, Duration::from_secs(20));
     let stop = CancellationToken::new();
     let play = async {
         let mut client = client(&path).await;
@@ -145,7 +145,7 @@ async fn pushes_are_judged_applied_and_answered() {
 #[tokio::test]
 async fn a_push_nobody_applies_is_given_up_in_time_and_may_be_tried_again() {
     let (sender, receiver) = mpsc::channel(1);
-    let server = ConfigServer::new(judge(), sender, Duration::from_millis(50));
+    let server = ConfigServer::new(validator(), sender, Duration::from_millis(50));
     let push = |server: &ConfigServer| {
         let server = server.clone();
         async move {
@@ -164,9 +164,9 @@ async fn a_push_nobody_applies_is_given_up_in_time_and_may_be_tried_again() {
 }
 
 #[tokio::test]
-async fn what_is_only_checked_is_judged_and_planned_and_changes_nothing() {
+async fn what_is_only_checked_is_validated_and_planned_and_changes_nothing() {
     let (sender, mut pushes) = mpsc::channel(1);
-    let server = ConfigServer::new(judge(), sender, Duration::from_secs(20));
+    let server = ConfigServer::new(validator(), sender, Duration::from_secs(20));
     let check = async |text: &str| {
         let asked = request(&[("rebalance", text)]);
         let reply = server.check_config(Request::new(asked)).await;
@@ -176,7 +176,7 @@ async fn what_is_only_checked_is_judged_and_planned_and_changes_nothing() {
         let pushed = pushes.recv().await.unwrap();
         assert!(pushed.dry);
         let notes = vec!["1 container would move".to_owned()];
-        pushed.answer.send(Ok(Applied { notes })).unwrap();
+        pushed.answer.send(Ok(ApplyReport { notes })).unwrap();
     });
     assert_eq!((reply.error.as_str(), reply.notes.len()), ("", 1));
     assert!(check("sideways").await.error.contains("sideways"));

@@ -7,8 +7,9 @@ use crate::{
     daemon::{
         configure,
         error::ExitError,
-        last_good, placement, policy,
-        settle::{judge, settle},
+        last_good,
+        options::{resolve_options, validate},
+        placement, policy,
     },
     manager::{Ledger, Manager, PlanPreview, ReconfigureError},
 };
@@ -17,18 +18,18 @@ use resmgr_topology::Topology;
 use std::{path::Path, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
-/// Says what a run-time configuration would do: asks the running daemon, else checks it for this machine
+/// Says what a run-time configuration would do: asks the running daemon, else validates it for this machine
 /// and for what is in the ledger.
 ///
 /// # Errors
 /// Everything wrong with it.
 pub fn check_config(raw: &Raw, file: &Path) -> Result<(), ExitError> {
-    let (config, topology) = settle(raw)?;
+    let (config, topology) = resolve_options(raw)?;
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file)
         .map_err(|error| ExitError::Usage(format!("cannot read {name}: {error}")))?;
     let document = Document::from_file(&text, &name).map_err(wrong)?;
-    // Checked for the node this command runs on, as the agent there would be told.
+    // Validated for the node this command runs on, as for a push of the agent there.
     let node = std::env::var("NODE_NAME").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -57,7 +58,7 @@ async fn check_offline(
     document: &Document,
     node: &str,
 ) -> Result<Vec<String>, ExitError> {
-    let wanted = judge(&config, &topology, document, node).map_err(wrong)?;
+    let wanted = validate(&config, &topology, document, node).map_err(wrong)?;
     let policy = wanted.policy.name;
     let mut lines = vec![format!(
         "with policy {policy}; no cri-resmgr runs to be asked"

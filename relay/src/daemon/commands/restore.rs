@@ -4,7 +4,7 @@ use super::{fetch::fetch, output::print};
 use crate::{
     config::{Config, Raw},
     cri::client::RuntimeClient,
-    daemon::{error::ExitError, settle::settle},
+    daemon::{error::ExitError, options::resolve_options},
     enforce::{Cgroups, Hierarchy},
     inspect::view::StateView,
     intercept::RuntimeView,
@@ -25,7 +25,7 @@ pub fn restore(raw: &Raw) -> Result<(), ExitError> {
                 .to_owned(),
         ));
     }
-    let (config, _topology) = settle(raw)?;
+    let (config, _topology) = resolve_options(raw)?;
     print(&from_ledger(&config)?)
 }
 

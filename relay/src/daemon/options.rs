@@ -3,7 +3,7 @@
 use super::error::ExitError;
 use crate::{
     config::{self, Config, Document, Machine, Problems, Raw, document::overlay},
-    discover::{self, Source},
+    discover::{self, TopologySource},
 };
 use anyhow::Context;
 use resmgr_topology::Topology;
@@ -13,14 +13,14 @@ use std::path::Path;
 ///
 /// # Errors
 /// Everything wrong with the options at once, or why the machine's topology is not known.
-pub fn settle(raw: &Raw) -> Result<(Config, Topology), ExitError> {
+pub fn resolve_options(raw: &Raw) -> Result<(Config, Topology), ExitError> {
     let options = &raw.options;
     let host_root = match options.enforce.host_root.text.as_str() {
         "" => Path::new("/"),
         root => Path::new(root),
     };
     let typed = &options.policy.topology.text;
-    let topology = discover::load(&Source::parse(typed), host_root).with_context(|| {
+    let topology = discover::load(&TopologySource::parse(typed), host_root).with_context(|| {
         if typed.is_empty() {
             "cannot learn this machine's CPU topology".to_owned()
         } else {
@@ -47,7 +47,7 @@ pub fn settle(raw: &Raw) -> Result<(Config, Topology), ExitError> {
 }
 
 /// What a document means on this machine.
-pub(super) fn judge(
+pub(super) fn validate(
     options: &Config,
     topology: &Topology,
     document: &Document,

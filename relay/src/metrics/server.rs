@@ -32,7 +32,7 @@ async fn page(State(metrics): State<Metrics>) -> Response {
     match metrics.page() {
         Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
         Err(error) => {
-            tracing::error!(target: "resource-manager", "cannot render the metrics page: {error}");
+            tracing::error!(target: "metrics", "cannot render the metrics page: {error}");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

@@ -27,6 +27,6 @@ mod shared;
 mod status;
 mod tap;
 
-pub use options::Options;
+pub use options::ServerOptions;
 pub use route::Upstreams;
 pub use server::Relay;

@@ -42,7 +42,7 @@ mod warnings;
 pub use btf::{Btf, BtfError};
 pub use cost::Cost;
 pub use error::RegisterError;
-pub use options::TelemetryOptions;
+pub use options::TelemetrySetup;
 pub use snapshot::{
     ContainerTelemetry, ForeignRun, Interference, InterferenceSource, TelemetrySnapshot, Totals,
 };
@@ -86,7 +86,7 @@ impl Telemetry {
     /// Starts measuring the best this machine allows. Blocks for about a tenth of a second while the
     /// self-check runs.
     #[must_use]
-    pub fn start(topology: &Topology, options: &TelemetryOptions) -> Self {
+    pub fn start(topology: &Topology, options: &TelemetrySetup) -> Self {
         let (backend, status) = if options.enabled {
             best(topology, options)
         } else {
@@ -263,7 +263,7 @@ impl Collector {
     }
 }
 
-fn best(topology: &Topology, options: &TelemetryOptions) -> (Backend, TelemetryStatus) {
+fn best(topology: &Topology, options: &TelemetrySetup) -> (Backend, TelemetryStatus) {
     let Some(hierarchy) = CgroupHierarchy::find() else {
         return (
             Backend::Off,
@@ -297,7 +297,7 @@ fn best(topology: &Topology, options: &TelemetryOptions) -> (Backend, TelemetryS
 fn exact(
     topology: &Topology,
     hierarchy: &CgroupHierarchy,
-    options: &TelemetryOptions,
+    options: &TelemetrySetup,
 ) -> Result<(Backend, TelemetryStatus), OffReason> {
     let program = load::Program::load(topology, hierarchy, options)?;
     selfcheck::prime_cpus(&topology.online.difference(&topology.isolated));
@@ -322,7 +322,7 @@ fn exact(
 fn exact(
     _: &Topology,
     _: &CgroupHierarchy,
-    _: &TelemetryOptions,
+    _: &TelemetrySetup,
 ) -> Result<(Backend, TelemetryStatus), OffReason> {
     Err(OffReason::WithoutFeature)
 }

@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
 use resmgr_policy::{
-    ContainerId, CpuListConfig, PoolConfig, PoolsConfig, RebalanceMode, Settings, by_name,
-    trace::{self, Event, Line},
+    ContainerId, CpuListConfig, PolicySettings, PoolConfig, PoolsConfig, RebalanceMode, by_name,
+    trace::{self, Line, TraceEvent},
 };
 use resmgr_sim::{Setup, SimulationReport, replay};
 use resmgr_tests::{Container, Cri, Relay, Runtime, eventually, kernel, skip};
@@ -40,11 +40,11 @@ fn placed_again(lines: &[Line], lists: &[String; 2]) -> SimulationReport {
         exclusive: false,
         cpu_lists: lists.iter().map(list).collect(),
     };
-    let settings = Settings {
+    let settings = PolicySettings {
         pools: PoolsConfig {
             pools: [("shared".to_owned(), shared)].into(),
         },
-        ..Settings::default()
+        ..PolicySettings::default()
     };
     let policy = by_name("static-pools", topology, &settings).unwrap();
     let last = lines.iter().map(|line| line.at_ms).max().unwrap();
@@ -129,7 +129,7 @@ async fn a_recorded_day_replayed_ends_in_the_same_placements() {
     let exits: Vec<_> = lines
         .iter()
         .filter_map(|line| match &line.event {
-            Event::Exit { id } => Some(id.0.to_string()),
+            TraceEvent::Exit { id } => Some(id.0.to_string()),
             _ => None,
         })
         .collect();

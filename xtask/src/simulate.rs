@@ -6,7 +6,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser as _},
 };
 use resmgr_policy::{
-    CpuListConfig, PoolConfig, PoolsConfig, RebalanceMode, Reserved, Settings, by_name, trace,
+    CpuListConfig, PolicySettings, PoolConfig, PoolsConfig, RebalanceMode, Reserved, by_name, trace,
 };
 use resmgr_sim::{Setup, replay, simulate, workload::standard_mix};
 use resmgr_topology::{CpuSet, MilliCpu, Topology};
@@ -96,7 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Some(set) => Reserved::Set(set),
         None => Reserved::Quantity(MilliCpu(1000)),
     };
-    let mut settings = Settings::default();
+    let mut settings = PolicySettings::default();
     settings.slices.reserved = Some(reserved);
     settings.pools = pools(arguments, &topology)?;
     // The run says whether it is asked.

@@ -46,7 +46,7 @@ pub use rebalance::limits::{
     BUDGET_PER_MINUTE, COOLDOWN_NS, COOLDOWN_UNDONE_NS, VERIFY_FROM_NS, VERIFY_NS,
     VERIFY_WAITING_NS,
 };
-pub use registry::{POLICIES, PolicyInfo, RebalanceMode, Settings, by_name, find};
+pub use registry::{POLICIES, PolicyInfo, PolicySettings, RebalanceMode, by_name, find};
 pub use request::{
     ContainerId, Namespace, PodRef, QosClass, Request, Requirements, Source,
     annotation::{

@@ -64,7 +64,7 @@ pub fn find(name: &str) -> Option<&'static PolicyInfo> {
 
 /// Configuration of whichever policy runs.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
+pub struct PolicySettings {
     /// Of `static` and `static-plus`.
     pub slices: StaticConfig,
     /// Of `static-pools`.
@@ -93,7 +93,7 @@ pub enum RebalanceMode {
 pub fn by_name(
     name: &str,
     topology: &Topology,
-    settings: &Settings,
+    settings: &PolicySettings,
 ) -> Result<Box<dyn Policy>, Vec<ConfigProblem>> {
     Ok(Box::new(Gated {
         policy: make(name, topology, settings)?,
@@ -136,7 +136,7 @@ impl Policy for Gated {
 fn make(
     name: &str,
     topology: &Topology,
-    settings: &Settings,
+    settings: &PolicySettings,
 ) -> Result<Box<dyn Policy>, Vec<ConfigProblem>> {
     match find(name).map(|policy| policy.name) {
         Some("null") => Ok(Box::new(Unplaced::NULL)),

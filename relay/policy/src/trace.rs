@@ -15,13 +15,13 @@ pub struct Line {
     pub at_ms: u64,
     /// What.
     #[serde(flatten)]
-    pub event: Event,
+    pub event: TraceEvent,
 }
 
 /// What a line tells.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
-pub enum Event {
+pub enum TraceEvent {
     /// The machine; the first line of a recorded trace.
     Topology {
         /// It.
@@ -152,7 +152,7 @@ pub fn parse(text: &str) -> Result<Vec<Line>, TraceError> {
 #[must_use]
 pub fn topology(lines: &[Line]) -> Option<&Topology> {
     lines.iter().find_map(|line| match &line.event {
-        Event::Topology { topology } => Some(&**topology),
+        TraceEvent::Topology { topology } => Some(&**topology),
         _ => None,
     })
 }

@@ -8,7 +8,7 @@ use crate::{
 use resmgr_policy::{
     Change, Confidence, ContainerId, Decision, Measured, Observed, Quota, RebalanceMode, Request,
     State, View, check,
-    trace::{Behaviour, Event},
+    trace::{Behaviour, TraceEvent},
 };
 use resmgr_topology::{CpuSet, DistanceClass, Nanos};
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ const MS: u64 = 1_000_000;
 
 /// A container in the simulation.
 #[derive(Debug)]
-struct RunningContainer {
+struct SimulatedContainer {
     handle: Handle,
     behaviour: Behaviour,
     total: Counters,
@@ -68,7 +68,7 @@ struct Simulation<'a> {
     state: State,
     measured: Measured,
     replayed: Option<Replayed>,
-    running: BTreeMap<ContainerId, RunningContainer>,
+    running: BTreeMap<ContainerId, SimulatedContainer>,
     now_ns: u64,
     report: SimulationReport,
 }
@@ -128,21 +128,21 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &TraceEvent) {
         match event {
-            Event::Create { request, behaviour } => self.create(request, *behaviour),
-            Event::Exit { id } if self.running.contains_key(id) => {
+            TraceEvent::Create { request, behaviour } => self.create(request, *behaviour),
+            TraceEvent::Exit { id } if self.running.contains_key(id) => {
                 let decision = self.setup.policy.release(self.view(), id);
                 self.finish(id);
                 self.apply(&decision);
             }
-            Event::Measured { measured } => {
+            TraceEvent::Measured { measured } => {
                 let now_ns = self.now_ns;
                 if let Some(replayed) = &mut self.replayed {
                     self.measured = replayed.brought(measured, now_ns);
                 }
             }
-            Event::Exit { .. } | Event::Topology { .. } => {}
+            TraceEvent::Exit { .. } | TraceEvent::Topology { .. } => {}
         }
     }
 
@@ -176,7 +176,7 @@ impl<'a> Simulation<'a> {
         self.report
             .timeline
             .name(handle, &request.id, behaviour.class);
-        let running = RunningContainer {
+        let running = SimulatedContainer {
             handle,
             behaviour,
             total: Counters::default(),

@@ -2,7 +2,7 @@
 
 use resmgr_policy::{
     ContainerId, PodRef, QosClass, Request, Requirements,
-    trace::{Behaviour, Class, Event, Line},
+    trace::{Behaviour, Class, Line, TraceEvent},
 };
 use resmgr_topology::{MilliCpu, Topology};
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub fn standard_mix(topology: &Topology) -> Vec<Line> {
             let cpu = MilliCpu(threads * each);
             lines.push(Line {
                 at_ms: u64::from(round) * 7 + 31 * u64::try_from(number % 5).unwrap_or(0),
-                event: Event::Create {
+                event: TraceEvent::Create {
                     request: Box::new(request(&name, QosClass::Burstable, cpu, None)),
                     behaviour: Some(Behaviour::of(class, threads)),
                 },

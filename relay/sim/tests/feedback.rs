@@ -2,8 +2,8 @@
 
 use proptest::{prelude::*, test_runner::RngSeed};
 use resmgr_policy::{
-    CpuListConfig, Policy, PoolConfig, QosClass, RebalanceMode, Reserved, Settings, by_name,
-    trace::{Behaviour, Class, Event, Line},
+    CpuListConfig, Policy, PolicySettings, PoolConfig, QosClass, RebalanceMode, Reserved, by_name,
+    trace::{Behaviour, Class, Line, TraceEvent},
 };
 use resmgr_sim::{Setup, SimulationReport, simulate, workload::request};
 use resmgr_topology::{DistanceClass, MilliCpu, Topology};
@@ -12,9 +12,9 @@ const MS: u64 = 1_000_000;
 
 /// Reserves a CPU; the pools are one shared list for each package.
 fn policy(name: &str, machine: &Topology) -> Box<dyn Policy> {
-    let mut settings = Settings {
+    let mut settings = PolicySettings {
         rebalance: RebalanceMode::On,
-        ..Settings::default()
+        ..PolicySettings::default()
     };
     settings.slices.reserved = Some(Reserved::Quantity(MilliCpu(1000)));
     let lists = machine.packages.iter().map(|package| CpuListConfig {
@@ -96,7 +96,7 @@ fn noise_ns(report: &SimulationReport) -> u64 {
 fn talkers() -> Vec<Line> {
     let one = |n: u64| Line {
         at_ms: n * 37,
-        event: Event::Create {
+        event: TraceEvent::Create {
             request: Box::new(request(
                 &format!("chatty-{n}"),
                 QosClass::Burstable,
@@ -143,7 +143,7 @@ fn called_and_others() -> Vec<Line> {
         let name = format!("called-{n}");
         Line {
             at_ms: 100 + n * 50,
-            event: Event::Create {
+            event: TraceEvent::Create {
                 request: Box::new(request(&name, QosClass::Burstable, MilliCpu(300), None)),
                 behaviour: Some(behaviour),
             },
@@ -154,7 +154,7 @@ fn called_and_others() -> Vec<Line> {
         let name = format!("{class:?}").to_lowercase();
         Line {
             at_ms: 10,
-            event: Event::Create {
+            event: TraceEvent::Create {
                 request: Box::new(request(&name, QosClass::Burstable, MilliCpu(900), None)),
                 behaviour: Some(Behaviour::of(class, threads)),
             },
@@ -257,7 +257,7 @@ proptest! {
                 }
                 Line {
                     at_ms: *at_ms,
-                    event: Event::Create {
+                    event: TraceEvent::Create {
                         request: Box::new(one),
                         behaviour: Some(Behaviour::of(*class, *threads)),
                     },

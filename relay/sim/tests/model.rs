@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use resmgr_policy::{
     Change, ContainerId, Decision, Placement, Policy, QosClass, RebalanceMode, Refusal, Request,
     Unplaced, View,
-    trace::{self, Behaviour, Class, Event, Line},
+    trace::{self, Behaviour, Class, Line, TraceEvent},
 };
 use resmgr_sim::{
     Setup, SimulationReport, simulate,
@@ -44,7 +44,7 @@ fn create(name: &str, class: Class, threads: u32, limit: Option<u32>) -> Line {
     );
     Line {
         at_ms: 0,
-        event: Event::Create {
+        event: TraceEvent::Create {
             request: Box::new(request),
             behaviour: Some(Behaviour::of(class, threads)),
         },
@@ -171,7 +171,7 @@ fn a_quota_throttles_and_throttling_is_not_waiting() {
 fn shares_divide_a_busy_machine() {
     let machine = Topology::synthetic("core:1").expect("a legal description");
     let mut light = create("light", Class::Batch, 1, None);
-    if let Event::Create { request, .. } = &mut light.event {
+    if let TraceEvent::Create { request, .. } = &mut light.event {
         request.requirements.cpu_request = MilliCpu(250);
     }
     let trace = [light, create("heavy", Class::Batch, 1, None)];
@@ -241,7 +241,7 @@ fn traces_read_as_they_were_written_and_mistakes_have_a_line() {
         0,
         Line {
             at_ms: 0,
-            event: Event::Topology {
+            event: TraceEvent::Topology {
                 topology: Box::new(machine.clone()),
             },
         },
@@ -264,7 +264,7 @@ fn traces_read_as_they_were_written_and_mistakes_have_a_line() {
 fn containers_end_when_the_trace_says() {
     let mut exit = create("b", Class::Batch, 4, None);
     exit.at_ms = 2_000;
-    exit.event = Event::Exit {
+    exit.event = TraceEvent::Exit {
         id: ContainerId("b".into()),
     };
     let trace = [create("b", Class::Batch, 4, None), exit];

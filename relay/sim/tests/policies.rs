@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use resmgr_policy::{
-    ContainerId, Policy, QosClass, RebalanceMode, Reserved, Settings, by_name,
-    trace::{Behaviour, Class, Event, Line},
+    ContainerId, Policy, PolicySettings, QosClass, RebalanceMode, Reserved, by_name,
+    trace::{Behaviour, Class, Line, TraceEvent},
 };
 use resmgr_sim::{
     Setup, SimulationReport, simulate,
@@ -13,7 +13,7 @@ use resmgr_topology::{MilliCpu, Topology};
 
 /// A named policy that keeps one CPU for the system.
 fn policy(name: &str, machine: &Topology) -> Box<dyn Policy> {
-    let mut settings = Settings::default();
+    let mut settings = PolicySettings::default();
     settings.slices.reserved = Some(Reserved::Quantity(MilliCpu(1000)));
     // The run says whether it is asked.
     settings.rebalance = RebalanceMode::On;
@@ -41,7 +41,7 @@ fn create(at_ms: u64, name: &str, qos: QosClass, cpu: u32, behaviour: Behaviour)
     let limit = (qos == QosClass::Guaranteed).then_some(MilliCpu(cpu));
     Line {
         at_ms,
-        event: Event::Create {
+        event: TraceEvent::Create {
             request: Box::new(request(name, qos, MilliCpu(cpu), limit)),
             behaviour: Some(behaviour),
         },
@@ -136,7 +136,7 @@ proptest! {
             let name = format!("c{n}");
             let cpu = if *qos == QosClass::BestEffort { 0 } else { *cpu };
             trace.push(create(*at_ms, &name, *qos, cpu, Behaviour::of(*class, *threads)));
-            trace.push(Line { at_ms: at_ms + lives_ms, event: Event::Exit { id: ContainerId(name.into()) } });
+            trace.push(Line { at_ms: at_ms + lives_ms, event: TraceEvent::Exit { id: ContainerId(name.into()) } });
         }
         trace.sort_by_key(|line| line.at_ms);
         let policy = policy(name, &machine);

@@ -6,12 +6,12 @@ use crate::cri::{
     hpack::{self, Decoder, Encoder},
     intercept::{After, Before, Call, CallOutcome, Interceptor, Status},
     observe::{Event, Interest, Kind, Observer},
-    options::Options,
+    options::ServerOptions,
     outage::Outages,
-    overlay::{CreateOverlay, Resources, UpdateOverlay},
+    overlay::{CreateOverlay, ResourceOverlay, UpdateOverlay},
     route::{Route, Upstreams},
     session::{PendingHook, Session},
-    shared::Shared,
+    shared::ConnectionContext,
 };
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -80,12 +80,12 @@ impl Observer for Onlooker {
 const ROUTES: [Route; 2] = [Route::Runtime, Route::Image];
 
 fn session() -> Session {
-    Session::new(Arc::new(Shared {
+    Session::new(Arc::new(ConnectionContext {
         upstreams: Upstreams {
             runtime: Some("/run/runtime".into()),
             image: Some("/run/images".into()),
         },
-        options: Options::default(),
+        options: ServerOptions::default(),
         interceptor: Some(Arc::new(FuzzHooks)),
         observers: vec![Arc::new(Onlooker)],
         seq: AtomicU64::new(1),
@@ -237,10 +237,10 @@ pub fn overlays(script: &[u8]) {
     let mut input = Input(script);
     let cpus = String::from_utf8_lossy(input.part()).into_owned();
     let original = Bytes::copy_from_slice(input.0);
-    let resources = Resources {
+    let resources = ResourceOverlay {
         cpuset_cpus: Some(cpus.clone()),
         cpu_quota: Some(-1),
-        ..Resources::default()
+        ..ResourceOverlay::default()
     };
     let update = UpdateOverlay {
         resources: resources.clone(),

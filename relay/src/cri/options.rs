@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Limits and deadlines.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ServerOptions {
     /// Octets of an intercepted call's request that may be held; more is RESOURCE_EXHAUSTED.
     pub max_message_bytes: usize,
     /// Octets of a body that observers get; longer ones are cut.
@@ -23,7 +23,7 @@ pub struct Options {
     pub drain_limit: Duration,
 }
 
-impl Default for Options {
+impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             max_message_bytes: 64 << 20,

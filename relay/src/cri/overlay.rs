@@ -29,7 +29,7 @@ impl From<prost::DecodeError> for Malformed {
 
 /// Fields of `LinuxContainerResources` to set; `None` leaves the request's own value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resources {
+pub struct ResourceOverlay {
     /// CFS period in µs.
     pub cpu_period: Option<i64>,
     /// CFS quota in µs per period; -1 is none.
@@ -57,7 +57,7 @@ pub struct BindMount {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CreateOverlay {
     /// Linux resources to set.
-    pub resources: Resources,
+    pub resources: ResourceOverlay,
     /// Environment entries to append.
     pub envs: Vec<(String, String)>,
     /// Annotations to set.
@@ -72,7 +72,7 @@ pub struct CreateOverlay {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpdateOverlay {
     /// Linux resources to set.
-    pub resources: Resources,
+    pub resources: ResourceOverlay,
 }
 
 mod field {
@@ -111,7 +111,7 @@ fn pair(tag: u32, (key, value): &(String, String), out: &mut BytesMut) {
     message(tag, &entry, out);
 }
 
-impl Resources {
+impl ResourceOverlay {
     fn encode(&self) -> BytesMut {
         let mut out = BytesMut::new();
         for (tag, value) in [

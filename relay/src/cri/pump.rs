@@ -4,7 +4,7 @@ use crate::cri::{
     intercept::{After, Before, Call, CallOutcome, Status},
     route::Route,
     session::{ConnectionError, PendingHook, Session},
-    shared::Shared,
+    shared::ConnectionContext,
     status,
 };
 use bytes::{Buf, Bytes, BytesMut};
@@ -40,7 +40,7 @@ enum Answer {
     Committed(u32),
 }
 
-enum Event {
+enum PumpEvent {
     /// Hooks are to be run, or a connection is wanted.
     Progress,
     ClientGone,
@@ -77,7 +77,7 @@ pub(super) struct Pump {
     routes: &'static [Route],
     upstreams: [Upstream; 2],
     session: Session,
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionContext>,
     tasks: TaskTracker,
     answers: mpsc::Sender<Answer>,
     answered: Option<mpsc::Receiver<Answer>>,
@@ -87,7 +87,7 @@ impl Pump {
     pub(super) fn new(
         client: UnixStream,
         session: Session,
-        shared: Arc<Shared>,
+        shared: Arc<ConnectionContext>,
         tasks: TaskTracker,
     ) -> Self {
         let (answers, answered) = mpsc::channel(256);
@@ -125,23 +125,23 @@ impl Pump {
                         Answer::Decided(id, before) => self.session.decided(id, before),
                         Answer::Committed(id) => self.session.committed(id),
                     }
-                    Event::Progress
+                    PumpEvent::Progress
                 }
                 () = &mut cancelled, if drain.is_none() => {
                     drain = Some(Instant::now());
                     self.session.drain(SHUTTING_DOWN);
-                    Event::Progress
+                    PumpEvent::Progress
                 }
-                () = sleep_until(next), if tick => Event::Progress,
+                () = sleep_until(next), if tick => PumpEvent::Progress,
             };
             match event {
-                Event::Progress => {}
-                Event::ClientGone => self.session.client_lost(),
-                Event::UpstreamGone(route, ref why) => {
+                PumpEvent::Progress => {}
+                PumpEvent::ClientGone => self.session.client_lost(),
+                PumpEvent::UpstreamGone(route, ref why) => {
                     self.session.upstream_lost(route, why);
                     self.upstreams[route.index()] = Upstream::new(why);
                 }
-                Event::Broken(ref error) => {
+                PumpEvent::Broken(ref error) => {
                     tracing::warn!(why = error.text, "a client's connection is ended");
                     self.session.client_lost();
                     self.session.go_away(error);
@@ -164,7 +164,7 @@ impl Pump {
                 }
             }
             self.run_hooks();
-            let over = matches!(event, Event::ClientGone | Event::Broken(..));
+            let over = matches!(event, PumpEvent::ClientGone | PumpEvent::Broken(..));
             if over || self.session.finished() {
                 return self.close().await;
             }
@@ -219,34 +219,34 @@ impl Pump {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PumpEvent> {
         loop {
             let mut moved = false;
             let mut routes = self.routes.iter();
             let room = routes.all(|route| self.session.upstream_out(*route).len() < BACKLOG);
             if room && let Poll::Ready(read) = read(&mut self.client, &mut self.from_client, cx) {
                 if !matches!(read, Ok(1..)) {
-                    return Poll::Ready(Event::ClientGone);
+                    return Poll::Ready(PumpEvent::ClientGone);
                 }
                 moved = true;
                 if let Err(error) = self.session.take_from_client(&mut self.from_client) {
-                    return Poll::Ready(Event::Broken(error));
+                    return Poll::Ready(PumpEvent::Broken(error));
                 }
             }
             for route in self.routes {
                 match self.poll_upstream(*route, cx) {
                     Ok(upstream_moved) => moved |= upstream_moved,
-                    Err(why) => return Poll::Ready(Event::UpstreamGone(*route, why)),
+                    Err(why) => return Poll::Ready(PumpEvent::UpstreamGone(*route, why)),
                 }
             }
             match write(&mut self.client, self.session.client_out(), cx) {
-                Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone),
+                Poll::Ready(Err(_)) => return Poll::Ready(PumpEvent::ClientGone),
                 Poll::Ready(Ok(wrote)) => moved |= wrote,
                 Poll::Pending => {}
             }
             let finished = self.session.finished();
             if !self.session.hooks.is_empty() || finished || (moved && self.waits()) {
-                return Poll::Ready(Event::Progress);
+                return Poll::Ready(PumpEvent::Progress);
             }
             if !moved {
                 return Poll::Pending;

@@ -1,8 +1,8 @@
 //! Accepts clients and gives each its own connections to the runtime.
 
 use crate::cri::{
-    intercept::Interceptor, observe::Observer, options::Options, outage::Outages, pump::Pump,
-    route::Upstreams, session::Session, shared::Shared,
+    intercept::Interceptor, observe::Observer, options::ServerOptions, outage::Outages, pump::Pump,
+    route::Upstreams, session::Session, shared::ConnectionContext,
 };
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Debug)]
 pub struct Relay {
     listener: UnixListener,
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionContext>,
 }
 
 impl Relay {
@@ -24,14 +24,14 @@ impl Relay {
     pub fn new(
         listener: UnixListener,
         upstreams: Upstreams,
-        options: Options,
+        options: ServerOptions,
         interceptor: Option<Arc<dyn Interceptor>>,
         observers: Vec<Arc<dyn Observer>>,
     ) -> Self {
         let seq = AtomicU64::new(1);
         Self {
             listener,
-            shared: Arc::new(Shared {
+            shared: Arc::new(ConnectionContext {
                 upstreams,
                 options,
                 interceptor,

@@ -36,7 +36,7 @@ use crate::cri::{
     hpack::Header,
     intercept::{CallOutcome, Status},
     route::Route,
-    shared::Shared,
+    shared::ConnectionContext,
     status,
 };
 use bytes::{Bytes, BytesMut};
@@ -53,7 +53,7 @@ use streams::{Stream, Streams};
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Session {
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionContext>,
     out: FrameOutput,
     /// To be run.
     pub(super) hooks: Vec<PendingHook>,
@@ -70,7 +70,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<ConnectionContext>) -> Self {
         let max_list = shared.options.max_header_list_bytes;
         let mut out = FrameOutput::default();
         Self {

@@ -1,15 +1,16 @@
 //! What all connections of the relay share.
 
 use crate::cri::{
-    intercept::Interceptor, observe::Observer, options::Options, outage::Outages, route::Upstreams,
+    intercept::Interceptor, observe::Observer, options::ServerOptions, outage::Outages,
+    route::Upstreams,
 };
 use std::sync::{Arc, atomic::AtomicU64};
 
 /// What all connections share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ConnectionContext {
     pub(super) upstreams: Upstreams,
-    pub(super) options: Options,
+    pub(super) options: ServerOptions,
     pub(super) interceptor: Option<Arc<dyn Interceptor>>,
     pub(super) observers: Vec<Arc<dyn Observer>>,
     /// The next call's [`seq`](crate::cri::intercept::Call::seq).

@@ -11,7 +11,7 @@ use crate::{
     manager::{ManagerHandle, Runtime, Stage},
     record::Recorder,
     telemetry::{
-        Cost, Telemetry, TelemetryOptions, Totals,
+        Cost, Telemetry, TelemetrySetup, Totals,
         sample::{ContainerName, LabelledSample},
     },
 };
@@ -163,7 +163,7 @@ impl Measure {
         observers: &[Arc<dyn Observer>],
         tasks: &Tasks,
     ) -> anyhow::Result<()> {
-        let options = TelemetryOptions {
+        let options = TelemetrySetup {
             enabled: true,
             max_containers: config.telemetry.max_containers,
             half_life: Nanos(

@@ -2,7 +2,7 @@
 
 use super::error::ExitError;
 use crate::config::{self, Config, PolicyName};
-use resmgr_policy::{Policy, PoolsConfig, Settings, by_name};
+use resmgr_policy::{Policy, PolicySettings, PoolsConfig, by_name};
 use resmgr_topology::Topology;
 
 /// The configured policy for this machine.
@@ -11,7 +11,7 @@ use resmgr_topology::Topology;
 /// Everything wrong with its configuration.
 pub(super) fn build(config: &Config, topology: &Topology) -> Result<Box<dyn Policy>, ExitError> {
     let options = &config.policy;
-    let settings = Settings {
+    let settings = PolicySettings {
         slices: options.slices.clone(),
         pools: match options.name {
             PolicyName::StaticPools => config::pools::load(&options.pools, topology)

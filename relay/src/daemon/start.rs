@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::{Config, PolicyName, Raw},
-    cri::{Options, Relay, Upstreams, listen, observe::Observer},
+    cri::{Relay, ServerOptions, Upstreams, listen, observe::Observer},
     dump::Dumper,
     inspect::server::{Views, serve_views},
     log,
@@ -162,9 +162,9 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
         runtime: config.relay.runtime_socket.clone(),
         image: config.relay.image_socket.clone(),
     };
-    let options = Options {
+    let options = ServerOptions {
         drain_limit: config.relay.drain_timeout,
-        ..Options::default()
+        ..ServerOptions::default()
     };
     let Socket {
         listener,

@@ -2,7 +2,7 @@
 //! them with the container's status, so that all is known also when the ledger is lost. Nothing in them is
 //! secret.
 
-use crate::cri::{message as v1, overlay::Resources};
+use crate::cri::{message as v1, overlay::ResourceOverlay};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -32,7 +32,7 @@ pub(super) fn isolate_words(annotations: &HashMap<String, String>) -> Option<Vec
 /// keeps it, so that what was asked for is known even without our own state.
 const REPLACED: &str = "cri-resource-manager.intel.com/replaced-resources";
 
-/// Resources of a request that an overlay replaced; what it left alone is `None`. Shares and quota are
+/// ResourceOverlay of a request that an overlay replaced; what it left alone is `None`. Shares and quota are
 /// those of earlier versions, which replaced them too.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -50,9 +50,9 @@ struct OriginalResources {
 /// The annotation for a container whose resources `was` are replaced by an overlay.
 pub(super) fn original_resources(
     was: v1::LinuxContainerResources,
-    by: &Resources,
+    by: &ResourceOverlay,
 ) -> Option<(String, String)> {
-    if *by == Resources::default() {
+    if *by == ResourceOverlay::default() {
         return None;
     }
     let original = OriginalResources {

@@ -4,7 +4,7 @@ use super::annotations::original_resources;
 use crate::{
     cri::{
         message as v1,
-        overlay::{BindMount, CreateOverlay, Resources, UpdateOverlay},
+        overlay::{BindMount, CreateOverlay, ResourceOverlay, UpdateOverlay},
     },
     enforce::CgroupSettings,
     manager::ContainerSpec,
@@ -203,19 +203,19 @@ pub(super) fn numbers(resources: &v1::LinuxContainerResources) -> CriResources {
 /// What the runtime is told of a placement: the cpuset alone. Shares, quota and period stay in its records
 /// as the kubelet asked for them, for the kubelet reads them back (`ContainerStatus.resources`) and waits
 /// until they are what its pod's spec says. Where a policy wants others they are written into the cgroup.
-fn overlaid(desired: &CgroupSettings) -> Resources {
+fn overlaid(desired: &CgroupSettings) -> ResourceOverlay {
     let list = |nodes: &BTreeSet<NodeId>| {
         let words: Vec<_> = nodes.iter().map(ToString::to_string).collect();
         words.join(",")
     };
-    Resources {
+    ResourceOverlay {
         cpuset_cpus: (!desired.cpus.is_empty()).then(|| desired.cpus.to_string()),
         cpuset_mems: desired
             .mems
             .as_deref()
             .filter(|mems| !mems.is_empty())
             .map(list),
-        ..Resources::default()
+        ..ResourceOverlay::default()
     }
 }
 

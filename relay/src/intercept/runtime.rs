@@ -197,7 +197,7 @@ fn words(spec: &Value, pointer: &str) -> Vec<String> {
         .collect()
 }
 
-/// Resources of an OCI runtime spec (`config-linux.md` of the specification).
+/// ResourceOverlay of an OCI runtime spec (`config-linux.md` of the specification).
 fn spec_resources(spec: &Value) -> v1::LinuxContainerResources {
     let number = |pointer| spec.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     let text = |pointer| {
@@ -218,7 +218,7 @@ fn spec_resources(spec: &Value) -> v1::LinuxContainerResources {
     }
 }
 
-/// Resources of the whole pod as it was run with: containerd keeps the sandbox's configuration.
+/// ResourceOverlay of the whole pod as it was run with: containerd keeps the sandbox's configuration.
 fn pod_resources(pod: &Value) -> Option<CriResources> {
     let resources = pod.pointer("/config/linux/resources")?;
     let number = |name| resources.get(name).and_then(Value::as_i64).unwrap_or(0);

@@ -1,7 +1,7 @@
 use super::*;
 use resmgr_policy::{
     Change, Decision, Placement, PodRef, QosClass, Request, Requirements,
-    trace::{self, Event, Line},
+    trace::{self, Line, TraceEvent},
 };
 use resmgr_topology::MilliCpu;
 use std::os::unix::fs::PermissionsExt as _;
@@ -60,10 +60,10 @@ fn none() -> BTreeSet<ContainerId> {
 fn told(path: &Path) -> Vec<String> {
     let lines = trace::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
     let word = |line: &Line| match &line.event {
-        Event::Topology { .. } => "machine".to_owned(),
-        Event::Create { request, .. } => format!("+{}", request.id),
-        Event::Exit { id } => format!("-{id}"),
-        Event::Measured { .. } => "measured".to_owned(),
+        TraceEvent::Topology { .. } => "machine".to_owned(),
+        TraceEvent::Create { request, .. } => format!("+{}", request.id),
+        TraceEvent::Exit { id } => format!("-{id}"),
+        TraceEvent::Measured { .. } => "measured".to_owned(),
     };
     lines.iter().map(word).collect()
 }

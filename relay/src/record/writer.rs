@@ -3,7 +3,7 @@
 use super::error::RecordError;
 use resmgr_policy::{
     ContainerId, Measured, Request, State,
-    trace::{Event, Line},
+    trace::{Line, TraceEvent},
 };
 use resmgr_topology::Topology;
 use std::{
@@ -140,7 +140,7 @@ impl TraceWriter {
                 // Never before what was placed before.
                 let at_ms = at_ms.max(self.last_ms);
                 let measured = Box::new(Measured::clone(&measured));
-                self.line(at_ms, Event::Measured { measured });
+                self.line(at_ms, TraceEvent::Measured { measured });
             }
         }
     }
@@ -170,7 +170,7 @@ impl TraceWriter {
         for request in gone {
             let at_ms = self.next_ms(at_ms);
             let id = request.id;
-            self.line(at_ms, Event::Exit { id });
+            self.line(at_ms, TraceEvent::Exit { id });
         }
         for (arrival, request) in now {
             let at_ms = match self.live.get(&arrival) {
@@ -189,7 +189,7 @@ impl TraceWriter {
     }
 
     fn create(&mut self, at_ms: u64, request: &Request) {
-        let event = Event::Create {
+        let event = TraceEvent::Create {
             request: Box::new(request.clone()),
             behaviour: None,
         };
@@ -203,10 +203,10 @@ impl TraceWriter {
 
     fn begin(&mut self, at_ms: u64) {
         let topology = Box::new(Topology::clone(&self.topology));
-        self.line(at_ms, Event::Topology { topology });
+        self.line(at_ms, TraceEvent::Topology { topology });
     }
 
-    fn line(&mut self, at_ms: u64, event: Event) {
+    fn line(&mut self, at_ms: u64, event: TraceEvent) {
         match serde_json::to_vec(&Line { at_ms, event }) {
             Ok(line) => {
                 self.batch.extend_from_slice(&line);

@@ -3,7 +3,7 @@
 use super::{
     hierarchy::CgroupHierarchy,
     load::{OBJECT, Program},
-    options::TelemetryOptions,
+    options::TelemetrySetup,
     status::OffReason,
 };
 use aya::sys::{Stats, enable_stats};
@@ -42,7 +42,7 @@ impl ProgramVariant {
 
     fn load(self, topology: &Topology) -> Result<Program, OffReason> {
         let hierarchy = CgroupHierarchy::find().ok_or(OffReason::NoHierarchy)?;
-        let options = TelemetryOptions::default();
+        let options = TelemetrySetup::default();
         let (object, overrides) = match self {
             Self::Whole => (OBJECT, Vec::new()),
             Self::NoThrottling => (OBJECT, vec![(ConstReloc::SplitThrottle, 0)]),

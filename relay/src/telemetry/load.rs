@@ -2,7 +2,7 @@
 
 use super::{
     btf::Btf, hierarchy::CgroupHierarchy, kernel_offsets, mapped::MappedArray,
-    options::TelemetryOptions, relocate::relocate, status::OffReason, warnings::KernelWarnings,
+    options::TelemetrySetup, relocate::relocate, status::OffReason, warnings::KernelWarnings,
 };
 use aya::{
     Ebpf, EbpfLoader,
@@ -52,7 +52,7 @@ impl Program {
     pub(super) fn load(
         topology: &Topology,
         hierarchy: &CgroupHierarchy,
-        options: &TelemetryOptions,
+        options: &TelemetrySetup,
     ) -> Result<Self, OffReason> {
         Self::load_object(OBJECT, topology, hierarchy, options, &[])
     }
@@ -62,7 +62,7 @@ impl Program {
         object: &[u8],
         topology: &Topology,
         hierarchy: &CgroupHierarchy,
-        options: &TelemetryOptions,
+        options: &TelemetrySetup,
         overrides: &[(ConstReloc, u32)],
     ) -> Result<Self, OffReason> {
         if object.is_empty() {

@@ -5,7 +5,7 @@ use resmgr_topology::Nanos;
 
 /// What telemetry is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TelemetryOptions {
+pub struct TelemetrySetup {
     /// Load the BPF program; otherwise nothing is measured.
     pub enabled: bool,
     /// Containers measured at once: 192 bytes of kernel memory for each on each possible CPU.
@@ -14,7 +14,7 @@ pub struct TelemetryOptions {
     pub half_life: Nanos,
 }
 
-impl Default for TelemetryOptions {
+impl Default for TelemetrySetup {
     fn default() -> Self {
         Self {
             enabled: true,

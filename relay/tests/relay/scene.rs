@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use cri_resmgr::cri::{
-    Options, Relay, Upstreams, intercept::Interceptor, listen, observe::Observer,
+    Relay, ServerOptions, Upstreams, intercept::Interceptor, listen, observe::Observer,
 };
 use h2::{client::SendRequest, server};
 use http::{HeaderMap, Request, Response};
@@ -135,9 +135,9 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let upstreams = upstreams(dir.path().join("runtime"));
         let listener = listen::bind(&dir.path().join("relay"), None).unwrap();
-        let options = Options {
+        let options = ServerOptions {
             connect_limit: Duration::from_millis(300),
-            ..Options::default()
+            ..ServerOptions::default()
         };
         let shutdown = CancellationToken::new();
         let relay = Relay::new(listener, upstreams, options, interceptor, observers);

@@ -1,6 +1,6 @@
 //! Cgroups of our own and loads with known behaviour to put in them.
 
-use cri_resmgr::telemetry::{OffReason, Quality, Telemetry, TelemetryOptions};
+use cri_resmgr::telemetry::{OffReason, Quality, Telemetry, TelemetrySetup};
 use resmgr_topology::{CpuSet, Topology};
 use std::{
     fs,
@@ -39,10 +39,10 @@ pub(crate) fn telemetry() -> Option<(Alone, Topology)> {
     let mut topology =
         Topology::synthetic(&format!("pack:1 numa:1 core:{} pu:1", online.len())).unwrap();
     topology.online = online;
-    let options = TelemetryOptions {
+    let options = TelemetrySetup {
         enabled: true,
         max_containers: 8,
-        ..TelemetryOptions::default()
+        ..TelemetrySetup::default()
     };
     let checked = |telemetry: &Telemetry| {
         let reason = &telemetry.status().reason;

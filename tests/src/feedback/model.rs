@@ -3,8 +3,8 @@
 use super::{HALF_LIFE, MIX, Part, Way};
 use anyhow::{Result, anyhow, bail};
 use resmgr_policy::{
-    CpuListConfig, PoolConfig, QosClass, RebalanceMode, Reserved, Settings, by_name,
-    trace::{Behaviour, Class, Event, Line},
+    CpuListConfig, PolicySettings, PoolConfig, QosClass, RebalanceMode, Reserved, by_name,
+    trace::{Behaviour, Class, Line, TraceEvent},
 };
 use resmgr_sim::{Setup, SimulationReport, simulate, workload::request};
 use resmgr_topology::{MilliCpu, Topology};
@@ -58,7 +58,7 @@ pub fn trace() -> Result<Vec<Line>> {
         let milli = MilliCpu(u32::try_from(part.milli)?);
         Ok(Line {
             at_ms,
-            event: Event::Create {
+            event: TraceEvent::Create {
                 request: Box::new(request(part.name, QosClass::Burstable, milli, None)),
                 behaviour: Some(behaviour(part)?),
             },
@@ -84,9 +84,9 @@ pub fn model(way: Way, seed: u64) -> Result<Modelled> {
 
 fn simulated(way: Way, seed: u64, duration_ms: u64) -> Result<SimulationReport> {
     let machine = Topology::synthetic(MACHINE)?;
-    let mut settings = Settings {
+    let mut settings = PolicySettings {
         rebalance: RebalanceMode::On,
-        ..Settings::default()
+        ..PolicySettings::default()
     };
     settings.slices.reserved = Some(Reserved::Quantity(MilliCpu(1000)));
     let nodes = machine.nodes.iter().filter_map(|node| {

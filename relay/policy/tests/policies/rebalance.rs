@@ -4,10 +4,10 @@ use super::common::*;
 use proptest::prelude::*;
 use resmgr_policy::{
     BUDGET_PER_MINUTE, COOLDOWN_NS, Confidence, ContainerId, CpuListConfig, Explanation, MoveKind,
-    Observed, Outcome, PoolConfig, PoolsConfig,
+    Observed, Outcome, PolicySettings, PoolConfig, PoolsConfig,
     QosClass::{Burstable, Guaranteed},
-    RebalanceMode, STALE_NS, Settings, State, StaticPlusPolicy, StaticPools, VERIFY_NS,
-    VERIFY_WAITING_NS, by_name,
+    RebalanceMode, STALE_NS, State, StaticPlusPolicy, StaticPools, VERIFY_NS, VERIFY_WAITING_NS,
+    by_name,
 };
 use resmgr_topology::Nanos;
 
@@ -201,10 +201,10 @@ fn whether_anything_moves_is_the_operators_choice() {
         (RebalanceMode::Shadow, Some(0)),
         (RebalanceMode::On, Some(1)),
     ] {
-        let settings = Settings {
+        let settings = PolicySettings {
             slices: reserving("0"),
             rebalance: mode,
-            ..Settings::default()
+            ..PolicySettings::default()
         };
         let policy = by_name("static-plus", &world.topology, &settings).unwrap();
         let decision = policy.rebalance(world.view());

@@ -74,11 +74,11 @@ fn requests() -> impl Strategy<Value = CreateContainerRequest> {
     })
 }
 
-fn overlay_resources() -> impl Strategy<Value = Resources> {
+fn overlay_resources() -> impl Strategy<Value = ResourceOverlay> {
     let number = || proptest::option::of(-1i64..3);
     let list = || proptest::option::of("[0-9,-]{0,6}");
     (number(), number(), number(), list(), list(), pairs()).prop_map(
-        |(cpu_period, cpu_quota, cpu_shares, cpuset_cpus, cpuset_mems, unified)| Resources {
+        |(cpu_period, cpu_quota, cpu_shares, cpuset_cpus, cpuset_mems, unified)| ResourceOverlay {
             cpu_period,
             cpu_quota,
             cpu_shares,
@@ -128,7 +128,7 @@ fn unknown(path: &[u32], payload: &[u8]) -> BytesMut {
 }
 
 /// What the overlay means, done the slow way on the decoded message.
-fn set(target: &mut LinuxContainerResources, resources: &Resources) {
+fn set(target: &mut LinuxContainerResources, resources: &ResourceOverlay) {
     if let Some(value) = resources.cpu_period {
         target.cpu_period = value;
     }
@@ -178,7 +178,7 @@ fn expected(
     config
         .annotations
         .extend(overlay.annotations.iter().cloned());
-    if overlay.resources != Resources::default() {
+    if overlay.resources != ResourceOverlay::default() {
         let linux = config.linux.get_or_insert_default();
         set(linux.resources.get_or_insert_default(), &overlay.resources);
     }
@@ -241,7 +241,7 @@ proptest! {
         };
         let original = Bytes::from(request.encode_to_vec());
         let mut want = request;
-        if ours != Resources::default() {
+        if ours != ResourceOverlay::default() {
             set(want.linux.get_or_insert_default(), &ours);
         }
         let changed = UpdateOverlay { resources: ours }.apply(&original);
@@ -275,7 +275,7 @@ fn a_zero_is_written_so_that_it_wins() {
         ..Default::default()
     };
     let overlay = CreateOverlay {
-        resources: Resources {
+        resources: ResourceOverlay {
             cpu_quota: Some(0),
             ..Default::default()
         },

@@ -1,7 +1,7 @@
 //! Streams (RFC 9113, 5.1): the calls that are open, and how far new ones are taken.
 
 use super::{intercepted::InterceptedCall, output::FrameOutput, settings::WindowChange};
-use crate::cri::{frame, options::Options, route::Route, tap::ObserverTap};
+use crate::cri::{frame, options::ServerOptions, route::Route, tap::ObserverTap};
 use std::{collections::HashMap, time::Instant};
 
 /// A call that is open.
@@ -83,7 +83,7 @@ impl Streams {
     }
 
     /// Those of `route` whose own deadline, or the limit for those without one, is near.
-    pub(super) fn due(&self, route: Route, now: Instant, options: &Options) -> Vec<u32> {
+    pub(super) fn due(&self, route: Route, now: Instant, options: &ServerOptions) -> Vec<u32> {
         self.select(|stream| {
             stream.route == route
                 && match stream.deadline {

@@ -10,10 +10,10 @@ use crate::cri::{
     frame,
     intercept::{After, Before, Call, CallOutcome, Interceptor, Status},
     observe::{Event, Interest, Kind, Observer},
-    options::Options,
+    options::ServerOptions,
     outage::Outages,
     route::{Route, Upstreams},
-    shared::Shared,
+    shared::ConnectionContext,
 };
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -23,17 +23,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-fn shared(sockets: usize, interceptor: Option<Arc<dyn Interceptor>>) -> Shared {
+fn shared(sockets: usize, interceptor: Option<Arc<dyn Interceptor>>) -> ConnectionContext {
     let image = match sockets {
         1 => "/run/runtime",
         _ => "/run/images",
     };
-    Shared {
+    ConnectionContext {
         upstreams: Upstreams {
             runtime: Some("/run/runtime".into()),
             image: Some(image.into()),
         },
-        options: Options::default(),
+        options: ServerOptions::default(),
         interceptor,
         observers: Vec::new(),
         seq: AtomicU64::new(1),

@@ -3,7 +3,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use resmgr_policy::{Reserved as ReservedCpus, Settings, StaticConfig, by_name, check};
+use resmgr_policy::{PolicySettings, Reserved as ReservedCpus, StaticConfig, by_name, check};
 use std::collections::BTreeSet;
 
 /// How a create ends.
@@ -67,12 +67,12 @@ fn topology() -> Topology {
 
 fn policy(index: usize) -> Arc<dyn Policy> {
     let (name, reserved) = POLICIES[index];
-    let settings = Settings {
+    let settings = PolicySettings {
         slices: StaticConfig {
             reserved: Some(ReservedCpus::Set(cpus(reserved))),
             ..StaticConfig::default()
         },
-        ..Settings::default()
+        ..PolicySettings::default()
     };
     by_name(name, &topology(), &settings).unwrap().into()
 }

@@ -3,7 +3,8 @@
 use super::*;
 use crate::metrics::{placement::PlacementMetrics, registry::Metrics};
 use resmgr_policy::{
-    Confidence, Measured, Observed, Outcome, RebalanceMode, Reserved, Settings, VERIFY_NS, by_name,
+    Confidence, Measured, Observed, Outcome, PolicySettings, RebalanceMode, Reserved, VERIFY_NS,
+    by_name,
 };
 use resmgr_topology::Nanos;
 
@@ -16,9 +17,9 @@ fn now_ns() -> u64 {
 /// A daemon with `static-plus` and feedback, on two packages of four CPUs.
 async fn start(node: &Node, mode: RebalanceMode) -> Running {
     let topology = Topology::synthetic("pack:2 core:4").unwrap();
-    let mut settings = Settings {
+    let mut settings = PolicySettings {
         rebalance: mode,
-        ..Settings::default()
+        ..PolicySettings::default()
     };
     settings.slices.reserved = Some(Reserved::Set(cpus("0")));
     let policy = by_name("static-plus", &topology, &settings).unwrap();

@@ -1,7 +1,7 @@
 //! How long a look at everything takes.
 
 use anyhow::{Context as _, Result};
-use cri_resmgr::telemetry::{Telemetry, TelemetryOptions};
+use cri_resmgr::telemetry::{Telemetry, TelemetrySetup};
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet, Topology};
 use std::{
@@ -17,9 +17,9 @@ const LOOKS: usize = 30;
 /// Measures and prints.
 pub(crate) fn print() -> Result<()> {
     let topology = Topology::synthetic("pack:2 numa:1 core:64 pu:2")?;
-    let options = TelemetryOptions {
+    let options = TelemetrySetup {
         max_containers: CONTAINERS,
-        ..TelemetryOptions::default()
+        ..TelemetrySetup::default()
     };
     let telemetry = Telemetry::start(&topology, &options);
     let folders = Folders::new(telemetry.status().reason.is_none())?;

@@ -2,7 +2,7 @@
 
 use crate::cri::{
     frame::{self, Head},
-    options::Options,
+    options::ServerOptions,
     route::Route,
     session::{
         error::ConnectionError,
@@ -265,7 +265,7 @@ fn streams() {
                 }
                 ("relay:", "due") => {
                     let after = Duration::from_secs(value(&words, "after_s").unwrap());
-                    let due = streams.due(Route::Runtime, start + after, &Options::default());
+                    let due = streams.due(Route::Runtime, start + after, &ServerOptions::default());
                     return vec![format!("relay: due {due:?}")];
                 }
                 _ => panic!("{line}"),

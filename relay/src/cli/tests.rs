@@ -268,7 +268,7 @@ fn completions_and_the_manual_page_know_every_option_and_its_words() {
     }
     assert!(manual.contains(".TH cri-resmgr 8"), "{manual}");
     assert!(
-        manual.contains("cri-resmgr explain <CONTAINER>"),
+        manual.contains("cri-resmgr explain [OPTIONS] <CONTAINER>"),
         "{manual}"
     );
 }

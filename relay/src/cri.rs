@@ -6,7 +6,6 @@
 pub use k8s_cri::v1 as message;
 
 pub mod client;
-pub mod decode;
 mod frame;
 #[doc(hidden)]
 pub mod fuzz;
@@ -20,9 +19,9 @@ mod outage;
 pub mod overlay;
 mod pump;
 mod route;
+pub mod schema;
 mod server;
 mod session;
-pub mod shape;
 mod shared;
 mod status;
 mod tap;

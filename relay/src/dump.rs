@@ -1,21 +1,32 @@
 //! The message dumper: which CRI messages are shown, and how.
 //!
-//! It only looks. It never holds up a call: calls put what happened into a bounded queue, one thread
-//! decodes, hides secrets and writes. What does not fit into the queue is dropped, counted and said.
+//! The dumper only looks. It never holds up a call: calls put what happened into a bounded queue, one thread
+//! reads the messages, hides secrets and writes. What does not fit into the queue is dropped, counted and
+//! reported.
 //!
 //! ```text
-//!  calls ──observe──▶ queue (bounded) ──▶ writer thread ──▶ log (source `message`)
-//!         clone only                       decode, redact    dump file
+//!  calls ──sink──▶ queue (bounded) ──▶ writer ──▶ message ──▶ yaml, lines ──▶ log (source `message`), dump file
+//!       clones only                    (thread)   (redact)    json        ──▶ dump file
 //! ```
+//!
+//! There is one way from the bytes of a message to what is printed, [`message`], and one table of what is
+//! hidden on it, [`redact`].
 
-pub mod json;
-pub mod redact;
 pub mod rule;
-pub mod sink;
-pub mod text;
 
+mod diff;
+mod error;
+mod json;
+mod lines;
+mod message;
+mod queue;
 mod record;
+mod redact;
+mod sink;
 mod writer;
 mod yaml;
 
-pub use sink::{Dumper, Measurements};
+pub use error::DumpError;
+pub(crate) use message::Message;
+pub use queue::Measurements;
+pub use sink::Dumper;

@@ -5,8 +5,11 @@
 use crate::{
     cli,
     config::{Config, Document, Machine, Raw, pools, resolve, resources},
-    cri::fuzz as cri,
-    dump::rule::Rules,
+    cri::{
+        fuzz as cri,
+        schema::{Side, message_type, paths},
+    },
+    dump::{Message, rule::Rules},
     values,
 };
 use resmgr_topology::Topology;
@@ -50,10 +53,10 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "messages",
-        run: cri::messages,
+        run: messages,
         seeds: &[
-            b"\x06\x0a\x03pod\x12\x16\x0a\x06\x0a\x04main\x12\x03\x0a\x01i\x1a\x02sh\x32\x06\x0a\x01A\x12\x01b",
-            b"\x00\x0a\x010\x12\x01n\x1a\x011\x22\x01v",
+            b"\x0b\x0a\x03pod\x12\x16\x0a\x06\x0a\x04main\x12\x03\x0a\x01i\x1a\x02sh\x32\x06\x0a\x01A\x12\x01b",
+            b"\x2a\x0a\x010\x12\x01n\x1a\x011\x22\x01v",
         ],
     },
     Target {
@@ -106,6 +109,23 @@ pub const TARGETS: &[Target] = &[
 /// As text: what is no UTF-8 never gets to these readers.
 fn text(octets: &[u8]) -> Option<&str> {
     std::str::from_utf8(octets).ok()
+}
+
+/// A message body of any method.
+fn messages(octets: &[u8]) {
+    let (first, body) = octets.split_first().unwrap_or((&0, &[]));
+    let Some(path) = paths().nth(usize::from(*first) % paths().len()) else {
+        return;
+    };
+    for side in [Side::Request, Side::Reply] {
+        if let Some(message_type) = message_type(&path, side) {
+            drop(serde_json::to_value(Message::new(
+                message_type,
+                body,
+                false,
+            )));
+        }
+    }
 }
 
 fn dump_spec(octets: &[u8]) {

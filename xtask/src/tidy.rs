@@ -37,7 +37,6 @@ const RULES: &[Rule] = &[
         only: &[
             "relay/src/cri",
             "relay/src/control",
-            "relay/src/dump/text",
             "relay/src/daemon",
             "relay/agent/",
             "relay/webhook/",

@@ -1,7 +1,6 @@
 //! What of the relay is fuzzed: any octets in; no panic, no hang, no growth beyond what came in.
 
 use crate::cri::{
-    decode::{self, Side},
     frame,
     hpack::{self, Decoder, Encoder},
     intercept::{After, Before, Call, CallOutcome, Interceptor, Status},
@@ -219,16 +218,6 @@ pub fn header_blocks(script: &[u8]) {
         let mut block = BytesMut::new();
         encoder.encode(&list, &mut block);
         assert_eq!(peer.decode(&block.freeze()).as_ref(), Ok(&list));
-    }
-}
-
-/// A message body of any method.
-pub fn messages(script: &[u8]) {
-    let mut input = Input(script);
-    let paths = decode::all_paths();
-    let path = &paths[usize::from(input.octet()) % paths.len()];
-    for side in [Side::Request, Side::Reply] {
-        drop(decode::to_json(path, side, input.0));
     }
 }
 

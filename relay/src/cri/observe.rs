@@ -1,8 +1,8 @@
 //! What the relay tells its observers (the dumper, the metrics) about each call.
 
 use crate::cri::{
-    decode::Side,
     intercept::{Call, Status},
+    schema::Side,
 };
 use bytes::Bytes;
 use std::{fmt, sync::Arc, time::Duration};
@@ -16,6 +16,18 @@ pub enum Kind {
     Passthrough,
     /// The relay's own call to the runtime.
     Own,
+}
+
+impl Kind {
+    /// The word for it in the dump.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Intercepted => "intercepted",
+            Self::Passthrough => "passthrough",
+            Self::Own => "own",
+        }
+    }
 }
 
 /// How much an observer wants to know of a call.
@@ -48,7 +60,7 @@ pub enum Event {
         /// Message body without the gRPC prefix.
         body: Bytes,
     },
-    /// A message longer than the relay keeps for observers went by; told in place of its body.
+    /// A message longer than the relay keeps for observers went by; this event takes the place of its body.
     TooLong {
         /// Of which side.
         side: Side,

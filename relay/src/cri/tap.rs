@@ -1,9 +1,9 @@
 //! What observers get of one call: message bodies put together from DATA frames, and its end.
 
 use crate::cri::{
-    decode::Side,
     intercept::{Call, Status},
     observe::{Event, Interest, Kind, Observer},
+    schema::Side,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use std::{sync::Arc, time::Instant};

@@ -1,94 +1,131 @@
 //! One JSON object a line, for machines.
 
-use super::record::{Body, Kinded as _, Record, What};
-use serde_json::{Map, Value};
+use super::record::{Body, Event, Record};
+use serde::Serialize;
 
-/// An event as one line. `time` is seconds since the epoch.
-pub(super) fn line(record: &Record, time: f64) -> String {
-    let mut object = Map::new();
-    object.insert("time".into(), time.into());
-    object.insert("seq".into(), record.seq.into());
-    object.insert("kind".into(), record.kind.word().into());
-    object.insert("service".into(), record.service.as_str().into());
-    object.insert("method".into(), record.method.as_str().into());
-    let event = match &record.what {
-        What::Request(_) => "request",
-        What::Rewritten(_) => "rewritten",
-        What::Reply(_) => "reply",
-        What::Failed(_) | What::Named { failed: true } => "failed",
-        What::Named { failed: false } | What::Ended => "ended",
-        What::Count { .. } => "count",
-        What::Told(_) => "event",
-    };
-    object.insert("event".into(), event.into());
-    match &record.what {
-        What::Told(_) => {
-            if let Some(value) = &record.value {
-                object.insert("body".into(), value.clone());
-            }
-        }
-        What::Request(body) | What::Rewritten(body) | What::Reply(body) => {
-            object.insert("bytes".into(), record.bytes.into());
-            match (body, &record.value) {
-                (Body::Decoded(_), Some(value)) => {
-                    object.insert("body".into(), value.clone());
-                }
-                (Body::TooLong { limit, .. }, _) => {
-                    object.insert("left_out_above_bytes".into(), (*limit).into());
-                }
-                _ => {}
-            }
-        }
-        What::Failed(error) => {
-            object.insert("error".into(), error.as_str().into());
-        }
-        What::Count { calls, all, rate } => {
-            object.insert("calls".into(), (*calls).into());
-            object.insert("all_calls".into(), (*all).into());
-            object.insert("calls_per_s".into(), (*rate).into());
-        }
-        What::Named { .. } | What::Ended => {}
-    }
-    if let Some(code) = record.code {
-        object.insert("code".into(), code.into());
-    }
-    if let Some(latency) = record.latency {
-        object.insert("latency_s".into(), latency.as_secs_f64().into());
-    }
-    if let Some(runtime) = record.runtime {
-        object.insert("runtime_s".into(), runtime.as_secs_f64().into());
-    }
-    format!("{}\n", Value::Object(object))
+/// An event's fields, in the order of their names.
+#[derive(Default, Serialize)]
+struct Line<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    all_calls: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'a Body<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calls: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calls_per_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    event: &'static str,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out_above_bytes: Option<usize>,
+    method: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runtime_s: Option<f64>,
+    seq: u64,
+    service: &'a str,
+    time: f64,
 }
 
 /// The line that owns up to dropped events.
-pub(super) fn dropped(count: u64, time: f64) -> String {
-    let mut object = Map::new();
-    object.insert("time".into(), time.into());
-    object.insert("event".into(), "dropped".into());
-    object.insert("count".into(), count.into());
-    format!("{}\n", Value::Object(object))
+#[derive(Serialize)]
+struct Dropped {
+    count: u64,
+    event: &'static str,
+    time: f64,
+}
+
+/// Writes an event as one line. `time` is seconds since the epoch.
+///
+/// # Errors
+/// When the body is no message of its method; part of the line is written then.
+pub(super) fn put(out: &mut Vec<u8>, record: &Record<'_>, time: f64) -> serde_json::Result<()> {
+    let mut line = Line {
+        code: record.code,
+        kind: record.kind.as_str(),
+        latency_s: record.latency.map(|latency| latency.as_secs_f64()),
+        method: record.method,
+        runtime_s: record.runtime.map(|runtime| runtime.as_secs_f64()),
+        seq: record.seq,
+        service: record.service,
+        time,
+        ..Line::default()
+    };
+    line.event = match &record.event {
+        Event::Request(_) => "request",
+        Event::Rewritten { .. } => "rewritten",
+        Event::Reply(_) => "reply",
+        Event::Failed(error) => {
+            line.error = Some(error);
+            "failed"
+        }
+        Event::Named { failed: true } => "failed",
+        Event::Named { failed: false } | Event::Ended => "ended",
+        Event::Count { calls, all, rate } => {
+            line.calls = Some(*calls);
+            line.all_calls = Some(*all);
+            line.calls_per_s = Some(*rate);
+            "count"
+        }
+        Event::Own(_) => "event",
+    };
+    if let Some(body) = record.event.body() {
+        line.bytes = (!matches!(body, Body::Value(_))).then_some(record.bytes);
+        match body {
+            Body::Message { .. } | Body::Value(_) => line.body = Some(body),
+            Body::TooLong { limit } => line.left_out_above_bytes = Some(*limit),
+            Body::Unknown => {}
+        }
+    }
+    put_line(out, &line)
+}
+
+/// Writes the line that owns up to dropped events.
+///
+/// # Errors
+/// None that is known of.
+pub(super) fn put_dropped(out: &mut Vec<u8>, count: u64, time: f64) -> serde_json::Result<()> {
+    let event = "dropped";
+    put_line(out, &Dropped { count, event, time })
+}
+
+fn put_line(out: &mut Vec<u8>, line: &impl Serialize) -> serde_json::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.push(b'\n');
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cri::observe::Kind;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn an_event_is_one_object() {
-        let mut record = Record::test(
-            Kind::Own,
-            "StopContainer",
-            9,
-            What::Failed("no\nway".to_owned()),
-        );
-        record.code = Some(5);
-        let line = line(&record, 1.5);
-        assert_eq!(line.matches('\n').count(), 1);
+        let record = Record {
+            kind: Kind::Own,
+            service: "runtime.v1.RuntimeService",
+            method: "StopContainer",
+            seq: 9,
+            event: Event::Failed("no\nway".to_owned()),
+            bytes: 0,
+            code: Some(5),
+            latency: None,
+            runtime: None,
+        };
+        let mut line = Vec::new();
+        put(&mut line, &record, 1.5).unwrap();
+        assert_eq!(line.iter().filter(|octet| **octet == b'\n').count(), 1);
         assert_eq!(
-            serde_json::from_str::<Value>(&line).unwrap(),
+            serde_json::from_slice::<Value>(&line).unwrap(),
             json!({
                 "time": 1.5, "seq": 9, "kind": "own", "service": "runtime.v1.RuntimeService",
                 "method": "StopContainer", "event": "failed", "error": "no\nway", "code": 5

@@ -1,26 +1,37 @@
-//! One event, decoded and ready to be shown.
+//! One event, ready to be printed.
 
+use super::message::Message;
 use crate::cri::observe::Kind;
+use serde::{Serialize, Serializer, ser::Error as _};
 use serde_json::Value;
 use std::time::Duration;
 
-/// A message body for people.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Body {
-    /// As YAML.
-    Decoded(String),
-    /// So many bytes of a message this build does not know.
-    Opaque(usize),
-    /// So many bytes, of which none was kept: more than the limit.
-    TooLong { bytes: usize, limit: usize },
+/// A message body.
+#[derive(Debug)]
+pub(super) enum Body<'a> {
+    /// A message of CRI, and what the scheduler did to its container.
+    Message {
+        message: Message<'a>,
+        measured: Option<Value>,
+    },
+    /// What the relay itself says.
+    Value(&'a Value),
+    /// Of a method that this build does not know, or no message of its method.
+    Unknown,
+    /// Not kept: longer than so many bytes.
+    TooLong { limit: usize },
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum What {
-    Request(Body),
-    Rewritten(Body),
-    Reply(Body),
+#[derive(Debug)]
+pub(super) enum Event<'a> {
+    Request(Body<'a>),
+    Rewritten {
+        body: Body<'a>,
+        /// How it differs from the request, a line each; `None` when one of the two is unknown.
+        changes: Option<String>,
+    },
+    Reply(Body<'a>),
     Failed(String),
     Named {
         failed: bool,
@@ -32,19 +43,17 @@ pub(super) enum What {
     },
     Ended,
     /// Not a call: something the relay itself did.
-    Told(Body),
+    Own(Body<'a>),
 }
 
-/// One event.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Record {
+/// One event, and the call that it belongs to.
+#[derive(Debug)]
+pub(super) struct Record<'a> {
     pub(super) kind: Kind,
-    pub(super) service: String,
-    pub(super) method: String,
+    pub(super) service: &'a str,
+    pub(super) method: &'a str,
     pub(super) seq: u64,
-    pub(super) what: What,
-    /// The message for machines.
-    pub(super) value: Option<Value>,
+    pub(super) event: Event<'a>,
     /// Size of the message on the wire.
     pub(super) bytes: usize,
     /// gRPC code, when the call failed.
@@ -55,25 +64,37 @@ pub(super) struct Record {
     pub(super) runtime: Option<Duration>,
 }
 
-impl Record {
-    #[cfg(test)]
-    pub(super) fn test(kind: Kind, method: &str, seq: u64, what: What) -> Self {
-        Self {
-            kind,
-            service: "runtime.v1.RuntimeService".to_owned(),
-            method: method.to_owned(),
-            seq,
-            what,
-            value: None,
-            bytes: 0,
-            code: None,
-            latency: None,
-            runtime: None,
+impl<'a> Event<'a> {
+    pub(super) fn body(&self) -> Option<&Body<'a>> {
+        match self {
+            Self::Request(body)
+            | Self::Rewritten { body, .. }
+            | Self::Reply(body)
+            | Self::Own(body) => Some(body),
+            Self::Failed(_) | Self::Named { .. } | Self::Count { .. } | Self::Ended => None,
+        }
+    }
+
+    /// The body turned out to be no message of its method.
+    pub(super) fn set_unknown(&mut self) {
+        match self {
+            Self::Request(body)
+            | Self::Rewritten { body, .. }
+            | Self::Reply(body)
+            | Self::Own(body) => *body = Body::Unknown,
+            Self::Failed(_) | Self::Named { .. } | Self::Count { .. } | Self::Ended => {}
         }
     }
 }
 
-/// The word for a kind of call.
-pub(super) trait Kinded {
-    fn word(self) -> &'static str;
+impl Serialize for Body<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Message { message, measured } => message
+                .with_measured(measured.as_ref())
+                .serialize(serializer),
+            Self::Value(value) => value.serialize(serializer),
+            Self::Unknown | Self::TooLong { .. } => Err(S::Error::custom("there is no body")),
+        }
+    }
 }

@@ -1,8 +1,10 @@
 //! The hot side of the dumper: decides in nanoseconds, clones, queues.
 
 use super::{
+    error::DumpError,
+    queue::{CallEvent, Counters, Item, Measurements, OwnEvent, body_bytes},
     rule::{Rules, Target},
-    writer::{Item, Message, Own, Writer},
+    writer::Writer,
 };
 use crate::{
     config::{DumpConfig, DumpFormat},
@@ -11,14 +13,11 @@ use crate::{
         observe::{Event, Interest, Kind, Observer},
     },
 };
-use bytes::Bytes;
 use std::{
     collections::HashMap,
-    fmt, io,
-    path::PathBuf,
     sync::{
         Arc, Mutex, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::Ordering,
         mpsc::{self, SyncSender, TrySendError},
     },
     thread::JoinHandle,
@@ -31,58 +30,25 @@ const QUEUE_EVENTS: usize = 8192;
 /// Bytes of message bodies that may wait for the writer.
 const QUEUE_BYTES: usize = 16 << 20;
 
-/// Paths whose target is remembered; others are judged anew each time.
+/// Paths whose target is remembered; of all others the rules are asked each time.
 const REMEMBERED_PATHS: usize = 1024;
-
-/// Scheduler measurements of a container, for its records in a full dump.
-pub trait Measurements: fmt::Debug + Send + Sync + 'static {
-    /// What was measured since the last record about this container; `None` when nothing is known.
-    fn since_last(&self, container: &str) -> Option<serde_json::Value>;
-}
 
 /// Dumps messages: an [`Observer`] with a writer thread behind it.
 #[derive(Debug)]
 pub struct Dumper {
-    rules: RwLock<Judged>,
-    queue: SyncSender<Message>,
-    shared: Arc<Shared>,
+    rules: RwLock<RuleTable>,
+    queue: SyncSender<Item>,
+    counters: Arc<Counters>,
     /// Whether the writer needs to hear of every call's end.
     ends: bool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What both sides of the queue count.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    /// Bytes of bodies in the queue.
-    pub(super) bytes: AtomicUsize,
-    /// Events that did not fit.
-    pub(super) dropped: AtomicU64,
-    /// Events written.
-    pub(super) written: AtomicU64,
-}
-
+/// The rules in force, and the targets they gave the paths of calls.
 #[derive(Debug)]
-struct Judged {
+struct RuleTable {
     rules: Rules,
     targets: HashMap<Box<str>, Target>,
-}
-
-/// Why dumping cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum DumpError {
-    /// The file cannot be opened.
-    #[error("cannot open dump file {}", path.display())]
-    Open {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The thread cannot be started.
-    #[error("cannot start the dump's writer thread")]
-    Thread(#[source] io::Error),
 }
 
 impl Dumper {
@@ -94,21 +60,21 @@ impl Dumper {
         config: &DumpConfig,
         measurements: Option<Arc<dyn Measurements>>,
     ) -> Result<Self, DumpError> {
-        let shared = Arc::new(Shared::default());
+        let counters = Arc::new(Counters::default());
         let (queue, receiver) = mpsc::sync_channel(QUEUE_EVENTS);
-        let ends = is_json(config) || measurements.is_some();
-        let writer = Writer::open(config, measurements, Arc::clone(&shared))?;
+        let ends = config.format == DumpFormat::Json || measurements.is_some();
+        let writer = Writer::open(config, measurements, Arc::clone(&counters))?;
         let thread = std::thread::Builder::new()
             .name("dump".to_owned())
             .spawn(move || writer.run(&receiver))
             .map_err(DumpError::Thread)?;
         Ok(Self {
-            rules: RwLock::new(Judged {
+            rules: RwLock::new(RuleTable {
                 rules: config.rules.clone(),
                 targets: HashMap::new(),
             }),
             queue,
-            shared,
+            counters,
             ends,
             thread: Mutex::new(Some(thread)),
         })
@@ -116,11 +82,11 @@ impl Dumper {
 
     /// Puts other rules in force, for calls from now on.
     pub fn set_rules(&self, rules: Rules) {
-        let mut judged = self
+        let mut table = self
             .rules
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        *judged = Judged {
+        *table = RuleTable {
             rules,
             targets: HashMap::new(),
         };
@@ -133,46 +99,46 @@ impl Dumper {
         if target == Target::Off {
             return;
         }
-        let own = Own {
+        let own = OwnEvent {
             name,
             seq,
             target,
             value,
             at: Instant::now(),
         };
-        if self.queue.try_send(Message::Own(own)).is_err() {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        if self.queue.try_send(Item::Own(own)).is_err() {
+            self.counters.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Opens the file by its name again, after someone moved it away. Waits for nothing.
     pub fn reopen(&self) {
-        self.control(Message::Reopen);
+        self.control(Item::Reopen);
     }
 
     /// Events dropped because the writer could not keep up.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
+        self.counters.dropped.load(Ordering::Relaxed)
     }
 
     /// Events written.
     #[must_use]
     pub fn written(&self) -> u64 {
-        self.shared.written.load(Ordering::Relaxed)
+        self.counters.written.load(Ordering::Relaxed)
     }
 
     /// Waits until everything queued so far is written, or the time is up; `true` when it is written.
     #[must_use]
     pub fn flush(&self, limit: Duration) -> bool {
         let (done, wait) = mpsc::sync_channel(1);
-        self.control(Message::Flush(done)) && wait.recv_timeout(limit).is_ok()
+        self.control(Item::Flush(done)) && wait.recv_timeout(limit).is_ok()
     }
 
     /// Writes what is queued and ends the writer, within the limit. Later events are lost.
     pub fn stop(&self, limit: Duration) {
         let flushed = self.flush(limit);
-        let stopped = flushed && self.control(Message::Stop);
+        let stopped = flushed && self.control(Item::Stop);
         let thread = self
             .thread
             .lock()
@@ -183,15 +149,15 @@ impl Dumper {
         }
     }
 
-    /// Queues a message that must not be dropped, but not for ever: the queue moves while the writer
+    /// Queues an item that must not be dropped, but not for ever: the queue moves while the writer
     /// lives.
-    fn control(&self, mut message: Message) -> bool {
+    fn control(&self, mut item: Item) -> bool {
         let deadline = Instant::now() + Duration::from_secs(1);
         loop {
-            match self.queue.try_send(message) {
+            match self.queue.try_send(item) {
                 Ok(()) => return true,
                 Err(TrySendError::Full(back)) if Instant::now() < deadline => {
-                    message = back;
+                    item = back;
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(_) => return false,
@@ -201,21 +167,21 @@ impl Dumper {
 
     fn target(&self, path: &str) -> Target {
         let known = {
-            let judged = self
+            let table = self
                 .rules
                 .read()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            judged.targets.get(path).copied()
+            table.targets.get(path).copied()
         };
         known.unwrap_or_else(|| {
-            let mut judged = self
+            let mut table = self
                 .rules
                 .write()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             let method = path.rsplit('/').next().unwrap_or_default();
-            let target = judged.rules.target(method);
-            if judged.targets.len() < REMEMBERED_PATHS {
-                judged.targets.insert(path.into(), target);
+            let target = table.rules.target(method);
+            if table.targets.len() < REMEMBERED_PATHS {
+                table.targets.insert(path.into(), target);
             }
             target
         })
@@ -223,10 +189,10 @@ impl Dumper {
 
     /// Takes room in the queue for a body; one larger than the whole queue may go alone.
     fn room_for(&self, bytes: usize) -> bool {
-        let before = self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = before == 0 || before + bytes <= QUEUE_BYTES;
         if !fits {
-            self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.counters.bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         fits
     }
@@ -243,7 +209,8 @@ impl Observer for Dumper {
 
     fn observe(&self, call: &Arc<Call>, kind: Kind, event: Event) {
         let target = match &event {
-            // Who is told of a call wanted to know of it when it began: all of it, whatever the rules are by now.
+            // The dumper hears only of calls that it wanted when they began: it dumps all of them, whatever the rules
+            // are by now.
             Event::End { failed, .. } => match self.target(&call.path) {
                 Target::Off | Target::Full => {
                     if failed.is_none() && !self.ends && kind != Kind::Intercepted {
@@ -251,36 +218,28 @@ impl Observer for Dumper {
                     }
                     Target::Full
                 }
-                other => other,
+                target => target,
             },
             _ => Target::Full,
         };
-        let bytes = body(&event).map_or(0, Bytes::len);
+        let bytes = body_bytes(&event);
         let queued = self.room_for(bytes) && {
-            let item = Item {
+            let event = CallEvent {
                 call: Arc::clone(call),
                 kind,
                 target,
                 event,
                 at: Instant::now(),
             };
-            let sent = self.queue.try_send(Message::Item(item)).is_ok();
+            let sent = self.queue.try_send(Item::Call(event)).is_ok();
             if !sent {
-                self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                self.counters.bytes.fetch_sub(bytes, Ordering::Relaxed);
             }
             sent
         };
         if !queued {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            self.counters.dropped.fetch_add(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// The body an event carries.
-pub(super) fn body(event: &Event) -> Option<&Bytes> {
-    match event {
-        Event::Request { body } | Event::Rewritten { body } | Event::Reply { body } => Some(body),
-        Event::TooLong { .. } | Event::End { .. } => None,
     }
 }
 
@@ -288,11 +247,6 @@ impl Drop for Dumper {
     fn drop(&mut self) {
         self.stop(Duration::from_secs(1));
     }
-}
-
-/// Whether the file holds JSON.
-pub(super) fn is_json(config: &DumpConfig) -> bool {
-    config.format == DumpFormat::Json
 }
 
 #[cfg(test)]

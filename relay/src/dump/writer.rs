@@ -1,27 +1,26 @@
 //! The slow side of the dumper: one thread that decodes, hides secrets and writes whole events.
 
-mod bodies;
 mod clock;
 mod output;
 
 use super::{
+    diff,
+    error::DumpError,
     json,
-    record::{Body, Record, What},
-    redact,
+    message::Message,
+    queue::{CallEvent, Counters, Item, Measurements, OwnEvent, body_bytes},
+    record::{Body, Event, Record},
     rule::Target,
-    sink::{DumpError, Measurements, Shared, body, is_json},
-    text,
+    yaml,
 };
 use crate::{
-    config::DumpConfig,
+    config::{DumpConfig, DumpFormat},
     cri::{
-        decode::{Side, to_json},
-        intercept::Call,
-        observe::{Event, Kind},
+        observe::{self, Kind},
+        schema::{Side, message_type},
     },
     log::Level,
 };
-use bodies::Bodies;
 use bytes::Bytes;
 use clock::{Clock, put_latency};
 use output::Output;
@@ -29,60 +28,26 @@ use rustix::process::setpriority_process;
 use serde_json::Value;
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::Ordering,
-        mpsc::{Receiver, SyncSender},
-    },
+    sync::{Arc, atomic::Ordering, mpsc::Receiver},
     time::{Duration, Instant},
 };
 
 /// How long the writer rests after it has emptied the queue, so that it is woken seldom and writes much
-/// at once; waking it costs the caller more than queueing. Short enough for the queue to hold what comes
+/// at once: waking it costs the caller more than queueing. Short enough for the queue to hold what comes
 /// meanwhile, and for a log that is followed.
 const REST: Duration = Duration::from_millis(10);
 
-/// Messages after which the writer lets others have its CPU that wait for it: the kernel does not take it
-/// from a thread that has just begun, not even for one of higher priority, and a call would wait for all that
-/// came together.
-const STRETCH: usize = 16;
+/// Items after which the writer yields its CPU to threads that wait for it: the kernel does not take the CPU
+/// from a thread that has just begun, not even for a thread of higher priority, and a call would wait for the
+/// whole batch.
+const ITEMS_PER_YIELD: usize = 16;
 
-/// The writer's nice value: where CPUs are short, calls go before what is told of them. Not the highest: it
+/// The writer's nice value: where CPUs are short, calls go before their dump. Not the highest: the writer
 /// keeps a tenth of a busy thread's share, so that little is dropped.
 const NICE: i32 = 10;
 
 /// Calls whose request is remembered until they end.
 const REMEMBERED_CALLS: usize = 4096;
-
-/// An event on its way to the writer.
-#[derive(Debug)]
-pub(super) struct Item {
-    pub(super) call: Arc<Call>,
-    pub(super) kind: Kind,
-    pub(super) target: Target,
-    pub(super) event: Event,
-    pub(super) at: Instant,
-}
-
-/// Something the relay itself did, on its way to the writer.
-#[derive(Debug)]
-pub(super) struct Own {
-    pub(super) name: &'static str,
-    pub(super) seq: u64,
-    pub(super) target: Target,
-    pub(super) value: Value,
-    pub(super) at: Instant,
-}
-
-/// What the queue holds.
-#[derive(Debug)]
-pub(super) enum Message {
-    Item(Item),
-    Own(Own),
-    Reopen,
-    Flush(SyncSender<()>),
-    Stop,
-}
 
 /// Remembered of a call until it ends.
 #[derive(Debug, Default)]
@@ -93,7 +58,7 @@ struct Pending {
 }
 
 #[derive(Debug)]
-struct Counted {
+struct Count {
     calls: u64,
     reported_calls: u64,
     reported: Instant,
@@ -102,16 +67,17 @@ struct Counted {
 #[derive(Debug)]
 pub(super) struct Writer {
     output: Output,
-    bodies: Bodies,
+    /// The body being written, in YAML or as changes.
+    text: Vec<u8>,
     json: bool,
     secrets: bool,
     count_period: Duration,
     measurements: Option<Arc<dyn Measurements>>,
-    shared: Arc<Shared>,
+    counters: Arc<Counters>,
     pending: HashMap<u64, Pending>,
-    counts: HashMap<String, Counted>,
+    counts: HashMap<String, Count>,
     all_counted: u64,
-    dropped_said: u64,
+    dropped_reported: u64,
     clock: Clock,
 }
 
@@ -119,25 +85,25 @@ impl Writer {
     pub(super) fn open(
         config: &DumpConfig,
         measurements: Option<Arc<dyn Measurements>>,
-        shared: Arc<Shared>,
+        counters: Arc<Counters>,
     ) -> Result<Self, DumpError> {
         Ok(Self {
             output: Output::open(config)?,
-            bodies: Bodies::default(),
-            json: is_json(config),
+            text: Vec::new(),
+            json: config.format == DumpFormat::Json,
             secrets: config.secrets,
             count_period: config.count_period,
             measurements,
-            shared,
+            counters,
             pending: HashMap::new(),
             counts: HashMap::new(),
             all_counted: 0,
-            dropped_said: 0,
+            dropped_reported: 0,
             clock: Clock::now(),
         })
     }
 
-    pub(super) fn run(mut self, queue: &Receiver<Message>) {
+    pub(super) fn run(mut self, queue: &Receiver<Item>) {
         // On Linux that of the calling thread alone.
         if let Err(error) = setpriority_process(None, NICE) {
             tracing::debug!(target: "message", "the dump's writer has the priority of all: {error}");
@@ -145,31 +111,31 @@ impl Writer {
         while let Ok(first) = queue.recv() {
             self.begin();
             let mut next = Some(first);
-            let mut at_a_stretch = 0;
-            while let Some(message) = next {
-                at_a_stretch += 1;
-                if at_a_stretch == STRETCH {
-                    at_a_stretch = 0;
+            let mut since_yield = 0;
+            while let Some(item) = next {
+                since_yield += 1;
+                if since_yield == ITEMS_PER_YIELD {
+                    since_yield = 0;
                     std::thread::yield_now();
                 }
-                match message {
-                    Message::Item(item) => self.item(&item),
-                    Message::Own(own) => self.own(own),
-                    Message::Reopen => self.output.reopen(),
-                    Message::Flush(done) => {
-                        self.say_dropped();
+                match item {
+                    Item::Call(event) => self.call(&event),
+                    Item::Own(event) => self.own(&event),
+                    Item::Reopen => self.output.reopen(),
+                    Item::Flush(done) => {
+                        self.report_dropped();
                         self.output.write_out();
-                        // Who asked may have stopped waiting.
+                        // The caller may have stopped waiting.
                         done.try_send(()).ok();
                     }
-                    Message::Stop => {
+                    Item::Stop => {
                         self.output.write_out();
                         return;
                     }
                 }
                 next = queue.try_recv().ok();
                 if next.is_none() {
-                    self.say_dropped();
+                    self.report_dropped();
                     self.output.write_out();
                     std::thread::sleep(REST);
                     next = queue.try_recv().ok();
@@ -185,186 +151,162 @@ impl Writer {
         self.output.begin();
     }
 
-    fn item(&mut self, item: &Item) {
-        if let Some(body) = body(&item.event) {
-            self.shared.bytes.fetch_sub(body.len(), Ordering::Relaxed);
+    fn call(&mut self, event: &CallEvent) {
+        let bytes = body_bytes(&event.event);
+        self.counters.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(mut record) = self.record(event) {
+            self.put(&mut record, event.at);
         }
-        if self.straight(item) {
-            self.shared.written.fetch_add(1, Ordering::Relaxed);
-        } else if let Some(record) = self.record(item) {
-            self.shared.written.fetch_add(1, Ordering::Relaxed);
-            self.put(&record, item.at);
-        }
-        self.output.settle();
     }
 
     /// An event that is no call: always in words, and as a body where bodies are wanted.
-    fn own(&mut self, own: Own) {
-        let what = match own.target {
-            Target::Full => What::Told(Body::Decoded(text::yaml(&own.value))),
-            Target::Off | Target::Name | Target::Count => What::Named { failed: false },
-        };
-        let record = Record {
+    fn own(&mut self, event: &OwnEvent) {
+        let mut record = Record {
             kind: Kind::Own,
-            service: String::new(),
-            method: own.name.to_owned(),
-            seq: own.seq,
-            what,
-            value: Some(own.value),
+            service: "",
+            method: event.name,
+            seq: event.seq,
+            event: match event.target {
+                Target::Full => Event::Own(Body::Value(&event.value)),
+                Target::Off | Target::Name | Target::Count => Event::Named { failed: false },
+            },
             bytes: 0,
             code: None,
             latency: None,
             runtime: None,
         };
-        self.shared.written.fetch_add(1, Ordering::Relaxed);
-        self.put(&record, own.at);
-        self.output.settle();
+        self.put(&mut record, event.at);
     }
 
-    fn put(&mut self, record: &Record, at: Instant) {
-        match record.what {
-            What::Ended => {}
-            What::Failed(_) | What::Named { failed: true } => {
-                self.output.log(record, Level::Warn);
-            }
-            _ => self.output.log(record, Level::Info),
+    /// Prints a record into log and file.
+    fn put(&mut self, record: &mut Record<'_>, at: Instant) {
+        self.counters.written.fetch_add(1, Ordering::Relaxed);
+        let level = match record.event {
+            Event::Failed(_) | Event::Named { failed: true } => Level::Warn,
+            _ => Level::Info,
+        };
+        let in_log = self.output.shows(level) && !matches!(record.event, Event::Ended);
+        let in_file = self.output.file().is_some();
+        if in_log || (in_file && !self.json) {
+            self.print_text(record);
         }
+        if in_log {
+            self.output.log(level, record, &self.text);
+        }
+        if in_file && self.json {
+            self.put_json(record, at);
+        } else if in_file {
+            let clock = &mut self.clock;
+            self.output.stamped(record, &self.text, |out| {
+                match (&record.event, record.latency) {
+                    (
+                        Event::Reply(_) | Event::Failed(_) | Event::Named { failed: true },
+                        Some(latency),
+                    ) => put_latency(out, latency),
+                    _ => clock.put_stamp(out, at),
+                }
+            });
+        }
+        self.output.write_if_much();
+    }
+
+    /// Puts the body of a record into `text`: in YAML or, when it is known, as what changed.
+    fn print_text(&mut self, record: &mut Record<'_>) {
+        self.text.clear();
+        match &record.event {
+            Event::Rewritten {
+                changes: Some(changes),
+                ..
+            } => self.text.extend_from_slice(changes.as_bytes()),
+            event => {
+                if let Some(body @ (Body::Message { .. } | Body::Value(_))) = event.body()
+                    && yaml::write(&mut self.text, body).is_err()
+                {
+                    record.event.set_unknown();
+                }
+            }
+        }
+    }
+
+    fn put_json(&mut self, record: &mut Record<'_>, at: Instant) {
+        let time = self.clock.epoch_s(at);
         let Some(file) = self.output.file() else {
             return;
         };
-        if self.json {
-            let line = json::line(record, self.clock.epoch_s(at));
-            return file.extend_from_slice(line.as_bytes());
-        }
-        let mut stamp = Vec::new();
-        match (&record.what, record.latency) {
-            (What::Reply(_) | What::Failed(_) | What::Named { failed: true }, Some(latency)) => {
-                put_latency(&mut stamp, latency);
-            }
-            _ => self.clock.put_stamp(&mut stamp, at),
-        }
-        let lines = text::lines(record, Some(&String::from_utf8_lossy(&stamp)));
-        file.extend_from_slice(lines.as_bytes());
-    }
-
-    /// What nearly every event takes: a body that goes to log and file as text, without a tree of it in
-    /// between. False for what needs more; nothing has happened then.
-    fn straight(&mut self, item: &Item) -> bool {
-        let call = &item.call;
-        let method = call.method();
-        if item.target != Target::Full || (self.json && self.output.has_file()) {
-            return false;
-        }
-        let (side, body) = match &item.event {
-            Event::Request { body } if method != UPDATE => (Side::Request, body),
-            Event::Reply { body } => (Side::Reply, body),
-            Event::End { failed: None, .. } => {
-                self.pending.remove(&call.seq);
-                return true;
-            }
-            _ => return false,
-        };
-        let Some(shown) = self.bodies.show(&call.path, side, body, self.secrets) else {
-            return false;
-        };
-        let mut block = text::Block {
-            kind: item.kind,
-            word: "REQUEST",
-            method,
-            seq: call.seq,
-            arrow: "=>",
-            yaml: shown.yaml,
-            ends: shown.ends,
-        };
-        if side == Side::Request {
-            if self.measurements.is_some() || item.kind == Kind::Intercepted {
-                remember(&mut self.pending, item, body, shown.container);
-            }
-            let clock = &mut self.clock;
-            self.output
-                .block(&block, |out| clock.put_stamp(out, item.at));
-            return true;
-        }
-        if let Some(measurements) = &self.measurements
-            && let Some(pending) = self.pending.get_mut(&call.seq)
-        {
-            learn(pending, shown.container);
-            if method != UPDATE
-                && let Some(container) = &pending.container
-                && let Some(measured) = measurements.since_last(container)
-            {
-                let value = self.decode(&call.path, side, body);
-                let record = reply(item, body, with(value, measured));
-                self.put(&record, item.at);
-                return true;
+        let begin = file.len();
+        if json::put(file, record, time).is_err() {
+            file.truncate(begin);
+            record.event.set_unknown();
+            if let Err(error) = json::put(file, record, time) {
+                file.truncate(begin);
+                tracing::error!(target: "message", "cannot dump an event as JSON: {error}");
             }
         }
-        (block.word, block.arrow) = ("REPLY", "<=");
-        let latency = item.at.saturating_duration_since(call.received);
-        self.output.block(&block, |out| put_latency(out, latency));
-        true
     }
 
     /// What is to be shown of an event, if anything.
-    fn record(&mut self, item: &Item) -> Option<Record> {
-        let call = &item.call;
-        let mut record = blank(item);
-        match &item.event {
-            Event::Request { body } => {
-                let value = self.decode(&call.path, Side::Request, body);
-                let container = value.as_ref().and_then(container_of);
-                remember(&mut self.pending, item, body, container);
-                let value = if record.method == UPDATE {
-                    self.with_measurements(value, call.seq)
-                } else {
-                    value
-                };
-                record.what = What::Request(as_yaml(value.as_ref(), body.len()));
-                record.value = value;
+    fn record<'a>(&mut self, event: &'a CallEvent) -> Option<Record<'a>> {
+        let call = &event.call;
+        let latency = event.at.saturating_duration_since(call.received);
+        let mut record = Record {
+            kind: event.kind,
+            service: call.service(),
+            method: call.method(),
+            seq: call.seq,
+            event: Event::Ended,
+            bytes: body_bytes(&event.event),
+            code: None,
+            latency: None,
+            runtime: None,
+        };
+        match &event.event {
+            observe::Event::Request { body } => {
+                let message = self.message(&call.path, Side::Request, body);
+                self.remember(event, body, message.as_ref());
+                let measured = (record.method == UPDATE)
+                    .then(|| self.measured(call.seq))
+                    .flatten();
+                record.event = Event::Request(message_body(message, measured));
             }
-            Event::Rewritten { body } => {
-                let value = self.decode(&call.path, Side::Request, body);
+            observe::Event::Rewritten { body } => {
+                let message = self.message(&call.path, Side::Request, body);
                 let received = self
                     .pending
                     .get_mut(&call.seq)
-                    .and_then(|pending| pending.request.take())
-                    .and_then(|request| self.decode(&call.path, Side::Request, &request));
-                record.what = What::Rewritten(match (&received, &value) {
-                    (Some(received), Some(sent)) => Body::Decoded(text::difference(received, sent)),
-                    _ => as_yaml(value.as_ref(), body.len()),
-                });
-                record.value = value;
-            }
-            Event::Reply { body } => {
-                let value = self.decode(&call.path, Side::Reply, body);
-                if let Some(pending) = self.pending.get_mut(&call.seq) {
-                    learn(pending, value.as_ref().and_then(container_of));
-                }
-                let value = if record.method == UPDATE {
-                    value
-                } else {
-                    self.with_measurements(value, call.seq)
+                    .and_then(|pending| pending.request.take());
+                let received = received
+                    .as_ref()
+                    .and_then(|request| self.message(&call.path, Side::Request, request));
+                record.event = Event::Rewritten {
+                    changes: changes(received, message),
+                    body: message_body(message, None),
                 };
-                return Some(reply(item, body, value));
             }
-            Event::TooLong {
+            observe::Event::Reply { body } => {
+                let message = self.message(&call.path, Side::Reply, body);
+                self.learn_container(call.seq, message.as_ref());
+                let measured = (record.method != UPDATE)
+                    .then(|| self.measured(call.seq))
+                    .flatten();
+                record.latency = Some(latency);
+                record.event = Event::Reply(message_body(message, measured));
+            }
+            observe::Event::TooLong {
                 side,
                 octets,
                 limit,
             } => {
-                let (bytes, limit) = (*octets, *limit);
-                record.bytes = bytes;
-                let body = Body::TooLong { bytes, limit };
-                record.what = match side {
-                    Side::Request => What::Request(body),
+                record.bytes = *octets;
+                let body = Body::TooLong { limit: *limit };
+                record.event = match side {
+                    Side::Request => Event::Request(body),
                     Side::Reply => {
-                        let latency = item.at.saturating_duration_since(call.received);
                         record.latency = Some(latency);
-                        What::Reply(body)
+                        Event::Reply(body)
                     }
                 };
             }
-            Event::End {
+            observe::Event::End {
                 failed,
                 total,
                 runtime,
@@ -373,11 +315,11 @@ impl Writer {
                 record.latency = Some(*total);
                 record.runtime = Some(*runtime);
                 record.code = failed.as_ref().map(|status| status.code);
-                record.what = match (item.target, failed) {
-                    (Target::Count, _) => return self.count(item, record),
-                    (Target::Full, Some(status)) => What::Failed(status.to_string()),
-                    (Target::Full, None) => What::Ended,
-                    (_, failed) => What::Named {
+                record.event = match (event.target, failed) {
+                    (Target::Count, _) => return self.count(event, record),
+                    (Target::Full, Some(status)) => Event::Failed(status.to_string()),
+                    (Target::Full, None) => Event::Ended,
+                    (_, failed) => Event::Named {
                         failed: failed.is_some(),
                     },
                 };
@@ -386,19 +328,27 @@ impl Writer {
         Some(record)
     }
 
-    fn count(&mut self, item: &Item, mut record: Record) -> Option<Record> {
+    fn message<'a>(&self, path: &str, side: Side, body: &'a [u8]) -> Option<Message<'a>> {
+        let message_type = message_type(path, side)?;
+        Some(Message::new(message_type, body, self.secrets))
+    }
+
+    fn count<'a>(&mut self, event: &CallEvent, mut record: Record<'a>) -> Option<Record<'a>> {
         self.all_counted += 1;
         let all = self.all_counted;
-        let counted = self.counts.entry(record.method.clone()).or_insert(Counted {
-            calls: 0,
-            reported_calls: 0,
-            reported: item.at,
-        });
+        let counted = self
+            .counts
+            .entry(record.method.to_owned())
+            .or_insert(Count {
+                calls: 0,
+                reported_calls: 0,
+                reported: event.at,
+            });
         counted.calls += 1;
-        let period = item.at.saturating_duration_since(counted.reported);
+        let period = event.at.saturating_duration_since(counted.reported);
         // Errors are shown at every level but off.
         if record.code.is_some() {
-            record.what = What::Named { failed: true };
+            record.event = Event::Named { failed: true };
             return Some(record);
         }
         if period < self.count_period {
@@ -406,51 +356,68 @@ impl Writer {
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let calls = (counted.calls - counted.reported_calls) as f64;
-        record.what = What::Count {
+        record.event = Event::Count {
             calls: counted.calls,
             all,
             rate: calls / period.as_secs_f64(),
         };
-        counted.reported = item.at;
+        counted.reported = event.at;
         counted.reported_calls = counted.calls;
         Some(record)
     }
 
-    fn decode(&self, path: &str, side: Side, body: &[u8]) -> Option<Value> {
-        let mut value = to_json(path, side, body)?;
-        redact::drop_empty(&mut value);
-        if !self.secrets {
-            redact::hide_secrets(&mut value);
-        }
-        Some(value)
-    }
-
-    fn with_measurements(&self, value: Option<Value>, seq: u64) -> Option<Value> {
-        let measured = self.measurements.as_ref().and_then(|measurements| {
-            let pending = self.pending.get(&seq)?;
-            measurements.since_last(pending.container.as_deref()?)
-        });
-        match measured {
-            Some(measured) => with(value, measured),
-            None => value,
+    /// Keeps what later events of the call need.
+    fn remember(&mut self, event: &CallEvent, request: &Bytes, message: Option<&Message<'_>>) {
+        let rewritable = event.kind == Kind::Intercepted;
+        if (rewritable || self.measurements.is_some()) && self.pending.len() < REMEMBERED_CALLS {
+            let pending = Pending {
+                request: rewritable.then(|| request.clone()),
+                container: self.container(message),
+            };
+            self.pending.insert(event.call.seq, pending);
         }
     }
 
-    fn say_dropped(&mut self) {
-        let dropped = self.shared.dropped.load(Ordering::Relaxed);
-        let new = dropped - self.dropped_said;
+    /// A reply may name the container that the request could not.
+    fn learn_container(&mut self, seq: u64, reply: Option<&Message<'_>>) {
+        let container = self.container(reply);
+        if let Some(pending) = self.pending.get_mut(&seq)
+            && pending.container.is_none()
+        {
+            pending.container = container;
+        }
+    }
+
+    /// The container that a message is about, when it is known what was measured of containers.
+    fn container(&self, message: Option<&Message<'_>>) -> Option<String> {
+        self.measurements.as_ref()?;
+        message?.container()
+    }
+
+    /// What was measured of the call's container since the last record about it.
+    fn measured(&self, seq: u64) -> Option<Value> {
+        let measurements = self.measurements.as_ref()?;
+        let container = self.pending.get(&seq)?.container.as_deref()?;
+        measurements.since_last(container)
+    }
+
+    fn report_dropped(&mut self) {
+        let dropped = self.counters.dropped.load(Ordering::Relaxed);
+        let new = dropped - self.dropped_reported;
         if new == 0 {
             return;
         }
-        self.dropped_said = dropped;
+        self.dropped_reported = dropped;
         tracing::warn!(target: "message", "{new} events dropped: the dump could not keep up");
         let now = Instant::now();
         let Some(file) = self.output.file() else {
             return;
         };
         if self.json {
-            let line = json::dropped(new, self.clock.epoch_s(now));
-            file.extend_from_slice(line.as_bytes());
+            let time = self.clock.epoch_s(now);
+            if let Err(error) = json::put_dropped(file, new, time) {
+                tracing::error!(target: "message", "cannot dump a number as JSON: {error}");
+            }
         } else {
             file.push(b'[');
             self.clock.put_stamp(file, now);
@@ -463,70 +430,13 @@ impl Writer {
 /// The call whose request is not recorded before something was measured for it.
 const UPDATE: &str = "UpdateContainerResources";
 
-fn remember(
-    pending: &mut HashMap<u64, Pending>,
-    item: &Item,
-    body: &Bytes,
-    container: Option<impl Into<String>>,
-) {
-    if pending.len() < REMEMBERED_CALLS {
-        let new = Pending {
-            request: (item.kind == Kind::Intercepted).then(|| body.clone()),
-            container: container.map(Into::into),
-        };
-        pending.insert(item.call.seq, new);
-    }
+fn message_body(message: Option<Message<'_>>, measured: Option<Value>) -> Body<'_> {
+    message.map_or(Body::Unknown, |message| Body::Message { message, measured })
 }
 
-fn learn(pending: &mut Pending, container: Option<impl Into<String>>) {
-    if let (None, Some(container)) = (&pending.container, container) {
-        pending.container = Some(container.into());
-    }
-}
-
-fn with(value: Option<Value>, measured: Value) -> Option<Value> {
-    let mut value = value?;
-    if let Some(fields) = value.as_object_mut() {
-        fields.insert("measured".to_owned(), measured);
-    }
-    Some(value)
-}
-
-fn blank(item: &Item) -> Record {
-    Record {
-        kind: item.kind,
-        service: item.call.service().to_owned(),
-        method: item.call.method().to_owned(),
-        seq: item.call.seq,
-        what: What::Ended,
-        value: None,
-        bytes: body(&item.event).map_or(0, Bytes::len),
-        code: None,
-        latency: None,
-        runtime: None,
-    }
-}
-
-fn reply(item: &Item, body: &Bytes, value: Option<Value>) -> Record {
-    Record {
-        what: What::Reply(as_yaml(value.as_ref(), body.len())),
-        value,
-        latency: Some(item.at.saturating_duration_since(item.call.received)),
-        ..blank(item)
-    }
-}
-
-fn as_yaml(value: Option<&Value>, bytes: usize) -> Body {
-    value.map_or(Body::Opaque(bytes), |value| {
-        Body::Decoded(text::yaml(value))
-    })
-}
-
-/// The container a message is about.
-fn container_of(value: &Value) -> Option<String> {
-    [value.get("container_id"), value.pointer("/status/id")]
-        .into_iter()
-        .flatten()
-        .find_map(Value::as_str)
-        .map(str::to_owned)
+/// How two requests differ; `None` when one of them is unknown.
+fn changes(received: Option<Message<'_>>, sent: Option<Message<'_>>) -> Option<String> {
+    let received = serde_json::to_value(received?).ok()?;
+    let sent = serde_json::to_value(sent?).ok()?;
+    Some(diff::changes(&received, &sent))
 }

@@ -1,6 +1,10 @@
 //! Where the dump goes: the file and the log, in large pieces.
 
-use super::super::{record::Record, sink::DumpError, text};
+use super::super::{
+    error::DumpError,
+    lines::{self, Destination},
+    record::Record,
+};
 use crate::{
     config::DumpConfig,
     log::{Bulk, Level},
@@ -23,7 +27,7 @@ pub(super) struct Output {
     batch: Vec<u8>,
     log: Bulk,
     file_failed: bool,
-    /// What each line of a block begins with.
+    /// What each line of an event begins with.
     head: Vec<u8>,
 }
 
@@ -51,45 +55,45 @@ impl Output {
         self.log.look_again();
     }
 
-    pub(super) fn has_file(&self) -> bool {
-        self.file.is_some()
-    }
-
     /// What goes into the file, when there is one.
     pub(super) fn file(&mut self) -> Option<&mut Vec<u8>> {
         self.file.is_some().then_some(&mut self.batch)
     }
 
-    /// A message with a body goes to the log and, with what `stamp` writes, to the file.
-    pub(super) fn block(&mut self, block: &text::Block<'_>, stamp: impl FnOnce(&mut Vec<u8>)) {
-        if self.log.shows(Level::Info) {
-            if let Some((head, out)) = self.log.info_lines() {
-                block.put(out, head, false);
-            } else {
-                let mut message = Vec::new();
-                block.put(&mut message, b"", false);
-                let message = String::from_utf8_lossy(&message);
-                self.log.add(Level::Info, message.trim_end());
-            }
-        }
-        if self.file.is_some() {
-            self.head.clear();
-            self.head.push(b'[');
-            stamp(&mut self.head);
-            self.head.extend_from_slice(b"] ");
-            block.put(&mut self.batch, &self.head, true);
-        }
+    /// Whether the log shows events of this level.
+    pub(super) fn shows(&self, level: Level) -> bool {
+        self.log.shows(level)
     }
 
     /// An event goes to the log.
-    pub(super) fn log(&mut self, record: &Record, level: Level) {
-        if self.log.shows(level) {
-            self.log.add(level, text::lines(record, None).trim_end());
+    pub(super) fn log(&mut self, level: Level, record: &Record<'_>, text: &[u8]) {
+        if level == Level::Info
+            && let Some((prefix, out)) = self.log.info_lines()
+        {
+            return lines::put(out, record, text, prefix, Destination::Log);
         }
+        let mut message = Vec::new();
+        lines::put(&mut message, record, text, b"", Destination::Log);
+        let message = String::from_utf8_lossy(&message);
+        self.log.add(level, message.trim_end());
+    }
+
+    /// An event goes to the file with what `stamp` writes in front of each line.
+    pub(super) fn stamped(
+        &mut self,
+        record: &Record<'_>,
+        text: &[u8],
+        stamp: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.head.clear();
+        self.head.push(b'[');
+        stamp(&mut self.head);
+        self.head.extend_from_slice(b"] ");
+        lines::put(&mut self.batch, record, text, &self.head, Destination::File);
     }
 
     /// Writes when enough has come together.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn write_if_much(&mut self) {
         if self.batch.len().max(self.log.len()) >= BATCH_BYTES {
             self.write_out();
         }

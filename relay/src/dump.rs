@@ -9,8 +9,8 @@
 //!       clones only                    (thread)   (redact)    json        ──▶ dump file
 //! ```
 //!
-//! There is one way from the bytes of a message to what is printed, [`message`], and one table of what is
-//! hidden on it, [`redact`].
+//! There is one way from the bytes of a message to what is printed, `message.rs`, and one table of what is
+//! hidden on it, `redact.rs`.
 
 pub mod rule;
 

@@ -186,7 +186,7 @@ fn put_field(out: &mut String, field: &FieldDescriptor) -> Result<(), Box<dyn Er
     };
     writeln!(
         out,
-        "        Field {{ name: \"{}\", kind: FieldKind::{kind}, repeated: {} }},",
+        "        MessageField {{ name: \"{}\", kind: FieldKind::{kind}, repeated: {} }},",
         field.name(),
         field.is_list()
     )?;

@@ -14,7 +14,7 @@ use cri_resmgr::{
         intercept::Call,
         observe::{Event, Interest, Kind, Observer as _},
     },
-    dump::{Dumper, rule::Rules},
+    dump::{Dumper, rule::DumpRules},
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use k8s_cri::v1;
@@ -37,7 +37,7 @@ const BATCH_BYTES: usize = 8 << 20;
 const ORDERS: usize = 20;
 
 fn dumper(spec: &str, format: DumpFormat) -> Dumper {
-    let mut rules = Rules::default();
+    let mut rules = DumpRules::default();
     rules.add(spec).unwrap();
     let config = DumpConfig {
         rules,

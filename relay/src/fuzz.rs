@@ -9,7 +9,7 @@ use crate::{
         fuzz as cri,
         schema::{Side, message_type, paths},
     },
-    dump::{Message, rule::Rules},
+    dump::{Message, rule::DumpRules},
     values,
 };
 use resmgr_topology::Topology;
@@ -17,7 +17,7 @@ use std::{io, path::Path};
 
 /// Something that reads what others write.
 #[derive(Clone, Copy, Debug)]
-pub struct Target {
+pub struct FuzzTarget {
     /// Its name, as `cargo xtask fuzz` knows it.
     pub name: &'static str,
     /// Reads any octets.
@@ -27,8 +27,8 @@ pub struct Target {
 }
 
 /// Everything that is fuzzed.
-pub const TARGETS: &[Target] = &[
-    Target {
+pub const TARGETS: &[FuzzTarget] = &[
+    FuzzTarget {
         name: "frames",
         run: cri::frames,
         seeds: &[
@@ -43,7 +43,7 @@ pub const TARGETS: &[Target] = &[
               \x09\x07\x00\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00",
         ],
     },
-    Target {
+    FuzzTarget {
         name: "hpack",
         run: cri::header_blocks,
         seeds: &[
@@ -51,7 +51,7 @@ pub const TARGETS: &[Target] = &[
             b"\x00\x0d\x40\x0acustom-key\x01v\x02\xbe\x3f\x01\xbe",
         ],
     },
-    Target {
+    FuzzTarget {
         name: "messages",
         run: messages,
         seeds: &[
@@ -59,7 +59,7 @@ pub const TARGETS: &[Target] = &[
             b"\x2a\x0a\x010\x12\x01n\x1a\x011\x22\x01v",
         ],
     },
-    Target {
+    FuzzTarget {
         name: "overlay",
         run: cri::overlays,
         seeds: &[
@@ -67,7 +67,7 @@ pub const TARGETS: &[Target] = &[
             b"\x000\x0a\x02id\x12\x04\x10\x07\x32\x00",
         ],
     },
-    Target {
+    FuzzTarget {
         name: "dump_spec",
         run: dump_spec,
         seeds: &[
@@ -75,7 +75,7 @@ pub const TARGETS: &[Target] = &[
             b"off:.*, name:(Run|Stop)PodSandbox,full:Cre{1\\,2}ate,count:*,on",
         ],
     },
-    Target {
+    FuzzTarget {
         name: "option_file",
         run: option_file,
         seeds: &[
@@ -83,7 +83,7 @@ pub const TARGETS: &[Target] = &[
             b"logger\n  debug = *\ndump=reset,full:.*\ndump-format = json\ndrain-timeout=5s\n",
         ],
     },
-    Target {
+    FuzzTarget {
         name: "config_document",
         run: config_document,
         seeds: &[
@@ -91,7 +91,7 @@ pub const TARGETS: &[Target] = &[
             b"policy.stp: |\n  pools:\n    exclusive:\n      cpuLists:\n      - Cpuset: 2-3\ndump: |\n  Config: full:.*\n",
         ],
     },
-    Target {
+    FuzzTarget {
         name: "pools_file",
         run: pools_file,
         seeds: &[
@@ -99,7 +99,7 @@ pub const TARGETS: &[Target] = &[
             b"labelNode: false\ntaintNode: false\npools:\n  shared:\n    exclusive: false\n    cpuLists:\n    - Cpuset: 0-1\n",
         ],
     },
-    Target {
+    FuzzTarget {
         name: "values",
         run: any_value,
         seeds: &[b"cpu=1500m,memory=1Gi", b"0-3,8", b"1h2m3s"],
@@ -130,7 +130,7 @@ fn messages(octets: &[u8]) {
 
 fn dump_spec(octets: &[u8]) {
     let Some(spec) = text(octets) else { return };
-    let mut rules = Rules::default();
+    let mut rules = DumpRules::default();
     if let Err(error) = rules.add(spec) {
         assert!(error.column <= spec.chars().count() + 1, "{error}");
     }

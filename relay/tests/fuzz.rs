@@ -4,7 +4,7 @@
 //! `RESMGR_FUZZ_RUNS=N` sets the executions of each target, `RESMGR_FUZZ_SEED=N` begins elsewhere.
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
-use cri_resmgr::fuzz::{TARGETS, Target};
+use cri_resmgr::fuzz::{FuzzTarget, TARGETS};
 use peak_alloc::PeakAlloc;
 use std::{
     path::Path,
@@ -90,7 +90,7 @@ fn regressions(target: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn execute(target: Target, input: &[u8], current: &Mutex<Vec<u8>>) {
+fn execute(target: FuzzTarget, input: &[u8], current: &Mutex<Vec<u8>>) {
     input.clone_into(&mut current.lock().unwrap());
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
@@ -103,7 +103,7 @@ fn execute(target: Target, input: &[u8], current: &Mutex<Vec<u8>>) {
     );
 }
 
-fn campaign(target: Target, current: &Mutex<Vec<u8>>) {
+fn campaign(target: FuzzTarget, current: &Mutex<Vec<u8>>) {
     let mut corpus: Vec<Vec<u8>> = target.seeds.iter().map(|seed| seed.to_vec()).collect();
     corpus.extend(regressions(target.name));
     for input in &corpus {

@@ -1,8 +1,8 @@
 //! What the fuzz targets share.
 
-use cri_resmgr::fuzz::{TARGETS, Target};
+use cri_resmgr::fuzz::{FuzzTarget, TARGETS};
 
-fn target(name: &str) -> &'static Target {
+fn target(name: &str) -> &'static FuzzTarget {
     let found = TARGETS.iter().find(|target| target.name == name);
     found.expect("every program here is named after a target")
 }

@@ -14,7 +14,7 @@ use super::{
     value::FromText as _,
 };
 use crate::{
-    dump::rule::Rules,
+    dump::rule::DumpRules,
     log::{self, source::Switches},
     suggest, values,
 };
@@ -355,7 +355,7 @@ fn cpus(
 
 fn dump(mut section: Section, report: &mut Report, config: &mut Config) {
     if let Some(specs) = section.texts(report, "Config") {
-        let mut rules = Rules::default();
+        let mut rules = DumpRules::default();
         for spec in specs {
             if let Err(error) = rules.add(&spec) {
                 report.problem(&section.at("Config"), &spec, &error.to_string());
@@ -364,7 +364,7 @@ fn dump(mut section: Section, report: &mut Report, config: &mut Config) {
         config.dump.rules = rules;
     }
     if section.boolean(report, "Disabled") == Some(true) {
-        config.dump.rules = Rules::empty();
+        config.dump.rules = DumpRules::empty();
     }
     // The cluster must not name files that root empties, nor open the node's secrets.
     for (key, option) in [("File", "--dump-file"), ("Secrets", "--dump-secrets")] {

@@ -1,7 +1,7 @@
 //! The configuration in force: legal on this machine, without a question left open.
 
 use super::{fail_policy::FailPolicies, policy_name::PolicyName};
-use crate::{dump::rule::Rules, log};
+use crate::{dump::rule::DumpRules, log};
 use resmgr_policy::{PoolsConfig, RebalanceMode, StaticConfig};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -141,7 +141,7 @@ pub enum DumpFormat {
 #[derive(Clone, Debug)]
 pub struct DumpConfig {
     /// What is dumped how.
-    pub rules: Rules,
+    pub rules: DumpRules,
     /// Also to this file.
     pub file: Option<PathBuf>,
     /// Its form.

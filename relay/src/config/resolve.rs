@@ -9,7 +9,7 @@ use super::{
     value::RawValue,
 };
 use crate::{
-    dump::rule::Rules,
+    dump::rule::DumpRules,
     log::{self, source::Switches},
 };
 use resmgr_policy::{Reserved, StaticConfig};
@@ -110,7 +110,7 @@ impl Validator<'_> {
             metrics: self.get(&options.telemetry.metrics_address),
         };
         let dump = DumpConfig {
-            rules: self.accumulate(&options.dump.dump, Rules::default(), Rules::add),
+            rules: self.accumulate(&options.dump.dump, DumpRules::default(), DumpRules::add),
             file: self.get(&options.dump.dump_file),
             format: self.get(&options.dump.dump_format),
             secrets: self.get(&options.dump.dump_secrets),

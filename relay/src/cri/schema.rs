@@ -16,14 +16,14 @@ pub enum Side {
 #[derive(Debug)]
 pub struct MessageType {
     /// Its fields, in the order of their names.
-    pub fields: &'static [Field],
+    pub fields: &'static [MessageField],
     /// The index in `fields` of each field number; `u8::MAX` where there is no such field.
     places: &'static [u8],
 }
 
 /// A field of a message.
 #[derive(Debug)]
-pub struct Field {
+pub struct MessageField {
     /// As in the .proto file (snake_case).
     pub name: &'static str,
     /// What it holds.
@@ -98,7 +98,7 @@ pub fn paths() -> impl ExactSizeIterator<Item = String> {
     reason = "the statics have the names of CRI's messages"
 )]
 mod generated {
-    use super::{Field, FieldKind, MessageType};
+    use super::{FieldKind, MessageField, MessageType};
 
     include!(concat!(env!("OUT_DIR"), "/cri_schema.rs"));
 }

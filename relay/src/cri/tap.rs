@@ -109,11 +109,11 @@ impl ObserverTap {
         );
     }
 
-    fn event(&self, side: Side, message: Message) -> Event {
+    fn event(&self, side: Side, message: GrpcMessage) -> Event {
         match (message, side) {
-            (Message::Whole(body), Side::Request) => Event::Request { body },
-            (Message::Whole(body), Side::Reply) => Event::Reply { body },
-            (Message::TooLong(octets), side) => Event::TooLong {
+            (GrpcMessage::Whole(body), Side::Request) => Event::Request { body },
+            (GrpcMessage::Whole(body), Side::Reply) => Event::Reply { body },
+            (GrpcMessage::TooLong(octets), side) => Event::TooLong {
                 side,
                 octets,
                 limit: self.max_body,
@@ -135,7 +135,7 @@ impl ObserverTap {
 
 /// A gRPC message that went by.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(super) enum GrpcMessage {
     /// Its body.
     Whole(Bytes),
     /// The length of a body that is longer than what is kept.
@@ -166,7 +166,7 @@ impl Deframer {
     }
 
     /// Takes `data` in; complete messages go to `out`.
-    pub(super) fn push(&mut self, mut data: &[u8], mut out: impl FnMut(Message)) {
+    pub(super) fn push(&mut self, mut data: &[u8], mut out: impl FnMut(GrpcMessage)) {
         while !data.is_empty() {
             // Nearly always one frame holds one whole message.
             if self.head.is_empty()
@@ -175,7 +175,7 @@ impl Deframer {
                     .get(..length(head))
                     .filter(|b| b.len() <= self.max_body)
             {
-                out(Message::Whole(Bytes::copy_from_slice(body)));
+                out(GrpcMessage::Whole(Bytes::copy_from_slice(body)));
                 data.advance(PREFIX + body.len());
                 continue;
             }
@@ -198,9 +198,9 @@ impl Deframer {
             if self.left == 0 {
                 self.head.clear();
                 out(if whole <= self.max_body {
-                    Message::Whole(self.body.split().freeze())
+                    GrpcMessage::Whole(self.body.split().freeze())
                 } else {
-                    Message::TooLong(whole)
+                    GrpcMessage::TooLong(whole)
                 });
             }
         }
@@ -250,7 +250,7 @@ mod tests {
             for part in wire.chunks(cut) {
                 deframer.push(part, |message| out.push(message));
             }
-            let expected: Vec<_> = bodies.into_iter().map(|b| Message::Whole(b.into())).collect();
+            let expected: Vec<_> = bodies.into_iter().map(|b| GrpcMessage::Whole(b.into())).collect();
             prop_assert_eq!(out, expected);
         }
     }
@@ -263,7 +263,10 @@ mod tests {
             for part in wire.chunks(cut) {
                 deframer.push(part, |message| out.push(message));
             }
-            assert_eq!(out, [Message::TooLong(6), Message::Whole("xyz".into())]);
+            assert_eq!(
+                out,
+                [GrpcMessage::TooLong(6), GrpcMessage::Whole("xyz".into())]
+            );
         }
     }
 }

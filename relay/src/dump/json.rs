@@ -1,11 +1,11 @@
 //! One JSON object a line, for machines.
 
-use super::record::{Body, Event, Record};
+use super::record::{Body, Record, RecordEvent};
 use serde::Serialize;
 
 /// An event's fields, in the order of their names.
 #[derive(Default, Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     all_calls: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,7 +47,7 @@ struct Dropped {
 /// # Errors
 /// When the body is no message of its method; part of the line is written then.
 pub(super) fn put(out: &mut Vec<u8>, record: &Record<'_>, time: f64) -> serde_json::Result<()> {
-    let mut line = Line {
+    let mut line = JsonLine {
         code: record.code,
         kind: record.kind.as_str(),
         latency_s: record.latency.map(|latency| latency.as_secs_f64()),
@@ -56,25 +56,25 @@ pub(super) fn put(out: &mut Vec<u8>, record: &Record<'_>, time: f64) -> serde_js
         seq: record.seq,
         service: record.service,
         time,
-        ..Line::default()
+        ..JsonLine::default()
     };
     line.event = match &record.event {
-        Event::Request(_) => "request",
-        Event::Rewritten { .. } => "rewritten",
-        Event::Reply(_) => "reply",
-        Event::Failed(error) => {
+        RecordEvent::Request(_) => "request",
+        RecordEvent::Rewritten { .. } => "rewritten",
+        RecordEvent::Reply(_) => "reply",
+        RecordEvent::Failed(error) => {
             line.error = Some(error);
             "failed"
         }
-        Event::Named { failed: true } => "failed",
-        Event::Named { failed: false } | Event::Ended => "ended",
-        Event::Count { calls, all, rate } => {
+        RecordEvent::Named { failed: true } => "failed",
+        RecordEvent::Named { failed: false } | RecordEvent::Ended => "ended",
+        RecordEvent::Count { calls, all, rate } => {
             line.calls = Some(*calls);
             line.all_calls = Some(*all);
             line.calls_per_s = Some(*rate);
             "count"
         }
-        Event::Own(_) => "event",
+        RecordEvent::Own(_) => "event",
     };
     if let Some(body) = record.event.body() {
         line.bytes = (!matches!(body, Body::Value(_))).then_some(record.bytes);
@@ -115,7 +115,7 @@ mod tests {
             service: "runtime.v1.RuntimeService",
             method: "StopContainer",
             seq: 9,
-            event: Event::Failed("no\nway".to_owned()),
+            event: RecordEvent::Failed("no\nway".to_owned()),
             bytes: 0,
             code: Some(5),
             latency: None,

@@ -1,6 +1,6 @@
 //! Lines for people: the head of each event and the lines of its body.
 
-use super::record::{Body, Event, Record};
+use super::record::{Body, Record, RecordEvent};
 
 /// Where the lines go. Their forms differ a little.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +19,14 @@ pub(super) fn put(
     destination: Destination,
 ) {
     let (word, arrow) = match &record.event {
-        Event::Request(_) => ("REQUEST", "=>"),
-        Event::Rewritten { .. } => ("REWRITTEN", "~>"),
-        Event::Reply(_) => ("REPLY", "<="),
-        Event::Own(_) => ("EVENT", "::"),
-        Event::Failed(_) | Event::Named { failed: true } => ("FAILED", "<="),
-        Event::Named { failed: false } => ("REQUEST", ""),
-        Event::Count { .. } => ("REQUEST:", ""),
-        Event::Ended => return,
+        RecordEvent::Request(_) => ("REQUEST", "=>"),
+        RecordEvent::Rewritten { .. } => ("REWRITTEN", "~>"),
+        RecordEvent::Reply(_) => ("REPLY", "<="),
+        RecordEvent::Own(_) => ("EVENT", "::"),
+        RecordEvent::Failed(_) | RecordEvent::Named { failed: true } => ("FAILED", "<="),
+        RecordEvent::Named { failed: false } => ("REQUEST", ""),
+        RecordEvent::Count { .. } => ("REQUEST:", ""),
+        RecordEvent::Ended => return,
     };
     let (kind, method) = (record.kind.as_str(), record.method);
     let (pad, in_file) = match destination {
@@ -34,7 +34,7 @@ pub(super) fn put(
         Destination::File => ("   ", true),
     };
     out.extend_from_slice(prefix);
-    if let Event::Count { calls, all, rate } = record.event {
+    if let RecordEvent::Count { calls, all, rate } = record.event {
         return put_text(
             out,
             &format!("({kind}) {word} {method} #{calls}, {all} total, {rate:.2}/s calls\n"),
@@ -42,7 +42,7 @@ pub(super) fn put(
     }
     put_text(out, &format!("({kind}) {word} {method} #{}", record.seq));
     match (&record.event, record.event.body()) {
-        (Event::Failed(error), _) => {
+        (RecordEvent::Failed(error), _) => {
             out.push(b'\n');
             let pad = pad.get(2..).unwrap_or_default();
             let begin = format!("{pad}{method} {arrow} ");
@@ -66,7 +66,7 @@ pub(super) fn put(
         ),
         (event, Some(Body::Message { .. } | Body::Value(_))) => {
             let text = text.strip_suffix(b"\n").unwrap_or(text);
-            let size = if in_file && matches!(event, Event::Reply(_)) {
+            let size = if in_file && matches!(event, RecordEvent::Reply(_)) {
                 format!(" ({} bytes as yaml)\n", text.len())
             } else {
                 "\n".to_owned()
@@ -116,7 +116,7 @@ mod tests {
     use crate::cri::observe::Kind;
     use serde_json::Value;
 
-    fn lines(event: Event<'_>, text: &str, prefix: &str, destination: Destination) -> String {
+    fn lines(event: RecordEvent<'_>, text: &str, prefix: &str, destination: Destination) -> String {
         let record = Record {
             kind: Kind::Intercepted,
             service: "runtime.v1.RuntimeService",
@@ -145,17 +145,17 @@ mod tests {
     fn log_lines_have_the_documented_form() {
         for (event, text, expected) in [
             (
-                Event::Request(BODY),
+                RecordEvent::Request(BODY),
                 "a: 1\nb: 2\n",
                 "(intercepted) REQUEST CreateContainer #7\n    CreateContainer => a: 1\n    CreateContainer => b: 2\n",
             ),
             (
-                Event::Request(BODY),
+                RecordEvent::Request(BODY),
                 "{}\n",
                 "(intercepted) REQUEST CreateContainer #7 => {}\n",
             ),
             (
-                Event::Rewritten {
+                RecordEvent::Rewritten {
                     body: BODY,
                     changes: None,
                 },
@@ -163,37 +163,37 @@ mod tests {
                 "(intercepted) REWRITTEN CreateContainer #7 ~> a: 1 -> 2\n",
             ),
             (
-                Event::Reply(BODY),
+                RecordEvent::Reply(BODY),
                 "a: 1\nb: 2\n",
                 "(intercepted) REPLY CreateContainer #7\n    CreateContainer <= a: 1\n    CreateContainer <= b: 2\n",
             ),
             (
-                Event::Reply(Body::Unknown),
+                RecordEvent::Reply(Body::Unknown),
                 "",
                 "(intercepted) REPLY CreateContainer #7 <= (9 bytes, not decoded)\n",
             ),
             (
-                Event::Request(Body::TooLong { limit: 4 }),
+                RecordEvent::Request(Body::TooLong { limit: 4 }),
                 "",
                 "(intercepted) REQUEST CreateContainer #7 => (9 bytes, left out: more than 4 bytes)\n",
             ),
             (
-                Event::Failed("no".to_owned()),
+                RecordEvent::Failed("no".to_owned()),
                 "",
                 "(intercepted) FAILED CreateContainer #7\n  CreateContainer <= no\n",
             ),
             (
-                Event::Named { failed: false },
+                RecordEvent::Named { failed: false },
                 "",
                 "(intercepted) REQUEST CreateContainer #7\n",
             ),
             (
-                Event::Named { failed: true },
+                RecordEvent::Named { failed: true },
                 "",
                 "(intercepted) FAILED CreateContainer #7\n",
             ),
             (
-                Event::Count {
+                RecordEvent::Count {
                     calls: 3,
                     all: 5,
                     rate: 1.5,
@@ -202,11 +202,11 @@ mod tests {
                 "(intercepted) REQUEST: CreateContainer #3, 5 total, 1.50/s calls\n",
             ),
             (
-                Event::Own(BODY),
+                RecordEvent::Own(BODY),
                 "a: 1\nb: 2\n",
                 "(intercepted) EVENT CreateContainer #7\n    CreateContainer :: a: 1\n    CreateContainer :: b: 2\n",
             ),
-            (Event::Ended, "", ""),
+            (RecordEvent::Ended, "", ""),
         ] {
             assert_eq!(lines(event, text, "", Destination::Log), expected);
         }
@@ -214,13 +214,13 @@ mod tests {
 
     #[test]
     fn file_lines_carry_the_stamp_on_each_line() {
-        let reply = Event::Reply(BODY);
+        let reply = RecordEvent::Reply(BODY);
         assert_eq!(
             lines(reply, "a: 1\nb: 2\n", "[+0.1] ", Destination::File),
             "[+0.1] (intercepted) REPLY CreateContainer #7 (9 bytes as yaml)\n\
              [+0.1]    CreateContainer <= a: 1\n[+0.1]    CreateContainer <= b: 2\n"
         );
-        let failed = Event::Failed("no\nway".to_owned());
+        let failed = RecordEvent::Failed("no\nway".to_owned());
         assert_eq!(
             lines(failed, "", "[+0.1] ", Destination::File),
             "[+0.1] (intercepted) FAILED CreateContainer #7\n[+0.1]  CreateContainer <= no\n\

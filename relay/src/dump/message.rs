@@ -12,7 +12,7 @@
 //! Wire format: <https://protobuf.dev/programming-guides/encoding/>.
 
 use super::redact::{HIDDEN, Redaction, hidden_output};
-use crate::cri::schema::{Field, FieldKind, MessageType};
+use crate::cri::schema::{FieldKind, MessageField, MessageType};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use serde::{
     Serialize, Serializer,
@@ -50,9 +50,9 @@ enum Wire<'a> {
 /// The bytes are no message of their type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the bytes are no message of this type")]
-struct Malformed;
+struct MalformedMessage;
 
-impl From<prost::DecodeError> for Malformed {
+impl From<prost::DecodeError> for MalformedMessage {
     fn from(_: prost::DecodeError) -> Self {
         Self
     }
@@ -102,7 +102,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    fn find(&self, name: &str) -> Option<(&'static Field, Vec<Occurrence<'a>>)> {
+    fn find(&self, name: &str) -> Option<(&'static MessageField, Vec<Occurrence<'a>>)> {
         let place = self.of.fields.iter().position(|field| field.name == name)?;
         let mut found = self.occurrences().ok()?;
         found.retain(|occurrence| usize::from(occurrence.place) == place);
@@ -110,7 +110,7 @@ impl<'a> Message<'a> {
     }
 
     /// Everything that is in the message, in the order of the fields' names.
-    fn occurrences(&self) -> Result<Vec<Occurrence<'a>>, Malformed> {
+    fn occurrences(&self) -> Result<Vec<Occurrence<'a>>, MalformedMessage> {
         let mut found = Vec::with_capacity(self.of.fields.len());
         let mut rest = self.body;
         while !rest.is_empty() {
@@ -119,7 +119,11 @@ impl<'a> Message<'a> {
                 skip_field(wire_type, number, &mut rest, DecodeContext::default())?;
                 continue;
             };
-            let field = self.of.fields.get(usize::from(place)).ok_or(Malformed)?;
+            let field = self
+                .of
+                .fields
+                .get(usize::from(place))
+                .ok_or(MalformedMessage)?;
             let value = read(field, wire_type, &mut rest)?;
             found.push(Occurrence { place, value });
         }
@@ -130,17 +134,17 @@ impl<'a> Message<'a> {
 
 /// Reads the value of a field, as far as it goes without knowing what is in it.
 fn read<'a>(
-    field: &Field,
+    field: &MessageField,
     wire_type: WireType,
     rest: &mut &'a [u8],
-) -> Result<Wire<'a>, Malformed> {
+) -> Result<Wire<'a>, MalformedMessage> {
     match (field.kind, wire_type) {
         (FieldKind::Text, WireType::LengthDelimited) => read_text(rest).map(Wire::Text),
         (FieldKind::Bytes | FieldKind::Message(_) | FieldKind::Map, WireType::LengthDelimited) => {
             read_bytes(rest).map(Wire::Bytes)
         }
         (FieldKind::Double, WireType::SixtyFourBit) => {
-            let (number, behind) = rest.split_first_chunk().ok_or(Malformed)?;
+            let (number, behind) = rest.split_first_chunk().ok_or(MalformedMessage)?;
             *rest = behind;
             Ok(Wire::Number(u64::from_le_bytes(*number)))
         }
@@ -154,21 +158,21 @@ fn read<'a>(
         ) => match wire_type {
             WireType::Varint => Ok(Wire::Number(decode_varint(rest)?)),
             WireType::LengthDelimited if field.repeated => read_bytes(rest).map(Wire::Bytes),
-            _ => Err(Malformed),
+            _ => Err(MalformedMessage),
         },
-        _ => Err(Malformed),
+        _ => Err(MalformedMessage),
     }
 }
 
-fn read_bytes<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
-    let length = usize::try_from(decode_varint(rest)?).map_err(|_too_long| Malformed)?;
-    let (bytes, behind) = rest.split_at_checked(length).ok_or(Malformed)?;
+fn read_bytes<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], MalformedMessage> {
+    let length = usize::try_from(decode_varint(rest)?).map_err(|_too_long| MalformedMessage)?;
+    let (bytes, behind) = rest.split_at_checked(length).ok_or(MalformedMessage)?;
     *rest = behind;
     Ok(bytes)
 }
 
-fn read_text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, Malformed> {
-    std::str::from_utf8(read_bytes(rest)?).map_err(|_no_text| Malformed)
+fn read_text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, MalformedMessage> {
+    std::str::from_utf8(read_bytes(rest)?).map_err(|_no_text| MalformedMessage)
 }
 
 impl Serialize for Message<'_> {
@@ -212,7 +216,7 @@ enum Content<'a, 'f> {
     Hidden,
     /// So many bytes that a command printed.
     HiddenOutput(usize),
-    Item(Item<'a>),
+    Element(Element<'a>),
     /// One message, in several pieces on the wire.
     Merged(&'static MessageType, Vec<u8>, Redaction),
     List(FieldKind, &'f [Occurrence<'a>], Redaction),
@@ -221,7 +225,7 @@ enum Content<'a, 'f> {
 }
 
 /// A single value, or one of a list.
-struct Item<'a> {
+struct Element<'a> {
     kind: FieldKind,
     value: Wire<'a>,
     redaction: Redaction,
@@ -230,11 +234,11 @@ struct Item<'a> {
 /// What is shown of the occurrences of a field; `None` when it is its type's empty value. A message that is there
 /// but empty differs from one that is not.
 fn content<'a, 'f>(
-    field: &Field,
+    field: &MessageField,
     found: &'f [Occurrence<'a>],
     last: Wire<'a>,
     redaction: Redaction,
-) -> Result<Option<Content<'a, 'f>>, Malformed> {
+) -> Result<Option<Content<'a, 'f>>, MalformedMessage> {
     let kind = field.kind;
     if redaction == Redaction::Output
         && let Wire::Bytes(printed) = last
@@ -249,7 +253,7 @@ fn content<'a, 'f>(
                 return Ok(Some(Content::Hidden));
             }
             return Ok(Some(match found {
-                [_] => Content::Item(Item {
+                [_] => Content::Element(Element {
                     kind,
                     value: last,
                     redaction,
@@ -258,7 +262,7 @@ fn content<'a, 'f>(
             }));
         }
         _ if !field.repeated => {
-            let item = Item {
+            let item = Element {
                 kind,
                 value: last,
                 redaction,
@@ -266,7 +270,7 @@ fn content<'a, 'f>(
             if item.is_empty() {
                 return Ok(None);
             }
-            Content::Item(item)
+            Content::Element(item)
         }
         FieldKind::Text | FieldKind::Bytes | FieldKind::Message(_) => {
             Content::List(kind, found, redaction.item())
@@ -298,7 +302,7 @@ fn concatenated(found: &[Occurrence<'_>]) -> Vec<u8> {
 }
 
 /// A list of numbers: packed, one by one, or both.
-fn numbers(found: &[Occurrence<'_>]) -> Result<Vec<u64>, Malformed> {
+fn numbers(found: &[Occurrence<'_>]) -> Result<Vec<u64>, MalformedMessage> {
     let mut numbers = Vec::new();
     for occurrence in found {
         match occurrence.value {
@@ -308,25 +312,25 @@ fn numbers(found: &[Occurrence<'_>]) -> Result<Vec<u64>, Malformed> {
                     numbers.push(decode_varint(&mut packed)?);
                 }
             }
-            Wire::Text(_) => return Err(Malformed),
+            Wire::Text(_) => return Err(MalformedMessage),
         }
     }
     Ok(numbers)
 }
 
 /// The entries of a map, sorted by name.
-fn entries<'a>(found: &[Occurrence<'a>]) -> Result<Vec<(&'a str, &'a str)>, Malformed> {
+fn entries<'a>(found: &[Occurrence<'a>]) -> Result<Vec<(&'a str, &'a str)>, MalformedMessage> {
     let mut entries = Vec::with_capacity(found.len());
     for occurrence in found {
         let Wire::Bytes(mut rest) = occurrence.value else {
-            return Err(Malformed);
+            return Err(MalformedMessage);
         };
         let (mut name, mut value) = ("", "");
         while !rest.is_empty() {
             match decode_key(&mut rest)? {
                 (1, WireType::LengthDelimited) => name = read_text(&mut rest)?,
                 (2, WireType::LengthDelimited) => value = read_text(&mut rest)?,
-                (1 | 2, _) => return Err(Malformed),
+                (1 | 2, _) => return Err(MalformedMessage),
                 (number, wire_type) => {
                     skip_field(wire_type, number, &mut rest, DecodeContext::default())?;
                 }
@@ -351,22 +355,22 @@ impl Serialize for Content<'_, '_> {
         match self {
             Self::Hidden => serializer.serialize_str(HIDDEN),
             Self::HiddenOutput(bytes) => serializer.serialize_str(&hidden_output(*bytes)),
-            Self::Item(item) => item.serialize(serializer),
-            Self::Merged(of, body, redaction) => Item {
+            Self::Element(item) => item.serialize(serializer),
+            Self::Merged(of, body, redaction) => Element {
                 kind: FieldKind::Message(of),
                 value: Wire::Bytes(body),
                 redaction: *redaction,
             }
             .serialize(serializer),
             Self::List(kind, found, redaction) => {
-                serializer.collect_seq(found.iter().map(|occurrence| Item {
+                serializer.collect_seq(found.iter().map(|occurrence| Element {
                     kind: *kind,
                     value: occurrence.value,
                     redaction: *redaction,
                 }))
             }
             Self::Numbers(kind, numbers) => {
-                serializer.collect_seq(numbers.iter().map(|bits| Item {
+                serializer.collect_seq(numbers.iter().map(|bits| Element {
                     kind: *kind,
                     value: Wire::Number(*bits),
                     redaction: Redaction::Nothing,
@@ -382,7 +386,7 @@ impl Serialize for Content<'_, '_> {
     }
 }
 
-impl Item<'_> {
+impl Element<'_> {
     fn is_empty(&self) -> bool {
         match self.value {
             Wire::Text(text) => text.is_empty(),
@@ -396,7 +400,7 @@ impl Item<'_> {
     }
 }
 
-impl Serialize for Item<'_> {
+impl Serialize for Element<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match (self.kind, self.value) {
             (FieldKind::Message(of), Wire::Bytes(body)) => Message {

@@ -18,7 +18,7 @@ use std::{
 
 /// What the queue holds.
 #[derive(Debug)]
-pub(super) enum Item {
+pub(super) enum QueueItem {
     Call(CallEvent),
     Own(OwnEvent),
     Reopen,
@@ -48,7 +48,7 @@ pub(super) struct OwnEvent {
 
 /// What both sides of the queue count.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct DumpCounters {
     /// Bytes of bodies in the queue.
     pub(super) bytes: AtomicUsize,
     /// Events that did not fit.

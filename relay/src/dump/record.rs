@@ -24,7 +24,7 @@ pub(super) enum Body<'a> {
 
 /// What happened.
 #[derive(Debug)]
-pub(super) enum Event<'a> {
+pub(super) enum RecordEvent<'a> {
     Request(Body<'a>),
     Rewritten {
         body: Body<'a>,
@@ -53,7 +53,7 @@ pub(super) struct Record<'a> {
     pub(super) service: &'a str,
     pub(super) method: &'a str,
     pub(super) seq: u64,
-    pub(super) event: Event<'a>,
+    pub(super) event: RecordEvent<'a>,
     /// Size of the message on the wire.
     pub(super) bytes: usize,
     /// gRPC code, when the call failed.
@@ -64,7 +64,7 @@ pub(super) struct Record<'a> {
     pub(super) runtime: Option<Duration>,
 }
 
-impl<'a> Event<'a> {
+impl<'a> RecordEvent<'a> {
     pub(super) fn body(&self) -> Option<&Body<'a>> {
         match self {
             Self::Request(body)

@@ -74,14 +74,14 @@ pub const BUILT_IN: &str =
 
 /// A set of rules.
 #[derive(Clone, Debug)]
-pub struct Rules {
+pub struct DumpRules {
     enabled: bool,
     names: BTreeMap<String, Target>,
     star: Option<Target>,
     expressions: Vec<(Regex, Target)>,
 }
 
-impl Default for Rules {
+impl Default for DumpRules {
     /// The built-in rules.
     fn default() -> Self {
         let mut rules = Self::empty();
@@ -91,7 +91,7 @@ impl Default for Rules {
     }
 }
 
-impl Rules {
+impl DumpRules {
     /// No rule: nothing is dumped.
     #[must_use]
     pub fn empty() -> Self {
@@ -219,8 +219,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn rules(specs: &[&str]) -> Rules {
-        let mut rules = Rules::default();
+    fn rules(specs: &[&str]) -> DumpRules {
+        let mut rules = DumpRules::default();
         for spec in specs {
             rules.add(spec).unwrap();
         }
@@ -319,7 +319,7 @@ mod tests {
             ("off:[", 1, "bad regular expression"),
             ("off:A,full", 7, "no pattern"),
         ] {
-            let error = Rules::empty().add(spec).unwrap_err();
+            let error = DumpRules::empty().add(spec).unwrap_err();
             assert_eq!(error.column, column, "{spec}");
             assert!(error.reason.contains(part), "{spec}: {error}");
         }
@@ -328,7 +328,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_specification_panics(spec in "\\PC{0,60}", method in "\\PC{0,20}") {
-            let mut rules = Rules::default();
+            let mut rules = DumpRules::default();
             let _outcome = rules.add(&spec);
             let _target = rules.target(&method);
         }
@@ -337,7 +337,7 @@ mod tests {
         fn no_likely_specification_panics(
             spec in "((off|full|name|count|reset|on| )?[:,\\\\]?[A-Za-z.*?{}()|^$\\\\]{0,6}[,:]?){0,6}",
         ) {
-            let _outcome = Rules::default().add(&spec);
+            let _outcome = DumpRules::default().add(&spec);
         }
     }
 }

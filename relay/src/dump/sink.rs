@@ -2,8 +2,8 @@
 
 use super::{
     error::DumpError,
-    queue::{CallEvent, Counters, Item, Measurements, OwnEvent, body_bytes},
-    rule::{Rules, Target},
+    queue::{CallEvent, DumpCounters, Measurements, OwnEvent, QueueItem, body_bytes},
+    rule::{DumpRules, Target},
     writer::Writer,
 };
 use crate::{
@@ -37,8 +37,8 @@ const REMEMBERED_PATHS: usize = 1024;
 #[derive(Debug)]
 pub struct Dumper {
     rules: RwLock<RuleTable>,
-    queue: SyncSender<Item>,
-    counters: Arc<Counters>,
+    queue: SyncSender<QueueItem>,
+    counters: Arc<DumpCounters>,
     /// Whether the writer needs to hear of every call's end.
     ends: bool,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -47,7 +47,7 @@ pub struct Dumper {
 /// The rules in force, and the targets they gave the paths of calls.
 #[derive(Debug)]
 struct RuleTable {
-    rules: Rules,
+    rules: DumpRules,
     targets: HashMap<Box<str>, Target>,
 }
 
@@ -60,7 +60,7 @@ impl Dumper {
         config: &DumpConfig,
         measurements: Option<Arc<dyn Measurements>>,
     ) -> Result<Self, DumpError> {
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(DumpCounters::default());
         let (queue, receiver) = mpsc::sync_channel(QUEUE_EVENTS);
         let ends = config.format == DumpFormat::Json || measurements.is_some();
         let writer = Writer::open(config, measurements, Arc::clone(&counters))?;
@@ -81,7 +81,7 @@ impl Dumper {
     }
 
     /// Puts other rules in force, for calls from now on.
-    pub fn set_rules(&self, rules: Rules) {
+    pub fn set_rules(&self, rules: DumpRules) {
         let mut table = self
             .rules
             .write()
@@ -106,14 +106,14 @@ impl Dumper {
             value,
             at: Instant::now(),
         };
-        if self.queue.try_send(Item::Own(own)).is_err() {
+        if self.queue.try_send(QueueItem::Own(own)).is_err() {
             self.counters.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Opens the file by its name again, after someone moved it away. Waits for nothing.
     pub fn reopen(&self) {
-        self.control(Item::Reopen);
+        self.control(QueueItem::Reopen);
     }
 
     /// Events dropped because the writer could not keep up.
@@ -132,13 +132,13 @@ impl Dumper {
     #[must_use]
     pub fn flush(&self, limit: Duration) -> bool {
         let (done, wait) = mpsc::sync_channel(1);
-        self.control(Item::Flush(done)) && wait.recv_timeout(limit).is_ok()
+        self.control(QueueItem::Flush(done)) && wait.recv_timeout(limit).is_ok()
     }
 
     /// Writes what is queued and ends the writer, within the limit. Later events are lost.
     pub fn stop(&self, limit: Duration) {
         let flushed = self.flush(limit);
-        let stopped = flushed && self.control(Item::Stop);
+        let stopped = flushed && self.control(QueueItem::Stop);
         let thread = self
             .thread
             .lock()
@@ -151,7 +151,7 @@ impl Dumper {
 
     /// Queues an item that must not be dropped, but not for ever: the queue moves while the writer
     /// lives.
-    fn control(&self, mut item: Item) -> bool {
+    fn control(&self, mut item: QueueItem) -> bool {
         let deadline = Instant::now() + Duration::from_secs(1);
         loop {
             match self.queue.try_send(item) {
@@ -231,7 +231,7 @@ impl Observer for Dumper {
                 event,
                 at: Instant::now(),
             };
-            let sent = self.queue.try_send(Item::Call(event)).is_ok();
+            let sent = self.queue.try_send(QueueItem::Call(event)).is_ok();
             if !sent {
                 self.counters.bytes.fetch_sub(bytes, Ordering::Relaxed);
             }

@@ -8,8 +8,8 @@ use super::{
     error::DumpError,
     json,
     message::Message,
-    queue::{CallEvent, Counters, Item, Measurements, OwnEvent, body_bytes},
-    record::{Body, Event, Record},
+    queue::{CallEvent, DumpCounters, Measurements, OwnEvent, QueueItem, body_bytes},
+    record::{Body, Record, RecordEvent},
     rule::Target,
     yaml,
 };
@@ -73,7 +73,7 @@ pub(super) struct Writer {
     secrets: bool,
     count_period: Duration,
     measurements: Option<Arc<dyn Measurements>>,
-    counters: Arc<Counters>,
+    counters: Arc<DumpCounters>,
     pending: HashMap<u64, Pending>,
     counts: HashMap<String, Count>,
     all_counted: u64,
@@ -85,7 +85,7 @@ impl Writer {
     pub(super) fn open(
         config: &DumpConfig,
         measurements: Option<Arc<dyn Measurements>>,
-        counters: Arc<Counters>,
+        counters: Arc<DumpCounters>,
     ) -> Result<Self, DumpError> {
         Ok(Self {
             output: Output::open(config)?,
@@ -103,7 +103,7 @@ impl Writer {
         })
     }
 
-    pub(super) fn run(mut self, queue: &Receiver<Item>) {
+    pub(super) fn run(mut self, queue: &Receiver<QueueItem>) {
         // On Linux that of the calling thread alone.
         if let Err(error) = setpriority_process(None, NICE) {
             tracing::debug!(target: "message", "the dump's writer has the priority of all: {error}");
@@ -119,16 +119,16 @@ impl Writer {
                     std::thread::yield_now();
                 }
                 match item {
-                    Item::Call(event) => self.call(&event),
-                    Item::Own(event) => self.own(&event),
-                    Item::Reopen => self.output.reopen(),
-                    Item::Flush(done) => {
+                    QueueItem::Call(event) => self.call(&event),
+                    QueueItem::Own(event) => self.own(&event),
+                    QueueItem::Reopen => self.output.reopen(),
+                    QueueItem::Flush(done) => {
                         self.report_dropped();
                         self.output.write_out();
                         // The caller may have stopped waiting.
                         done.try_send(()).ok();
                     }
-                    Item::Stop => {
+                    QueueItem::Stop => {
                         self.output.write_out();
                         return;
                     }
@@ -167,8 +167,8 @@ impl Writer {
             method: event.name,
             seq: event.seq,
             event: match event.target {
-                Target::Full => Event::Own(Body::Value(&event.value)),
-                Target::Off | Target::Name | Target::Count => Event::Named { failed: false },
+                Target::Full => RecordEvent::Own(Body::Value(&event.value)),
+                Target::Off | Target::Name | Target::Count => RecordEvent::Named { failed: false },
             },
             bytes: 0,
             code: None,
@@ -182,10 +182,10 @@ impl Writer {
     fn put(&mut self, record: &mut Record<'_>, at: Instant) {
         self.counters.written.fetch_add(1, Ordering::Relaxed);
         let level = match record.event {
-            Event::Failed(_) | Event::Named { failed: true } => Level::Warn,
+            RecordEvent::Failed(_) | RecordEvent::Named { failed: true } => Level::Warn,
             _ => Level::Info,
         };
-        let in_log = self.output.shows(level) && !matches!(record.event, Event::Ended);
+        let in_log = self.output.shows(level) && !matches!(record.event, RecordEvent::Ended);
         let in_file = self.output.file().is_some();
         if in_log || (in_file && !self.json) {
             self.print_text(record);
@@ -200,7 +200,9 @@ impl Writer {
             self.output.stamped(record, &self.text, |out| {
                 match (&record.event, record.latency) {
                     (
-                        Event::Reply(_) | Event::Failed(_) | Event::Named { failed: true },
+                        RecordEvent::Reply(_)
+                        | RecordEvent::Failed(_)
+                        | RecordEvent::Named { failed: true },
                         Some(latency),
                     ) => put_latency(out, latency),
                     _ => clock.put_stamp(out, at),
@@ -214,7 +216,7 @@ impl Writer {
     fn print_text(&mut self, record: &mut Record<'_>) {
         self.text.clear();
         match &record.event {
-            Event::Rewritten {
+            RecordEvent::Rewritten {
                 changes: Some(changes),
                 ..
             } => self.text.extend_from_slice(changes.as_bytes()),
@@ -253,7 +255,7 @@ impl Writer {
             service: call.service(),
             method: call.method(),
             seq: call.seq,
-            event: Event::Ended,
+            event: RecordEvent::Ended,
             bytes: body_bytes(&event.event),
             code: None,
             latency: None,
@@ -266,7 +268,7 @@ impl Writer {
                 let measured = (record.method == UPDATE)
                     .then(|| self.measured(call.seq))
                     .flatten();
-                record.event = Event::Request(message_body(message, measured));
+                record.event = RecordEvent::Request(message_body(message, measured));
             }
             observe::Event::Rewritten { body } => {
                 let message = self.message(&call.path, Side::Request, body);
@@ -277,7 +279,7 @@ impl Writer {
                 let received = received
                     .as_ref()
                     .and_then(|request| self.message(&call.path, Side::Request, request));
-                record.event = Event::Rewritten {
+                record.event = RecordEvent::Rewritten {
                     changes: changes(received, message),
                     body: message_body(message, None),
                 };
@@ -289,7 +291,7 @@ impl Writer {
                     .then(|| self.measured(call.seq))
                     .flatten();
                 record.latency = Some(latency);
-                record.event = Event::Reply(message_body(message, measured));
+                record.event = RecordEvent::Reply(message_body(message, measured));
             }
             observe::Event::TooLong {
                 side,
@@ -299,10 +301,10 @@ impl Writer {
                 record.bytes = *octets;
                 let body = Body::TooLong { limit: *limit };
                 record.event = match side {
-                    Side::Request => Event::Request(body),
+                    Side::Request => RecordEvent::Request(body),
                     Side::Reply => {
                         record.latency = Some(latency);
-                        Event::Reply(body)
+                        RecordEvent::Reply(body)
                     }
                 };
             }
@@ -317,9 +319,9 @@ impl Writer {
                 record.code = failed.as_ref().map(|status| status.code);
                 record.event = match (event.target, failed) {
                     (Target::Count, _) => return self.count(event, record),
-                    (Target::Full, Some(status)) => Event::Failed(status.to_string()),
-                    (Target::Full, None) => Event::Ended,
-                    (_, failed) => Event::Named {
+                    (Target::Full, Some(status)) => RecordEvent::Failed(status.to_string()),
+                    (Target::Full, None) => RecordEvent::Ended,
+                    (_, failed) => RecordEvent::Named {
                         failed: failed.is_some(),
                     },
                 };
@@ -348,7 +350,7 @@ impl Writer {
         let period = event.at.saturating_duration_since(counted.reported);
         // Errors are shown at every level but off.
         if record.code.is_some() {
-            record.event = Event::Named { failed: true };
+            record.event = RecordEvent::Named { failed: true };
             return Some(record);
         }
         if period < self.count_period {
@@ -356,7 +358,7 @@ impl Writer {
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let calls = (counted.calls - counted.reported_calls) as f64;
-        record.event = Event::Count {
+        record.event = RecordEvent::Count {
             calls: counted.calls,
             all,
             rate: calls / period.as_secs_f64(),

@@ -10,7 +10,7 @@ const CREATE: &str = "/runtime.v1.RuntimeService/CreateContainer";
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn dumper(file: &Path, spec: &str, format: DumpFormat, secrets: bool) -> Dumper {
-    let mut rules = Rules::default();
+    let mut rules = DumpRules::default();
     rules.add(spec).unwrap();
     let config = DumpConfig {
         rules,
@@ -290,7 +290,7 @@ fn interest_follows_the_rules_and_rules_may_change() {
     let call = call(1, CREATE);
     let body = create_request("");
     dumper.observe(&call, Kind::Passthrough, Event::Request { body });
-    dumper.set_rules(Rules::empty());
+    dumper.set_rules(DumpRules::empty());
     assert_eq!(dumper.interest(CREATE), Interest::None);
     let body = create_reply();
     dumper.observe(&call, Kind::Passthrough, Event::Reply { body });
@@ -385,7 +385,7 @@ fn concurrent_calls_never_share_a_line() {
 #[test]
 fn a_file_that_cannot_be_opened_is_an_error_at_start() {
     let config = DumpConfig {
-        rules: Rules::default(),
+        rules: DumpRules::default(),
         file: Some("/nowhere/at/all".into()),
         format: DumpFormat::Text,
         secrets: false,

@@ -309,7 +309,7 @@ impl Owner {
         if choice == OnFailure::Refuse && !self.restored {
             self.counts.refused += 1;
             self.refused.add(spec);
-            self.publish();
+            self.show();
             tracing::warn!(container = %request.name, pod = %request.pod.name,
                 namespace = %request.pod.namespace, why = %failure, "creation refused");
             return Err(Denied {

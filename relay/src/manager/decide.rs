@@ -19,6 +19,10 @@ pub(super) enum Failure {
     Broken(String),
     /// What it decided breaks its own promises: never carried out.
     Illegal(Vec<Violation>),
+    /// A cgroup that had to give CPUs up could not be written; those written before have their old values again.
+    NoRoom(String),
+    /// All containers were given back.
+    Restored,
 }
 
 impl fmt::Display for Failure {
@@ -27,6 +31,10 @@ impl fmt::Display for Failure {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Late(after) => write!(f, "the policy gave no answer within {after:?}"),
             Self::Broken(how) => write!(f, "the policy broke down: {how}"),
+            Self::NoRoom(why) => write!(f, "other containers could not make room: {why}"),
+            Self::Restored => f.write_str(
+                "cri-resmgr has given all containers back and places none until it is restarted",
+            ),
             Self::Illegal(violations) => {
                 f.write_str("the policy decided what must not be")?;
                 let mut lead = ": ";
@@ -49,7 +57,9 @@ impl Failure {
         match self {
             Self::Refused(_) => DenyKind::NoPlace,
             Self::Late(_) => DenyKind::PolicyLate,
-            Self::Broken(_) | Self::Illegal(_) => DenyKind::Internal,
+            Self::Broken(_) | Self::Illegal(_) | Self::NoRoom(_) | Self::Restored => {
+                DenyKind::Internal
+            }
         }
     }
 }

@@ -54,7 +54,7 @@ impl Owner {
     pub(super) async fn make_room(&mut self, plan: Plan) -> Result<Growing, Failure> {
         self.execute(&plan.before, true)
             .await
-            .map_err(|error| Failure::Broken(format!("room could not be made: {error}")))?;
+            .map_err(Failure::NoRoom)?;
         let steps = plan.after.into_iter();
         Ok(steps.map(|step| (step.id, step.undo)).collect())
     }

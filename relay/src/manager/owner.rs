@@ -341,9 +341,7 @@ impl Owner {
     /// caller's to put back.
     pub(super) async fn place(&mut self, spec: &ContainerSpec) -> Result<Growing, Failure> {
         if self.restored {
-            let text =
-                "cri-resmgr has given all containers back and places none until it is restarted";
-            return Err(Failure::Broken(text.to_owned()));
+            return Err(Failure::Restored);
         }
         let before = self.containers.clone();
         let decided = self.decider.place(before.state(), spec.request.clone());
@@ -431,7 +429,8 @@ impl Owner {
 
     pub(super) fn count(&mut self, failure: &Failure) {
         match failure {
-            Failure::Refused(_) => {}
+            // A write that fails is counted where it is made.
+            Failure::Refused(_) | Failure::NoRoom(_) | Failure::Restored => {}
             Failure::Late(_) => self.counts.policy_late += 1,
             Failure::Broken(_) => {
                 self.counts.policy_broken += 1;

@@ -257,6 +257,12 @@ impl Running {
         }
     }
 
+    /// How many decisions about a container are remembered.
+    fn decisions(&self, name: &str) -> usize {
+        let snapshot = self.handle.snapshot();
+        snapshot.find(name).unwrap().record.history.len()
+    }
+
     async fn kill(mut self) {
         let machine = self.machine.take().unwrap();
         let end = move || machine.shutdown_timeout(Duration::from_secs(30));
@@ -392,17 +398,7 @@ async fn what_was_placed_survives_a_kill_and_can_be_given_back() {
     let relay = node.start().await;
     let now = relay.handle.snapshot();
     assert_eq!(now.find("db").unwrap().placement.unwrap().cpus, cpus("0-1"));
-    assert_eq!(
-        relay
-            .handle
-            .snapshot()
-            .find("db")
-            .unwrap()
-            .record
-            .history
-            .len(),
-        1
-    );
+    assert_eq!(relay.decisions("db"), 1);
     assert_eq!(node.kernel(SHARED, "web"), "2-7");
     relay.kill().await;
 
@@ -513,6 +509,39 @@ async fn under_each_fail_policy_the_stated_thing_happens() {
     }
     let counts = relay.handle.snapshot().counts.clone();
     assert_eq!((counts.refused, counts.passed_unplaced), (3, 3));
+}
+
+#[tokio::test]
+async fn a_cgroup_that_gives_no_cpu_up_refuses_the_creation_and_is_named() {
+    let node = Node::new();
+    let relay = node.start_looking_every(Duration::from_secs(3600)).await;
+    relay.create(&node, "web", SHARED, 500).await;
+    relay
+        .eventually("web committed", |now| {
+            now.find("web")
+                .is_ok_and(|it| it.stage() != Stage::Reserved)
+        })
+        .await;
+    let root = node.tree.cgroups.hierarchy().cpuset_root().to_owned();
+    let stubborn = root.join("kubepods/burstable/pod/web/cpuset.cpus");
+    // A file that cannot be written.
+    std::fs::remove_file(&stubborn).unwrap();
+    std::fs::create_dir(&stubborn).unwrap();
+    let wish = create_request("db", "default", POD, 2000);
+    let refused = relay.call("CreateContainer", &wish).await;
+    let Before::Refuse(status) = refused else {
+        panic!("{refused:?}");
+    };
+    let both = ["other containers could not make room", "container web"];
+    assert!(
+        status.code == 13 && both.iter().all(|word| status.message.contains(word)),
+        "{status}"
+    );
+    let now = relay.handle.snapshot();
+    assert_eq!(now.counts.policy_broken, 0, "the policy is not to blame");
+    assert!(now.counts.write_failures > 0);
+    assert_eq!(now.containers.len(), 1);
+    assert_eq!(now.containers.state().exclusive(), CpuSet::EMPTY);
 }
 
 #[tokio::test]

@@ -70,17 +70,7 @@ async fn a_policy_with_a_place_for_everybody_places_the_largest_guarantee_first(
         .map(|name| now.find(name).unwrap().arrival)
         .to_vec();
     assert_eq!(arrivals, [0, 1, 2], "they did not come now");
-    assert_eq!(
-        relay
-            .handle
-            .snapshot()
-            .find("db")
-            .unwrap()
-            .record
-            .history
-            .len(),
-        2
-    );
+    assert_eq!(relay.decisions("db"), 2);
 }
 
 #[tokio::test]

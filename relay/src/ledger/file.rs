@@ -163,16 +163,30 @@ impl<R: StateRecord> StateFile<R> {
             .and_then(|()| file.write_all(&body))
             .map_err(failed("write", &temporary))?;
         file.sync_all().map_err(failed("fsync", &temporary))?;
-        let previous = self.beside("previous");
-        match fs::remove_file(&previous).and_then(|()| fs::hard_link(&path, &previous)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("keep the old file as", &previous)(error));
-            }
-            Err(_first) => drop(fs::hard_link(&path, &previous)), // there may be no old file yet
-            Ok(()) => {}
-        }
+        self.keep_previous(&path)?;
         fs::rename(&temporary, &path).map_err(failed("rename the new file to", &path))?;
         self.synced()
+    }
+
+    /// Keeps the file that `path` names as the one before. At each moment a file of that name exists, if one
+    /// did: a process that is killed here leaves either the older or the newer one.
+    fn keep_previous(&self, path: &Path) -> Result<(), LedgerError> {
+        let (previous, link) = (self.beside("previous"), self.beside("link"));
+        let linked = match fs::hard_link(path, &link) {
+            // A process was killed between the two steps below; what its link names is no matter.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(&link).and_then(|()| fs::hard_link(path, &link))
+            }
+            linked => linked,
+        };
+        match linked {
+            Ok(()) => {
+                fs::rename(&link, &previous).map_err(failed("keep the old file as", &previous))
+            }
+            // The first file has none before it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(failed("keep the old file as", &previous)(error)),
+        }
     }
 
     /// Removes the file and the one before it. When this returns, that survives a power cut.
@@ -180,7 +194,7 @@ impl<R: StateRecord> StateFile<R> {
     /// # Errors
     /// When any step fails.
     pub fn forget(&self) -> Result<(), LedgerError> {
-        for path in [self.beside("previous"), self.path()] {
+        for path in [self.beside("link"), self.beside("previous"), self.path()] {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(failed("remove", &path)(error));
@@ -294,6 +308,25 @@ mod tests {
             assert_eq!(loaded.value, Some(value("old")), "torn at {length}");
             assert_eq!(loaded.problems.len(), 1);
         }
+    }
+
+    #[test]
+    fn a_process_killed_between_link_and_rename_hinders_no_later_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = File::open(directory.path()).unwrap();
+        file.store(&value("static")).unwrap();
+        // Killed before the link replaces the file before, and before the new file replaces the current one.
+        fs::hard_link(file.path(), file.beside("link")).unwrap();
+        file.store(&value("stp")).unwrap();
+        fs::remove_file(file.beside("previous")).unwrap();
+        fs::hard_link(file.path(), file.beside("previous")).unwrap();
+        for policy in ["none", "null"] {
+            file.store(&value(policy)).unwrap();
+            assert_eq!(file.load().value, Some(value(policy)));
+        }
+        assert_eq!(read(&file.beside("previous")).unwrap(), Some(value("none")));
+        file.forget().unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

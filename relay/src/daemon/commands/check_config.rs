@@ -74,7 +74,7 @@ async fn check_offline(
         true => config,
         false => last_good::restore(config, &topology).config,
     };
-    if is_null(&before) || !Ledger::at(&before.enforce.state_dir).path().exists() {
+    if is_null(&before) || !Ledger::at(&before.enforce.state_dir).exists() {
         return Ok(lines);
     }
     let outlook = outlook(&before, &wanted, &topology).await?;

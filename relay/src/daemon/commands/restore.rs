@@ -36,7 +36,7 @@ pub fn restore(raw: &Raw) -> Result<(), ExitError> {
 /// When neither tells, or a container could not be restored.
 fn from_ledger(config: &Config) -> Result<String, ExitError> {
     let ledger = Ledger::open(&config.enforce.state_dir).map_err(anyhow::Error::from)?;
-    let path = ledger.path();
+    let directory = ledger.directory().display();
     let loaded = ledger.load();
     let mut text = String::new();
     for problem in loaded.problems {
@@ -45,15 +45,11 @@ fn from_ledger(config: &Config) -> Result<String, ExitError> {
     let book = match loaded.value {
         Some(book) => book,
         None => {
-            let from = format!(
-                "no ledger at {}: asking the runtime what was asked for",
-                path.display()
-            );
+            let from = format!("no ledger in {directory}: asking the runtime what was asked for");
             let Some(book) = learn(config).context(from.clone())? else {
                 return Ok(format!(
-                    "{text}nothing to restore: no ledger at {}, and no container was created through \
-                     cri-resmgr\n",
-                    path.display()
+                    "{text}nothing to restore: no ledger in {directory}, and no container was created \
+                     through cri-resmgr\n"
                 ));
             };
             text += &format!("{from}\n");

@@ -111,7 +111,7 @@ struct Turn {
 }
 
 /// What was read from one file.
-struct Read<R> {
+struct StoredRecord<R> {
     sequence: u64,
     value: R,
 }
@@ -169,11 +169,12 @@ impl<R: StateRecord> StateFile<R> {
 
     fn read_all(&self) -> (Loaded<R>, Turn) {
         let mut problems = Vec::new();
-        let mut newest: Option<(Read<R>, usize)> = None;
+        let mut newest: Option<(StoredRecord<R>, usize)> = None;
         for (slot, suffix) in SLOTS.iter().enumerate() {
             match read(&self.named(suffix)) {
                 Ok(Some(read)) => {
-                    let newer = |(newest, _): &(Read<R>, usize)| read.sequence > newest.sequence;
+                    let newer =
+                        |(newest, _): &(StoredRecord<R>, usize)| read.sequence > newest.sequence;
                     if newest.as_ref().is_none_or(newer) {
                         newest = Some((read, slot));
                     }
@@ -193,7 +194,7 @@ impl<R: StateRecord> StateFile<R> {
         let mut value = None;
         for suffix in SUFFIXES_OF_VERSION_1 {
             match read(&self.named(suffix)) {
-                Ok(read) => value = value.or(read.map(|read: Read<R>| read.value)),
+                Ok(read) => value = value.or(read.map(|read: StoredRecord<R>| read.value)),
                 Err(problem) => problems.push(problem),
             }
         }
@@ -316,7 +317,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read<R: StateRecord>(path: &Path) -> Result<Option<Read<R>>, LedgerError> {
+fn read<R: StateRecord>(path: &Path) -> Result<Option<StoredRecord<R>>, LedgerError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -356,7 +357,7 @@ fn read<R: StateRecord>(path: &Path) -> Result<Option<Read<R>>, LedgerError> {
         });
     }
     serde_json::from_slice(body)
-        .map(|value| Some(Read { sequence, value }))
+        .map(|value| Some(StoredRecord { sequence, value }))
         .map_err(|source| LedgerError::Content { path, source })
 }
 

@@ -83,6 +83,14 @@ pub struct Plan {
     pub after: Vec<Step>,
 }
 
+impl Plan {
+    /// Whether nothing is to be written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.before.is_empty() && self.after.is_empty()
+    }
+}
+
 /// What one container has, and what it shall have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsChange {

@@ -31,8 +31,9 @@ pub struct ReservedPlace {
     pub desired: CgroupSettings,
     /// The directory to show it its placement in; `None`: it is shown none.
     pub resources: Option<PathBuf>,
-    /// The ledger's generation that holds it.
-    pub(super) generation: u64,
+    /// The generation that must be on disk before the runtime hears of the container; `None` where nothing is
+    /// decided.
+    pub(super) generation: Option<u64>,
 }
 
 /// Why a request is refused.

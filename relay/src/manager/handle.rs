@@ -159,6 +159,9 @@ impl ManagerHandle {
         let reserved = reserved.ok_or_else(Denied::ended)?;
         let generation = reserved.generation;
         ticket.hold(reserved);
+        let Some(generation) = generation else {
+            return Ok(ticket);
+        };
         match self.durable.wait(generation).await {
             Ok(()) => Ok(ticket),
             Err(problem) if choice == OnFailure::Pass => {

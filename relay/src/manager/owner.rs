@@ -265,6 +265,7 @@ impl Owner {
         if judged.news && attempt == Attempt::Initial {
             return Ok(None);
         }
+        let revised = !judged.revised.is_empty();
         self.revise(judged.revised).await;
         let named = spec.requested.cpus;
         let by_kubelet = resmgr_policy::qos_from_cgroup_parent(&spec.cgroup_parent).is_some();
@@ -289,6 +290,10 @@ impl Owner {
         if by_kubelet {
             self.note_named_cpus(&named, &desired);
         }
+        // Where nothing is written anywhere, for this container or for others, the runtime need not wait for
+        // the ledger.
+        let others = || self.containers.plan_from(&before, &self.online());
+        let waits = revised || !desired.is_nothing() || !others().is_empty();
         self.publish();
         self.reservations
             .begin(&id, before, self.generation, growing, desired.cpuset());
@@ -298,7 +303,7 @@ impl Owner {
             placement: container.and_then(|container| container.placement.cloned()),
             resources: files.and_then(|(files, container)| files.directory(container)),
             desired,
-            generation: self.generation,
+            generation: waits.then_some(self.generation),
         }))
     }
 

@@ -170,6 +170,17 @@ impl Node {
         self.listed(id, id);
     }
 
+    /// Has each later write of the ledger fail.
+    fn break_ledger(&self) {
+        for name in ["ledger.a", "ledger.b"] {
+            let file = self.state.path().join(name);
+            if file.exists() {
+                std::fs::remove_file(&file).unwrap();
+            }
+            std::fs::create_dir(file).unwrap();
+        }
+    }
+
     fn listed(&self, id: &str, name: &str) {
         self.runtime.containers.lock().unwrap().push(Listed {
             id: id.into(),
@@ -576,13 +587,7 @@ async fn a_state_that_cannot_be_written_refuses_the_create_and_takes_the_place_b
     let node = Node::new();
     let relay = node.start().await;
     relay.handle.durable.flushed().await.unwrap();
-    for name in ["ledger.a", "ledger.b"] {
-        let file = node.state.path().join(name);
-        if file.exists() {
-            std::fs::remove_file(&file).unwrap();
-        }
-        std::fs::create_dir(file).unwrap();
-    }
+    node.break_ledger();
     let refused = relay
         .call(
             "CreateContainer",
@@ -601,6 +606,24 @@ async fn a_state_that_cannot_be_written_refuses_the_create_and_takes_the_place_b
             now.containers.is_empty() && now.containers.state().exclusive().is_empty()
         })
         .await;
+}
+
+#[tokio::test]
+async fn a_container_of_which_nothing_is_decided_waits_for_no_disk() {
+    let node = Node::new();
+    let interval = Duration::from_millis(20);
+    let none = Arc::new(resmgr_policy::Unplaced::NONE);
+    let relay = node.start_with(none, machine("0-7"), interval).await;
+    relay.handle.durable.flushed().await.unwrap();
+    node.break_ledger();
+    let created = relay
+        .call(
+            "CreateContainer",
+            &create_request("db", "default", POD, 2000),
+        )
+        .await;
+    assert!(matches!(created, Before::Forward { .. }), "{created:?}");
+    relay.handle.durable.flushed().await.unwrap_err();
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test and check there is.
 //!
 //! Nothing stops at the first failure: all are collected and listed at the end, with what was
-//! skipped and why. The last line is `N passed, N failed`.
+//! skipped and why, and what was repeated. The last line is `N passed, N failed`.
 
 use crate::{
     build_ebpf, fuzz,
@@ -12,11 +12,58 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use std::{
     io::{BufRead as _, BufReader},
+    path::Path,
     process::{Command, Stdio},
 };
 
 /// For each fuzz target.
 const FUZZ_SECONDS: u32 = 5;
+
+/// How often a test of [`STATISTICAL`] is run at most.
+const ATTEMPTS: u32 = 3;
+
+/// Tests that compare what two observers counted on a machine that does other work beside them, each with its
+/// target. Where such a test fails it is run again alone; each repetition is printed and counted in the end.
+const STATISTICAL: [(&str, &str); 11] = [
+    (
+        "telemetry",
+        "waits_on_a_cpu_overloaded_three_to_one_are_those_of_schedstat",
+    ),
+    (
+        "telemetry",
+        "waits_under_balancing_of_an_overload_of_three_to_one_are_those_of_schedstat",
+    ),
+    (
+        "telemetry",
+        "throttling_by_a_quota_is_told_apart_from_contention",
+    ),
+    (
+        "telemetry",
+        "cpu_time_of_a_spinner_is_the_kernels_on_every_cpu_and_nowhere_else",
+    ),
+    (
+        "telemetry",
+        "an_intruder_on_an_exclusive_cpu_is_named_with_its_time",
+    ),
+    ("telemetry", "the_program_tells_what_it_costs"),
+    (
+        "telemetry",
+        "in_a_guest_of_two_sockets_the_same_holds_and_stp_ends_the_crossing",
+    ),
+    (
+        "telemetry_kernels",
+        "on_kernel_6_1_the_numbers_are_the_kernels_and_each_hop_counts_once",
+    ),
+    (
+        "telemetry_kernels",
+        "on_kernel_6_12_the_numbers_are_the_kernels_and_each_hop_counts_once",
+    ),
+    ("feedback", "feedback_on_two_sockets"),
+    (
+        "resources",
+        "a_started_container_has_the_quota_that_its_policy_wants",
+    ),
+];
 
 /// How to run the tests.
 #[derive(Clone, Debug, clap::Args)]
@@ -38,6 +85,7 @@ struct Tally {
     passed: usize,
     failures: Vec<String>,
     skips: Vec<String>,
+    repetitions: Vec<String>,
 }
 
 /// One command that passes or fails.
@@ -91,6 +139,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             perform(check, &mut tally);
         }
     }
+    repeat_statistical(&skipped, &mut tally);
     if wanted("fuzz") && !fuzz::possible() {
         tally.skips.push("fuzz: there is no C++ compiler".into());
     } else if wanted("fuzz") {
@@ -160,6 +209,39 @@ fn perform(mut check: Check, tally: &mut Tally) {
     }
 }
 
+/// Runs each failed test of [`STATISTICAL`] again, alone, until it passes or has failed [`ATTEMPTS`] times.
+fn repeat_statistical(skipped: &Path, tally: &mut Tally) {
+    for (target, test) in STATISTICAL {
+        let Some(index) = tally.failures.iter().position(|failure| failure == test) else {
+            continue;
+        };
+        for attempt in 2..=ATTEMPTS {
+            step(&format!("{test}, attempt {attempt} of {ATTEMPTS}"));
+            let mut command = cargo();
+            command
+                .args([
+                    "test",
+                    "--workspace",
+                    "--test",
+                    target,
+                    "--",
+                    "--exact",
+                    test,
+                ])
+                .env("RESMGR_SKIPPED", skipped);
+            let passed = command.status().is_ok_and(|status| status.success());
+            let outcome = if passed { "passed" } else { "failed" };
+            let repetition = format!("{test}: attempt {attempt} of {ATTEMPTS} {outcome}");
+            tally.repetitions.push(repetition);
+            if passed {
+                tally.failures.remove(index);
+                tally.passed += 1;
+                break;
+            }
+        }
+    }
+}
+
 /// Runs a command, shows its output as it comes and counts the tests in it. Whether any was counted.
 fn stream(command: &mut Command, tests: bool, tally: &mut Tally) -> Result<bool> {
     let mut child = command
@@ -223,10 +305,15 @@ fn report(tally: &Tally) -> Result<()> {
     for skip in &tally.skips {
         println!("{} {skip}", paint("33", "SKIPPED"));
     }
+    for repetition in &tally.repetitions {
+        println!("{} {repetition}", paint("33", "REPEATED"));
+    }
     for failure in &tally.failures {
         println!("{} {failure}", paint("1;31", "FAILED"));
     }
-    println!("{} passed, {} failed", tally.passed, tally.failures.len());
+    let (passed, failed) = (tally.passed, tally.failures.len());
+    println!("{} repetitions", tally.repetitions.len());
+    println!("{passed} passed, {failed} failed");
     if tally.failures.is_empty() {
         return Ok(());
     }
@@ -236,12 +323,33 @@ fn report(tally: &Tally) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shell::root;
 
     #[test]
     fn the_harness_summary_is_counted() {
         let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out";
         assert_eq!(result_line(line), Some((3, 2)));
         assert_eq!(result_line("test a::b ... ok"), None);
+    }
+
+    #[test]
+    fn each_statistical_test_exists() {
+        for (target, test) in STATISTICAL {
+            let mut files = ["relay/tests", "tests/tests"]
+                .into_iter()
+                .flat_map(|folder| {
+                    let folder = root().join(folder);
+                    [format!("{target}.rs"), format!("{target}/main.rs")]
+                        .map(|file| folder.join(file))
+                });
+            let defined = format!("fn {test}()");
+            assert!(
+                files
+                    .any(|file| std::fs::read_to_string(file)
+                        .is_ok_and(|text| text.contains(&defined))),
+                "{target}: {test}"
+            );
+        }
     }
 
     #[test]

@@ -2,11 +2,14 @@
 //!
 //! Who may import what, lints in every package, no generated or machine-bound text, module style.
 
+mod doc_table;
 mod imports;
 mod modules;
+mod words;
 
 use crate::shell::{output, root};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use doc_table::DocTable;
 use std::{path::Path, process::Command};
 
 /// A crate (or module) that only some folders may name.
@@ -87,13 +90,18 @@ const RULES: &[Rule] = &[
     },
 ];
 
+/// Tables of this check that documents show.
+const DOC_TABLES: [DocTable; 2] = [modules::DOC_TABLE, words::DOC_TABLE];
+
 /// Runs every check and lists all that is wrong.
 ///
 /// # Errors
 /// When something is wrong.
 pub(crate) fn run(write: bool) -> Result<()> {
     if write {
-        modules::write(&root())?;
+        for table in DOC_TABLES {
+            table.write(&root())?;
+        }
     }
     let found = findings(&root())?;
     if found.is_empty() {
@@ -117,12 +125,20 @@ fn findings(root: &Path) -> Result<Vec<String>> {
         .filter(|path| root.join(path).is_file())
         .collect();
     let mut found = modules::findings(root, &exist)?;
+    for table in DOC_TABLES {
+        found.extend(table.finding(root)?);
+    }
     for path in exist {
         let Ok(text) = std::fs::read_to_string(root.join(path)) else {
             continue; // binary, or deleted and not committed yet
         };
         match path.rsplit('.').next() {
-            Some("rs") => rust(path, &text, &mut found),
+            Some("rs") => {
+                rust(path, &text, &mut found);
+                found.extend(
+                    words::findings(path, &text).with_context(|| format!("cannot read {path}"))?,
+                );
+            }
             Some("toml") if path.ends_with("Cargo.toml") => manifest(path, &text, &mut found),
             _ => {}
         }

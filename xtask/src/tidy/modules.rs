@@ -1,7 +1,10 @@
 //! Which module of the daemon may import which: the table that docs/architecture.md shows; circles of imports;
 //! types that share a name.
 
-use super::imports::{Modules, circles};
+use super::{
+    doc_table::DocTable,
+    imports::{Modules, circles},
+};
 use anyhow::{Context, Result};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,10 +29,12 @@ const CRATES: [&str; 9] = [
 /// The crate whose modules are a table.
 const DAEMON: &str = "relay/src";
 
-/// Where the table is shown, between these lines.
-const DOCUMENT: &str = "docs/architecture.md";
-const BEGIN: &str = "<!-- modules: written by `cargo xtask tidy --write` -->\n";
-const END: &str = "<!-- end of modules -->\n";
+/// Where the table is shown.
+pub(super) const DOC_TABLE: DocTable = DocTable {
+    document: "docs/architecture.md",
+    name: "modules",
+    table,
+};
 
 /// One module of the daemon.
 struct Row {
@@ -212,32 +217,13 @@ pub(super) fn findings(root: &Path, listed: &[&str]) -> Result<Vec<String>> {
             found.push(format!("type {name} is defined in {}", places.join(", ")));
         }
     }
-    let text = fs::read_to_string(root.join(DOCUMENT))?;
-    if !text.contains(&table()) {
-        found.push(format!(
-            "{DOCUMENT}: its table of modules is not that of xtask/src/tidy/modules.rs; `cargo xtask tidy \
-             --write` writes it"
-        ));
-    }
     Ok(found)
 }
 
-/// Writes the table into the document.
-///
-/// # Errors
-/// When the document cannot be read or written, or does not say where the table goes.
-pub(super) fn write(root: &Path) -> Result<()> {
-    let path = root.join(DOCUMENT);
-    let text = fs::read_to_string(&path)?;
-    let (before, rest) = text.split_once(BEGIN).context("no place for the table")?;
-    let (_old, after) = rest.split_once(END).context("no end of the table")?;
-    fs::write(path, format!("{before}{}{after}", table()))?;
-    Ok(())
-}
-
+/// The table as [`DOC_TABLE`] has it.
 fn table() -> String {
-    let mut table = format!(
-        "{BEGIN}\n| module | what for | imports | what it alone may do |\n| --- | --- | --- | --- |\n"
+    let mut table = String::from(
+        "\n| module | what for | imports | what it alone may do |\n| --- | --- | --- | --- |\n",
     );
     for row in MODULES {
         let imports = match row.name {
@@ -250,7 +236,7 @@ fn table() -> String {
             row.name, row.purpose, row.alone
         );
     }
-    table + "\n" + END
+    table + "\n"
 }
 
 /// Imports that the table does not allow, and entries of it that nothing uses.

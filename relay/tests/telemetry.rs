@@ -45,7 +45,7 @@ fn cpu_time_of_a_spinner_is_the_kernels_on_every_cpu_and_nowhere_else() {
     for cpu in topology.online.iter() {
         let cgroup = Cgroup::new("spin");
         telemetry
-            .register(id("spin"), &cgroup.path, CpuSet::one(cpu), CpuSet::EMPTY)
+            .register(id("spin"), &cgroup.path, CpuSet::single(cpu), CpuSet::EMPTY)
             .unwrap();
         let stolen_before = stolen_ns();
         let spinner = Child::start(&cgroup, Load::Spin, Some(cpu.0));
@@ -312,11 +312,11 @@ fn an_intruder_on_an_exclusive_cpu_is_named_with_its_time() {
     };
     let cpu = topology.online.iter().last().unwrap();
     let (owner, intruder) = (Cgroup::new("owner"), Cgroup::new("intruder"));
-    let own = CpuSet::one(cpu);
+    let own = CpuSet::single(cpu);
     telemetry
         .register(id("owner"), &owner.path, own, own)
         .unwrap();
-    let elsewhere = CpuSet::one(CpuId(900));
+    let elsewhere = CpuSet::single(CpuId(900));
     telemetry
         .register(id("intruder"), &intruder.path, elsewhere, CpuSet::EMPTY)
         .unwrap();

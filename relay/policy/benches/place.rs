@@ -106,7 +106,7 @@ struct Node<'a> {
     make: fn(u32, u32) -> Request,
     state: State,
     measured: Measured,
-    /// Who is there, by number: those that hold CPUs exclusively, and the others.
+    /// The containers that are there: those that hold CPUs exclusively, and the others.
     present: [Vec<(ContainerId, u32)>; 2],
     next: u32,
 }
@@ -131,7 +131,7 @@ impl<'a> Node<'a> {
             let at = (index / EXCLUSIVE_EACH) as usize;
             let (class, milli) = match index % EXCLUSIVE_EACH {
                 0 => (0, EXCLUSIVE[at % EXCLUSIVE.len()]),
-                one => (1, SHARED[one as usize % SHARED.len()]),
+                rest => (1, SHARED[rest as usize % SHARED.len()]),
             };
             let request = node.comes(class, milli);
             let decision = policy.place(node.view(), &request).unwrap();
@@ -158,11 +158,11 @@ impl<'a> Node<'a> {
         request
     }
 
-    /// Somebody of the class goes, and how much that one requested.
+    /// Takes a container of the class out, and says how much it requested.
     fn goes(&mut self, class: usize) -> u32 {
         let present = &mut self.present[class];
-        let who = random(u64::from(self.next)) % present.len() as u64;
-        let (id, milli) = present.swap_remove(usize::try_from(who).unwrap());
+        let position = random(u64::from(self.next)) % present.len() as u64;
+        let (id, milli) = present.swap_remove(usize::try_from(position).unwrap());
         let decision = self.policy.release(self.view(), &id);
         self.state.apply(&decision);
         self.measured.containers.remove(&id);
@@ -202,7 +202,7 @@ fn measure(
         drop(before);
     }
     let [exclusive, shared] = decided;
-    for (what, times) in [
+    for (class, times) in [
         ("exclusive", exclusive.clone()),
         ("shared", shared.clone()),
         ("all", [exclusive, shared].concat()),
@@ -213,7 +213,7 @@ fn measure(
             times.sort_unstable();
             let us = |per_mille: usize| times[(times.len() - 1) * per_mille / 1000].as_micros();
             let (p50, p99) = (us(500), us(990));
-            println!("{name}: {what}, {clock}: p50 {p50} µs, p99 {p99} µs");
+            println!("{name}: {class}, {clock}: p50 {p50} µs, p99 {p99} µs");
         }
     }
 }
@@ -235,7 +235,7 @@ fn since(start: [Duration; 2]) -> [Duration; 2] {
 fn place(c: &mut Criterion) {
     let topology = Topology::synthetic("pack:8 numa:1 l3:8 core:8 pu:2").unwrap();
     let config = StaticConfig {
-        reserved: Some(Reserved::Set(CpuSet::one(CpuId(0)))),
+        reserved: Some(Reserved::Set(CpuSet::single(CpuId(0)))),
         pin_memory: true,
         ..StaticConfig::default()
     };
@@ -273,7 +273,7 @@ fn pools() -> PoolsConfig {
 fn round(c: &mut Criterion) {
     let topology = Topology::synthetic("pack:4 numa:2 l3:8 core:4 pu:2").unwrap();
     let config = StaticConfig {
-        reserved: Some(Reserved::Set(CpuSet::one(CpuId(0)))),
+        reserved: Some(Reserved::Set(CpuSet::single(CpuId(0)))),
         pin_memory: true,
         ..StaticConfig::default()
     };

@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(at(&domain("/pod")), Some(1));
         assert_eq!(at(&domain("")), Some(2));
         assert_eq!(at(&alloc::format!("{DOMAIN}/rebalance")), Some(3));
-        for other in [
+        for unrelated in [
             domain("/container.web"),
             domain("/container.db2"),
             domain("/"),
@@ -104,7 +104,7 @@ mod tests {
             DOMAIN.into(),
             "rebalance".into(),
         ] {
-            assert_eq!(at(&other), None, "{other}");
+            assert_eq!(at(&unrelated), None, "{unrelated}");
         }
     }
 }

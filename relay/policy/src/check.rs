@@ -93,7 +93,7 @@ fn is_right(topology: &Topology, state: &State, rules: &Rules) -> bool {
             exclusive = exclusive.union(own);
         }
     }
-    let others = exclusive.union(&rules.exclusive_only);
+    let taken = exclusive.union(&rules.exclusive_only);
     let usable = rules.usable.unwrap_or(topology.online);
     let usable = usable.intersection(&topology.online);
     // Most have the CPUs of the one before.
@@ -106,9 +106,9 @@ fn is_right(topology: &Topology, state: &State, rules: &Rules) -> bool {
         if own.is_empty() {
             let same = right == Some(cpus);
             right = Some(cpus);
-            return same || (cpus.is_subset(&usable) && cpus.is_disjoint(&others));
+            return same || (cpus.is_subset(&usable) && cpus.is_disjoint(&taken));
         }
-        cpus.is_subset(&usable) && own.is_subset(cpus) && cpus.difference(own).is_disjoint(&others)
+        cpus.is_subset(&usable) && own.is_subset(cpus) && cpus.difference(own).is_disjoint(&taken)
     })
 }
 
@@ -147,40 +147,28 @@ fn violations(topology: &Topology, state: &State, rules: &Rules) -> Vec<Violatio
             }
         }
         let id = || id.clone();
-        let each = |cpus: CpuSet, make: &dyn Fn(CpuId) -> Violation| {
-            cpus.iter().map(make).collect::<Vec<_>>()
+        let mut report = |cpus: CpuSet, make: &dyn Fn(CpuId) -> Violation| {
+            found.extend(cpus.iter().map(make));
         };
         let offline = cpus.difference(&topology.online);
-        found.extend(each(offline, &|cpu| Violation::OfflineCpu {
-            id: id(),
-            cpu,
-        }));
+        report(offline, &|cpu| Violation::OfflineCpu { id: id(), cpu });
         let reserved = own.intersection(&rules.reserved);
-        found.extend(each(reserved, &|cpu| Violation::ReservedTaken {
+        report(reserved, &|cpu| Violation::ReservedTaken {
             cpu,
             owner: id(),
-        }));
+        });
         let outside = rules
             .usable
             .map_or(CpuSet::EMPTY, |usable| cpus.difference(&usable));
-        found.extend(each(outside, &|cpu| Violation::NotAvailable {
-            id: id(),
-            cpu,
-        }));
+        report(outside, &|cpu| Violation::NotAvailable { id: id(), cpu });
         let isolated = cpus.difference(own).intersection(&rules.exclusive_only);
-        found.extend(each(isolated, &|cpu| Violation::IsolatedShared {
-            id: id(),
-            cpu,
-        }));
+        report(isolated, &|cpu| Violation::IsolatedShared { id: id(), cpu });
         let lost = if cpus.is_empty() {
             CpuSet::EMPTY
         } else {
             own.difference(cpus)
         };
-        found.extend(each(lost, &|cpu| Violation::OwnerElsewhere {
-            owner: id(),
-            cpu,
-        }));
+        report(lost, &|cpu| Violation::OwnerElsewhere { owner: id(), cpu });
     }
     found
 }

@@ -44,25 +44,25 @@ impl Contention {
 
     pub(crate) fn of(view: View<'_>) -> Self {
         let measured = view.measured;
-        let mut this = Self::unasked(view);
-        if this.unusable.is_some() {
-            return this;
+        let mut contention = Self::unasked(view);
+        if contention.unusable.is_some() {
+            return contention;
         }
         let cpus = view.topology.cpus.last().map_or(0, |cpu| cpu.id.0 + 1);
         let cpus = usize::try_from(cpus).unwrap_or(0);
-        this.busy = vec![0; cpus];
-        this.costs = vec![0; cpus];
+        contention.busy = vec![0; cpus];
+        contention.costs = vec![0; cpus];
         for (cpu, milli) in &measured.cpu_busy_milli {
-            if let Some(slot) = index(*cpu).and_then(|at| this.busy.get_mut(at)) {
+            if let Some(slot) = index(*cpu).and_then(|at| contention.busy.get_mut(at)) {
                 *slot = u64::from(*milli);
             }
         }
-        this.waits = waits(view, cpus);
+        contention.waits = waits(view, cpus);
         // Busy time and waiting: half its core's, half its last-level cache's.
         let topology = view.topology;
-        this.add_means(topology, topology.cores.len(), |cpu| cpu.core.0);
-        this.add_means(topology, topology.llcs.len(), |cpu| cpu.llc.0);
-        this
+        contention.add_means(topology, topology.cores.len(), |cpu| cpu.core.0);
+        contention.add_means(topology, topology.llcs.len(), |cpu| cpu.llc.0);
+        contention
     }
 
     /// Adds half the mean of its group to the cost of each CPU.
@@ -109,14 +109,14 @@ impl Contention {
 
     /// Busy thousandths of the CPUs, summed; 0 when unknown.
     pub(crate) fn sum(&self, cpus: &CpuSet) -> u64 {
-        let each = cpus.iter().filter_map(|cpu| self.busy.get(index(cpu)?));
-        each.sum()
+        let busy = cpus.iter().filter_map(|cpu| self.busy.get(index(cpu)?));
+        busy.sum()
     }
 
     /// How long containers waited for the CPUs, microseconds per second.
     pub(crate) fn waited_us(&self, cpus: &CpuSet) -> u64 {
-        let each = cpus.iter().filter_map(|cpu| self.waits.get(index(cpu)?));
-        each.sum()
+        let waits = cpus.iter().filter_map(|cpu| self.waits.get(index(cpu)?));
+        waits.sum()
     }
 
     /// Mean busy thousandths of what shares a last-level cache with the CPUs, themselves apart; coarse.
@@ -148,10 +148,10 @@ const FEW: usize = 32;
 fn waits(view: View<'_>, cpus: usize) -> Vec<u64> {
     let mut waits = vec![0; cpus];
     let mut add = |on: &CpuSet, wait_us: u64| {
-        let each = wait_us / u64::try_from(on.len().max(1)).unwrap_or(1);
+        let per_cpu = wait_us / u64::try_from(on.len().max(1)).unwrap_or(1);
         for cpu in on.iter() {
             if let Some(slot) = index(cpu).and_then(|at| waits.get_mut(at)) {
-                *slot += each;
+                *slot += per_cpu;
             }
         }
     };
@@ -189,10 +189,10 @@ pub(crate) fn with_seen<'a, T>(
     containers.filter_map(move |(id, value)| {
         // Ids that are equal mostly share their text: comparing the pointers comes first.
         while seen
-            .next_if(|(other, _)| *other != id && *other < id)
+            .next_if(|(seen_id, _)| *seen_id != id && *seen_id < id)
             .is_some()
         {}
-        let (_, seen) = seen.next_if(|(other, _)| *other == id)?;
+        let (_, seen) = seen.next_if(|(seen_id, _)| *seen_id == id)?;
         Some((value, seen))
     })
 }

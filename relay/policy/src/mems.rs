@@ -35,16 +35,16 @@ struct Home {
 impl<'a> Mems<'a> {
     /// Ready for many containers on each of the `common` CPUs.
     pub(crate) fn new<'b>(topology: &'a Topology, common: impl Iterator<Item = &'b Cpus>) -> Self {
-        let mut this = Self {
+        let mut mems = Self {
             topology,
             common: Vec::new(),
             homes: Vec::new(),
         };
         for cpus in common {
-            let home = this.home(cpus);
-            this.common.push((cpus.clone(), home));
+            let home = mems.home(cpus);
+            mems.common.push((cpus.clone(), home));
         }
-        this
+        mems
     }
 
     /// `None` when no node has memory.

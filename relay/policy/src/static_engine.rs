@@ -281,9 +281,9 @@ impl<V: Variant> StaticEngine<V> {
         let mut taken = kept.iter().fold(CpuSet::EMPTY, |all, cpus| all.union(cpus));
         for index in order {
             if let (Some(item), Some(slot)) = (items.get(*index), result.get_mut(*index)) {
-                let others = taken.difference(slot);
-                let chosen = self.choose(view, pools, item.request, slot, &others, &contention)?;
-                taken = others.union(&chosen.cpus);
+                let held = taken.difference(slot);
+                let chosen = self.choose(view, pools, item.request, slot, &held, &contention)?;
+                taken = held.union(&chosen.cpus);
                 *slot = chosen.cpus;
             }
         }
@@ -442,8 +442,8 @@ fn items<'a>(view: View<'a>, without: Option<&ContainerId>) -> Vec<Item<'a>> {
 }
 
 fn taken(items: &[Item<'_>]) -> CpuSet {
-    let each = items.iter().filter(|item| !item.exclusive.is_empty());
-    each.fold(CpuSet::EMPTY, |all, item| all.union(&item.exclusive))
+    let exclusive = items.iter().filter(|item| !item.exclusive.is_empty());
+    exclusive.fold(CpuSet::EMPTY, |all, item| all.union(&item.exclusive))
 }
 
 fn reserve<V: Variant>(

@@ -88,7 +88,7 @@ impl StaticPools {
         view: View<'_>,
         request: &Request,
         asked: &PoolRequest,
-        others: &[(&ContainerId, &Placement)],
+        running: &[(&ContainerId, &Placement)],
     ) -> Result<(Placement, Explanation), String> {
         let name = &asked.pool;
         let pool = self.pools.get(name);
@@ -114,12 +114,12 @@ impl StaticPools {
             .map_or(requested, |profile| profile.utilisation_mcpu);
         let online = &view.topology.online;
         let mut held = CpuSet::EMPTY;
-        for (_, placed) in others {
+        for (_, placed) in running {
             if pool.exclusive && !placed.exclusive.is_empty() {
                 held = held.union(&placed.exclusive);
             }
         }
-        let uses = uses(view, pool, others);
+        let uses = uses(view, pool, running);
         let mut candidates: Vec<(Load, usize, &List)> = Vec::new();
         for (index, (list, on)) in pool.lists.iter().zip(&uses).enumerate() {
             let wanted = asked.socket.is_none_or(|socket| socket == list.socket);
@@ -343,11 +343,11 @@ impl StaticPools {
                         .collect(),
                 });
             }
-            let others: Vec<_> = placed
+            let running: Vec<_> = placed
                 .iter()
                 .map(|(id, placement)| (*id, placement))
                 .collect();
-            let decided = self.decide(view, &container.request, &asked, &others);
+            let decided = self.decide(view, &container.request, &asked, &running);
             let (placement, explanation) =
                 decided.map_err(|text| format!("{text}; container \"{id}\""))?;
             placed.insert(id, placement);
@@ -409,13 +409,13 @@ impl Policy for StaticPools {
                 },
             )),
             None => {
-                let others = view.state.containers.iter();
-                let others = others.filter(|(id, _)| **id != request.id);
-                let others: Vec<_> = others
+                let running = view.state.containers.iter();
+                let running = running.filter(|(id, _)| **id != request.id);
+                let running: Vec<_> = running
                     .map(|(id, container)| (id, &container.placement))
                     .collect();
                 PoolRequest::of(request)
-                    .and_then(|asked| self.decide(view, request, &asked, &others))
+                    .and_then(|asked| self.decide(view, request, &asked, &running))
             }
         };
         let (placement, explanation) = decided.map_err(refusal)?;
@@ -491,7 +491,7 @@ struct Use {
 }
 
 /// What each list of a pool is used for, in one pass over the containers.
-fn uses(view: View<'_>, pool: &Pool, others: &[(&ContainerId, &Placement)]) -> Vec<Use> {
+fn uses(view: View<'_>, pool: &Pool, running: &[(&ContainerId, &Placement)]) -> Vec<Use> {
     // Lists have no CPU in common: the lowest one tells which it is.
     let firsts = pool.lists.iter().enumerate();
     let firsts = firsts.filter_map(|(at, list)| Some((list.cpus.first()?, at)));
@@ -501,7 +501,7 @@ fn uses(view: View<'_>, pool: &Pool, others: &[(&ContainerId, &Placement)]) -> V
         (pool.lists.get(at)?.cpus == *cpus).then_some(at)
     };
     let mut uses = vec![Use::default(); pool.lists.len()];
-    for (_, placed) in others {
+    for (_, placed) in running {
         for at in placed.lists.iter().filter_map(known) {
             if let Some(on) = uses.get_mut(at) {
                 on.containers += 1;
@@ -510,7 +510,7 @@ fn uses(view: View<'_>, pool: &Pool, others: &[(&ContainerId, &Placement)]) -> V
         }
     }
     if usable(view) {
-        for (placed, seen) in with_seen(others.iter().copied(), view.measured) {
+        for (placed, seen) in with_seen(running.iter().copied(), view.measured) {
             if seen.confidence.0 < CONFIDENT {
                 continue;
             }
@@ -552,8 +552,8 @@ fn load(
 
 /// CPU numbers one by one, as CMK wrote them: its users split them at commas.
 fn plain(cpus: &CpuSet) -> String {
-    let each: Vec<String> = cpus.iter().map(|cpu| cpu.to_string()).collect();
-    each.join(",")
+    let numbers: Vec<String> = cpus.iter().map(|cpu| cpu.to_string()).collect();
+    numbers.join(",")
 }
 
 fn refusal(text: String) -> Refusal {

@@ -56,7 +56,7 @@ impl CpuSet {
 
     /// The set of one CPU. Numbers from [`MAX_CPUS`] on give the empty set.
     #[must_use]
-    pub fn one(cpu: CpuId) -> Self {
+    pub fn single(cpu: CpuId) -> Self {
         let mut set = Self::EMPTY;
         set.insert(cpu);
         set

@@ -72,10 +72,10 @@ pub enum TopologyError {
         second: CpuId,
     },
     /// Online or isolated CPUs that are not described.
-    #[error("{what} CPUs {cpus} are not described")]
+    #[error("{set} CPUs {cpus} are not described")]
     UnknownCpus {
         /// Which set.
-        what: &'static str,
+        set: &'static str,
         /// The culprits.
         cpus: Box<CpuSet>,
     },
@@ -108,9 +108,9 @@ impl Topology {
         if last.id.0 >= MAX_CPUS {
             return Err(TopologyError::TooLarge { cpu: last.id });
         }
-        for (one, next) in cpus.iter().zip(cpus.iter().skip(1)) {
-            if one.id == next.id {
-                return Err(TopologyError::TwiceCpu { cpu: one.id });
+        for (cpu, next) in cpus.iter().zip(cpus.iter().skip(1)) {
+            if cpu.id == next.id {
+                return Err(TopologyError::TwiceCpu { cpu: cpu.id });
             }
         }
         check_nesting(&cpus)?;
@@ -131,10 +131,10 @@ impl Topology {
 
         let all: CpuSet = cpus.iter().map(|cpu| cpu.id).collect();
         let online = online.unwrap_or(all);
-        for (what, set) in [("online", &online), ("isolated", &isolated)] {
-            if !set.is_subset(&all) {
-                let cpus = Box::new(set.difference(&all));
-                return Err(TopologyError::UnknownCpus { what, cpus });
+        for (set, cpus) in [("online", &online), ("isolated", &isolated)] {
+            if !cpus.is_subset(&all) {
+                let cpus = Box::new(cpus.difference(&all));
+                return Err(TopologyError::UnknownCpus { set, cpus });
             }
         }
         Ok(Self {
@@ -246,9 +246,9 @@ fn check_nodes(
     let mut order: Vec<usize> = (0..nodes.len()).collect();
     order.sort_by_key(|index| nodes.get(*index).map(|node| node.id));
     nodes.sort_by_key(|node| node.id);
-    for (one, next) in nodes.iter().zip(nodes.iter().skip(1)) {
-        if one.id == next.id {
-            return Err(TopologyError::TwiceNode { node: one.id });
+    for (node, next) in nodes.iter().zip(nodes.iter().skip(1)) {
+        if node.id == next.id {
+            return Err(TopologyError::TwiceNode { node: node.id });
         }
     }
     for cpu in cpus {
@@ -281,8 +281,10 @@ fn check_nodes(
 /// Distances firmware typically reports: 10 local, 12 in the package, 21 beyond.
 fn made_up(cpus: &[Cpu], nodes: &[Node]) -> Vec<Vec<u16>> {
     let package = |node: &Node| {
-        let cpu = node.cpus.first()?;
-        cpus.iter().find(|one| one.id == cpu).map(|cpu| cpu.package)
+        let first = node.cpus.first()?;
+        cpus.iter()
+            .find(|cpu| cpu.id == first)
+            .map(|cpu| cpu.package)
     };
     let packages: Vec<_> = nodes.iter().map(package).collect();
     (0..nodes.len())
@@ -290,7 +292,7 @@ fn made_up(cpus: &[Cpu], nodes: &[Node]) -> Vec<Vec<u16>> {
             (0..nodes.len())
                 .map(|to| match (packages.get(from), packages.get(to)) {
                     _ if from == to => 10,
-                    (Some(Some(one)), Some(Some(other))) if one == other => 12,
+                    (Some(Some(first)), Some(Some(second))) if first == second => 12,
                     _ => 21,
                 })
                 .collect()

@@ -142,12 +142,12 @@ impl Topology {
 
         // The number of the group of a level that a CPU is in: how many groups come before it.
         let size = |level: TopologyLevel| -> u32 {
-            let position = levels.iter().position(|(one, _)| *one == level);
+            let position = levels.iter().position(|(given, _)| *given == level);
             position.map_or(total, |position| {
                 levels.iter().skip(position + 1).map(|(_, n)| n).product()
             })
         };
-        let has = |level: TopologyLevel| levels.iter().any(|(one, _)| *one == level);
+        let has = |level: TopologyLevel| levels.iter().any(|(given, _)| *given == level);
         let package = size(TopologyLevel::Package);
         let die = if has(TopologyLevel::Die) {
             size(TopologyLevel::Die)

@@ -48,7 +48,7 @@ impl Naive<'_> {
         Reverse(
             self.taken
                 .iter()
-                .filter(|one| package.contains(**one))
+                .filter(|cpu| package.contains(**cpu))
                 .count(),
         )
     }
@@ -57,7 +57,7 @@ impl Naive<'_> {
         let package = self.package(cpu);
         self.free
             .iter()
-            .filter(|one| package.contains(**one))
+            .filter(|cpu| package.contains(**cpu))
             .count()
     }
 
@@ -66,8 +66,8 @@ impl Naive<'_> {
     }
 
     fn choose(&mut self, cpu: CpuId) {
-        self.free.retain(|one| *one != cpu);
-        self.open.retain(|one| *one != cpu);
+        self.free.retain(|kept| *kept != cpu);
+        self.open.retain(|kept| *kept != cpu);
         self.taken.push(cpu);
     }
 
@@ -135,7 +135,7 @@ impl Naive<'_> {
                 .iter()
                 .find(|group| group.contains(cpu))
                 .expect("every CPU has its groups");
-            among.iter().filter(|one| group.contains(one)).count()
+            among.iter().filter(|cpu| group.contains(cpu)).count()
         };
         let mut threads = self.open.clone();
         threads.sort_by_key(|cpu| {

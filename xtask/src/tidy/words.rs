@@ -78,7 +78,7 @@ const BANS: &[Ban] = &[
 ];
 
 /// Folders that are held to the table.
-const HELD: [&str; 9] = [
+const HELD: &[&str] = &[
     "common/",
     "ebpf/",
     "relay/agent/",
@@ -94,7 +94,6 @@ const HELD: [&str; 9] = [
 const NOT_YET: &[&str] = &[
     "ebpf/",
     "relay/agent/",
-    "relay/policy/",
     "relay/sim/",
     "relay/src/cli",
     "relay/src/config",
@@ -110,7 +109,6 @@ const NOT_YET: &[&str] = &[
     "relay/src/metrics",
     "relay/src/record",
     "relay/src/telemetry",
-    "relay/topology/",
     "relay/webhook/",
     "xtask/",
 ];

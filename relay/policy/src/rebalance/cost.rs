@@ -37,7 +37,9 @@ pub(super) fn refill_ns_per_s(seen: &Observed) -> u64 {
         (seen.node_migrations_milli_per_s, NODE_MIGRATION_US),
         (seen.llc_migrations_milli_per_s, LLC_MIGRATION_US),
     ];
-    let caches = far.iter().map(|(count, each)| count.saturating_mul(*each));
+    let caches = far
+        .iter()
+        .map(|(count, cost_us)| count.saturating_mul(*cost_us));
     caches.fold(0, u64::saturating_add)
 }
 

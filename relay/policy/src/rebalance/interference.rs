@@ -40,8 +40,8 @@ impl InterferingPair<'_> {
 pub(crate) fn interfering_pairs(measured: &Measured) -> Vec<InterferingPair<'_>> {
     let mut pairs: Vec<InterferingPair<'_>> = Vec::new();
     for (victim, seen) in &measured.containers {
-        let others = seen.preempted_by.iter().filter(|(by, _)| *by != victim);
-        let worst = others.max_by_key(|(_, rate)| **rate);
+        let aggressors = seen.preempted_by.iter().filter(|(by, _)| *by != victim);
+        let worst = aggressors.max_by_key(|(_, rate)| **rate);
         if let Some((aggressor, rate)) =
             worst.filter(|(_, rate)| **rate >= INTERFERENCE_MILLI_PER_S)
             && seen.wait_ns_per_s >= INTERFERENCE_WAIT_NS_PER_S

@@ -57,8 +57,8 @@ pub(super) fn propose(policy: &impl Movable, view: View<'_>) -> Option<Decision>
             first(proposal),
         )
     });
-    let mut each = proposals.into_iter();
-    each.find_map(|(cost, best)| carry_out(policy, view, cost, best))
+    let mut proposals = proposals.into_iter();
+    proposals.find_map(|(cost, best)| carry_out(policy, view, cost, best))
 }
 
 fn is_cooling_down(view: View<'_>, memory: &RebalanceMemory, step: &MoveStep) -> bool {
@@ -231,7 +231,7 @@ fn neighbours(view: View<'_>, best: &Proposal, baselines: &[Baseline]) -> Vec<Ba
         Some((Reverse(common * 1000 / cpus.len()), baseline))
     });
     let mut beside: Vec<_> = beside.collect();
-    beside.sort_by(|(a, baseline), (b, other)| (a, &baseline.id).cmp(&(b, &other.id)));
+    beside.sort_by(|(a, first), (b, second)| (a, &first.id).cmp(&(b, &second.id)));
     beside.truncate(NEIGHBOURS);
     beside.into_iter().map(|(_, baseline)| baseline).collect()
 }

@@ -197,10 +197,10 @@ pub fn judge_pod(members: &mut [&mut Basis]) {
     // First those whose memory limit is the pod's as well; then those with memory of their own, if it takes
     // them too, or took others before.
     for memory_too in [true, false] {
-        let others = members
+        let filled_with_memory = members
             .iter()
             .any(|member| member.of_pod && !memory_is_the_pods(member));
-        if !memory_too && !others && excess(members, &pod) == 0 {
+        if !memory_too && !filled_with_memory && excess(members, &pod) == 0 {
             break;
         }
         for member in members.iter_mut() {

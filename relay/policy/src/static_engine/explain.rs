@@ -1,4 +1,4 @@
-//! Why a container got the CPUs it got, for people who have to understand it at night.
+//! Why a container got the CPUs it got, for the operator at night.
 
 use super::{Choice, StaticEngine, Variant, source};
 use crate::{

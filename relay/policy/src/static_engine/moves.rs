@@ -73,9 +73,9 @@ impl<V: Variant> Movable for StaticEngine<V> {
                     let sources = V::sources(&self.config, item.request, full);
                     let legal = legal_part(&pools, &sources, &to, full);
                     item.exclusive = Cpus::EMPTY;
-                    let others = taken(&items);
-                    let pool = pools.shared.difference(&others).difference(&to);
-                    let free = to.is_disjoint(&others) && to.is_subset(&view.topology.online);
+                    let held = taken(&items);
+                    let pool = pools.shared.difference(&held).difference(&to);
+                    let free = to.is_disjoint(&held) && to.is_subset(&view.topology.online);
                     if legal != to || to.len() != full || !free || pool.is_empty() {
                         return None;
                     }

@@ -42,7 +42,7 @@ impl Common {
         }
     }
 
-    fn each(&self) -> impl Iterator<Item = &Cpus> {
+    fn placements(&self) -> impl Iterator<Item = &Cpus> {
         let pool = [&self.pool, &self.spilled, &self.shared_on_loan];
         pool.into_iter()
             .chain([&self.reserved, &self.reserved_on_loan])
@@ -67,7 +67,7 @@ impl<V: Variant> StaticEngine<V> {
         let splits: Vec<CpuSplit> = splits.collect();
         let spills = self.spills(items, &splits, &common.pool);
         let pins = self.config.pin_memory;
-        let mut mems = pins.then(|| Mems::new(topology, common.each()));
+        let mut mems = pins.then(|| Mems::new(topology, common.placements()));
         let mut changes = Vec::with_capacity(items.len());
         for ((item, split), spills) in items.iter().zip(splits).zip(spills) {
             let mut placement = Placement {
@@ -149,8 +149,8 @@ impl<V: Variant> StaticEngine<V> {
             return spills;
         }
         let mut order: Vec<(QosClass, u64, usize)> = Vec::with_capacity(items.len());
-        let each = items.iter().enumerate();
-        order.extend(each.map(|(index, item)| (item.request.qos, item.arrival, index)));
+        let keys = items.iter().enumerate();
+        order.extend(keys.map(|(index, item)| (item.request.qos, item.arrival, index)));
         order.sort_unstable();
         let mut full = false;
         for (_, _, index) in order {

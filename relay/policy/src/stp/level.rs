@@ -64,18 +64,18 @@ impl StaticPools {
 
 impl SharedList<'_> {
     /// The other lists it may run on, and how busy each would be with it; the least busy first.
-    fn others(&self, view: View<'_>, contention: &Contention) -> Vec<(u64, &List)> {
+    fn alternatives(&self, view: View<'_>, contention: &Contention) -> Vec<(u64, &List)> {
         let socket = self.container.placement.socket;
-        let others = self.pool.lists.iter().filter(|other| {
-            let wanted = socket.is_none_or(|socket| socket == other.socket);
-            wanted && other.cpus != self.list && !online(view, &other.cpus).is_empty()
+        let alternatives = self.pool.lists.iter().filter(|list| {
+            let wanted = socket.is_none_or(|socket| socket == list.socket);
+            wanted && list.cpus != self.list && !online(view, &list.cpus).is_empty()
         });
-        let mut with_it: Vec<_> = others
-            .map(|other| {
-                let cpus = online(view, &other.cpus);
+        let mut with_it: Vec<_> = alternatives
+            .map(|list| {
+                let cpus = online(view, &list.cpus);
                 let width = u64::try_from(cpus.len().max(1)).unwrap_or(1);
                 let added = u64::from(self.seen.utilisation_mcpu) / width;
-                (contention.mean(&cpus) + added, other)
+                (contention.mean(&cpus) + added, list)
             })
             .collect();
         with_it.sort_by_key(|(busy, _)| *busy);
@@ -96,12 +96,14 @@ fn online(view: View<'_>, list: &CpuSet) -> CpuSet {
     list.intersection(&view.topology.online)
 }
 
-fn candidates(others: &[(u64, &List)]) -> Vec<Candidate> {
-    let candidates = others.iter().map(|(busy, list)| Candidate::OtherList {
-        cpus: list.cpus.into(),
-        socket: list.socket,
-        busy_with_it_milli: *busy,
-    });
+fn candidates(alternatives: &[(u64, &List)]) -> Vec<Candidate> {
+    let candidates = alternatives
+        .iter()
+        .map(|(busy, list)| Candidate::OtherList {
+            cpus: list.cpus.into(),
+            socket: list.socket,
+            busy_with_it_milli: *busy,
+        });
     first_candidates(candidates, MAX_LISTED_CANDIDATES)
 }
 
@@ -110,13 +112,13 @@ fn level(view: View<'_>, contention: &Contention, shared: &SharedList<'_>) -> Op
         return None;
     }
     let here = contention.mean(&online(view, &shared.list));
-    let others = shared.others(view, contention);
-    let (there, other) = others.first()?;
+    let alternatives = shared.alternatives(view, contention);
+    let (there, target) = alternatives.first()?;
     if there + HYSTERESIS_MILLI > here {
         return None;
     }
     Some(Proposal {
-        steps: vec![shared.to(other)],
+        steps: vec![shared.to(target)],
         watched: Vec::new(),
         reason: "contention",
         gain_ns_per_s: shared.seen.wait_ns_per_s / 2,
@@ -128,12 +130,12 @@ fn level(view: View<'_>, contention: &Contention, shared: &SharedList<'_>) -> Op
                 busy_milli: here,
             },
             Reason::OtherList {
-                list: other.cpus.into(),
+                list: target.cpus.into(),
                 busy_with_it_milli: *there,
                 least_difference_milli: Some(HYSTERESIS_MILLI),
             },
         ],
-        candidates: candidates(&others),
+        candidates: candidates(&alternatives),
     })
 }
 
@@ -156,13 +158,13 @@ fn separate(policy: &StaticPools, view: View<'_>, contention: &Contention) -> Ve
                 continue;
             };
             let here = contention.mean(&online(view, &shared.list));
-            let others = shared.others(view, contention);
+            let alternatives = shared.alternatives(view, contention);
             let room = |busy: u64| busy <= FULL_MILLI.min(here.max(HYSTERESIS_MILLI));
-            let Some((there, other)) = others.first().filter(|(busy, _)| room(*busy)) else {
+            let Some((there, target)) = alternatives.first().filter(|(busy, _)| room(*busy)) else {
                 continue;
             };
             proposals.push(Proposal {
-                steps: vec![shared.to(other)],
+                steps: vec![shared.to(target)],
                 watched: vec![victim.clone(), aggressor.clone()],
                 reason: "parting",
                 // The aggressor is moved for the sake of the victim: half as sure to help.
@@ -177,12 +179,12 @@ fn separate(policy: &StaticPools, view: View<'_>, contention: &Contention) -> Ve
                         list: common.into(),
                     },
                     Reason::OtherList {
-                        list: other.cpus.into(),
+                        list: target.cpus.into(),
                         busy_with_it_milli: *there,
                         least_difference_milli: None,
                     },
                 ],
-                candidates: candidates(&others),
+                candidates: candidates(&alternatives),
             });
         }
     }
@@ -290,10 +292,10 @@ impl Movable for StaticPools {
             .map(|list| list.cpus)
             .collect();
             let exclusive = step.kind == MoveKind::Exclusive;
-            let others = view.state.containers.iter();
-            let mut others = others.filter(|(id, _)| **id != step.id);
+            let running = view.state.containers.iter();
+            let mut running = running.filter(|(id, _)| **id != step.id);
             let free = !exclusive
-                || others.all(|(_, container)| container.placement.exclusive.is_disjoint(&to));
+                || running.all(|(_, container)| container.placement.exclusive.is_disjoint(&to));
             if lists.is_empty() || all(&lists) != to || pool.exclusive != exclusive || !free {
                 return None;
             }

@@ -110,11 +110,11 @@ pub(crate) fn validate(
                     listed(&here)
                 ));
             }
-            for (other, of) in &seen {
-                let both = cpus.intersection(other);
+            for (listed, of) in &seen {
+                let both = cpus.intersection(listed);
                 if !both.is_empty() {
                     problem(format!(
-                        "CPUs {both} are also in list {other} of pool {of:?}"
+                        "CPUs {both} are also in list {listed} of pool {of:?}"
                     ));
                 }
             }

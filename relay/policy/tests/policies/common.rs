@@ -47,7 +47,7 @@ pub(super) fn reserving(list: &str) -> StaticConfig {
     }
 }
 
-/// A machine, a policy and who runs there; checked after every step.
+/// A machine, a policy and the containers that run there; checked after every step.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) topology: Topology,

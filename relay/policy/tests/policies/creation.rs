@@ -89,11 +89,11 @@ fn the_exclusive_list_with_the_quietest_neighbours_is_taken() {
     let mut world = pools(topology, true, &[(0, "0"), (0, "1"), (1, "4"), (1, "5")]);
     busy(&mut world, "2-3", 900);
     busy(&mut world, "6-7", 100);
-    let mut one = request("db", Guaranteed, 1000);
-    one.env.push(("STP_POOL".into(), "exclusive".into()));
-    let extended = &mut one.requirements.extended;
+    let mut db = request("db", Guaranteed, 1000);
+    db.env.push(("STP_POOL".into(), "exclusive".into()));
+    let extended = &mut db.requirements.extended;
     extended.insert("cmk.intel.com/exclusive-cores".into(), 1);
-    let text = why(&world, &one);
+    let text = why(&world, &db);
     assert!(text.starts_with("default/db/db: CPUs 4 of pool"), "{text}");
     for line in [
         "choice list 4 (socket 1): 0 containers, 0m requested per CPU, 0 of 1000 busy, 1000 with it, 0 around it, 0 ms/s waited\n",
@@ -126,7 +126,7 @@ choice cache 3: 4 CPUs free (0 isolated) of 4, 400 of 1000 busy, 0 of 1000 aroun
 choice cache 1: 4 CPUs free (0 isolated) of 4, 800 of 1000 busy, 0 of 1000 around it, 0 ms/s waited there; gives none
 "
     );
-    // As quiet, but somebody is confined there and waits already.
+    // As quiet, but a container is confined there and waits already.
     busy(&mut world, "4-15", 100);
     world.place(&request("waits", Burstable, 500)).unwrap();
     let waits = ContainerId("waits".into());
@@ -144,10 +144,10 @@ fn a_list_that_its_predecessors_would_fill_is_not_taken() {
     busy(&mut world, "8-15", 300);
     busy(&mut world, "0-1", 200);
     let named = |id: &str, pod: &str| {
-        let mut one = request(id, Burstable, 100);
-        one.pod.name = pod.into();
-        one.name = "app".into();
-        one
+        let mut container = request(id, Burstable, 100);
+        container.pod.name = pod.into();
+        container.name = "app".into();
+        container
     };
     assert_eq!(world.place(&named("1", "web-0")).unwrap().cpus, cpus("0-1"));
     see(&mut world, "1", 1700, 0);

@@ -1,4 +1,4 @@
-//! Each kind of move: when it is made, what it changes, and who is left alone.
+//! Each kind of move: when it is made, what it changes, and which containers are left alone.
 
 mod random;
 
@@ -110,18 +110,18 @@ fn a_pair_is_put_back_together_when_parting_did_not_help() {
 }
 
 #[test]
-fn a_pod_that_opted_out_is_not_parted_from_anybody() {
-    for who in ["bully", "victim"] {
+fn a_pod_that_opted_out_is_not_parted_from_any_other() {
+    for out in ["bully", "victim"] {
         let mut world = plus(n4c16(), "0");
         for name in ["bully", "victim"] {
-            let mut one = request(name, Burstable, 500);
-            if name == who {
-                one = annotated(one, OUT, "false");
+            let mut container = request(name, Burstable, 500);
+            if name == out {
+                container = annotated(container, OUT, "false");
             }
-            world.place(&one).unwrap();
+            world.place(&container).unwrap();
         }
         hurt(&mut world);
-        assert_eq!(step(&mut world), None, "{who}");
+        assert_eq!(step(&mut world), None, "{out}");
     }
 }
 
@@ -130,28 +130,28 @@ fn lists(exclusive: bool, pool: &str, lists: &[(u32, &str)]) -> PoolsConfig {
         socket: *socket,
         cpuset: (*cpuset).into(),
     });
-    let one = PoolConfig {
+    let config = PoolConfig {
         exclusive,
         cpu_lists: cpu_lists.collect(),
     };
     PoolsConfig {
-        pools: [(pool.to_string(), one)].into(),
+        pools: [(pool.to_string(), config)].into(),
     }
 }
 
 #[test]
-fn in_pools_the_victim_goes_to_another_list_or_else_who_hurts_it() {
-    for (out, moves) in [("nobody", "victim"), ("victim", "bully")] {
+fn in_pools_the_victim_goes_to_another_list_or_else_the_bully() {
+    for (out, moves) in [("none", "victim"), ("victim", "bully")] {
         let topology = n4c16();
         let config = lists(false, "shared", &[(0, "0-3"), (1, "8-11")]);
         let policy = StaticPools::new(&topology, &config).unwrap();
         let mut world = World::new(topology, policy);
         for name in ["bully", "decoy", "victim"] {
-            let mut one = request(name, Burstable, 500);
+            let mut container = request(name, Burstable, 500);
             if name == out {
-                one = annotated(one, OUT, "false");
+                container = annotated(container, OUT, "false");
             }
-            world.place(&one).unwrap();
+            world.place(&container).unwrap();
         }
         world.release("decoy");
         assert_eq!(
@@ -170,17 +170,17 @@ fn in_pools_the_victim_goes_to_another_list_or_else_who_hurts_it() {
 }
 
 #[test]
-fn a_move_for_the_sake_of_somebody_who_is_gone_is_no_reason_for_another_one() {
+fn a_move_for_the_sake_of_a_container_that_is_gone_is_no_reason_for_another_one() {
     let topology = n4c16();
     let config = lists(false, "shared", &[(0, "0-3"), (1, "8-11")]);
     let policy = StaticPools::new(&topology, &config).unwrap();
     let mut world = World::new(topology, policy);
     for name in ["bully", "decoy", "victim"] {
-        let mut one = request(name, Burstable, 500);
+        let mut container = request(name, Burstable, 500);
         if name == "victim" {
-            one = annotated(one, OUT, "false");
+            container = annotated(container, OUT, "false");
         }
-        world.place(&one).unwrap();
+        world.place(&container).unwrap();
     }
     world.release("decoy");
     busy(&mut world, "0-3", 600);
@@ -235,7 +235,7 @@ fn a_starving_pool_borrows_of_an_idle_one_and_gives_it_back() {
         "0-3",
         "the lender goes on using its own"
     );
-    // Whoever comes now runs there too, and exclusive CPUs still come from the shared pool alone.
+    // A container that comes now runs there too, and exclusive CPUs still come from the shared pool alone.
     world.place(&request("b", BestEffort, 0)).unwrap();
     assert_eq!(cpus(&world.on("b")), on);
     let own = world.place(&request("own", Guaranteed, 2000)).unwrap();
@@ -289,12 +289,12 @@ fn a_loan_that_did_not_help_is_taken_back_and_a_shadow_lends_nothing() {
 fn scattered(annotation: Option<(&str, &str)>) -> World {
     let mut world = plus(Topology::synthetic("pack:2 core:4").unwrap(), "0");
     world.place(&request("filler", Guaranteed, 3000)).unwrap();
-    let mut one = request("wide", Guaranteed, 2000);
+    let mut wide = request("wide", Guaranteed, 2000);
     if let Some((key, value)) = annotation {
-        one = annotated(one, key, value);
+        wide = annotated(wide, key, value);
     }
     world.place(&request("other", Guaranteed, 1000)).unwrap();
-    world.place(&one).unwrap();
+    world.place(&wide).unwrap();
     // Placed together in truth: as it would be after a hot-unplug.
     let container = world.state.containers.get_mut(&id("wide")).unwrap();
     container.placement.exclusive = cpus("1,5").into();
@@ -302,9 +302,9 @@ fn scattered(annotation: Option<(&str, &str)>) -> World {
     let filler = world.state.containers.get_mut(&id("filler")).unwrap();
     filler.placement.exclusive = cpus("2").into();
     filler.placement.cpus = cpus("2").into();
-    let other = world.state.containers.get_mut(&id("other")).unwrap();
-    other.placement.exclusive = cpus("3").into();
-    other.placement.cpus = cpus("3").into();
+    let neighbour = world.state.containers.get_mut(&id("other")).unwrap();
+    neighbour.placement.exclusive = cpus("3").into();
+    neighbour.placement.cpus = cpus("3").into();
     see(&mut world, "wide", |seen| {
         seen.utilisation_mcpu = 1500;
         seen.package_migrations_milli_per_s = 2_000_000;
@@ -336,7 +336,7 @@ fn exclusive_cpus_change_only_for_a_pod_that_asked_for_it() {
 }
 
 #[test]
-fn exclusive_cpus_cannot_go_back_to_where_somebody_else_is_by_now() {
+fn exclusive_cpus_cannot_go_back_to_where_another_container_is_by_now() {
     let mut world = scattered(Some((EXCHANGE, "true")));
     step(&mut world).unwrap();
     world.place(&request("new", Guaranteed, 1000)).unwrap();
@@ -354,12 +354,12 @@ fn an_exclusive_list_on_which_others_run_is_exchanged_on_request() {
     let config = lists(true, "exclusive", &[(0, "0-1"), (0, "2-3"), (1, "8-9")]);
     let policy = StaticPools::new(&topology, &config).unwrap();
     let mut world = World::new(topology, policy);
-    let mut one = annotated(request("db", Guaranteed, 2000), EXCHANGE, "true");
-    one.env.push(("STP_POOL".into(), "exclusive".into()));
-    one.env.push(("STP_SOCKET_ID".into(), "0".into()));
-    let extended = &mut one.requirements.extended;
+    let mut db = annotated(request("db", Guaranteed, 2000), EXCHANGE, "true");
+    db.env.push(("STP_POOL".into(), "exclusive".into()));
+    db.env.push(("STP_SOCKET_ID".into(), "0".into()));
+    let extended = &mut db.requirements.extended;
     extended.insert("cmk.intel.com/exclusive-cores".into(), 1);
-    world.place(&one).unwrap();
+    world.place(&db).unwrap();
     assert_eq!(world.on("db"), "0-1");
     see(&mut world, "db", |seen| seen.intruder_ns_per_s = 100 * MS);
     assert_eq!(step(&mut world).as_deref(), Some("foreign"));
@@ -494,10 +494,10 @@ fn memory_that_is_near_already_costs_nothing_to_move_to() {
 fn what_replicas_did_places_those_that_follow() {
     let mut world = plus(n4c16(), "0");
     let named = |id: &str, pod: &str| {
-        let mut one = request(id, Burstable, 500);
-        one.pod.name = pod.into();
-        one.name = "app".into();
-        one
+        let mut container = request(id, Burstable, 500);
+        container.pod.name = pod.into();
+        container.name = "app".into();
+        container
     };
     let first = named("1", "web-6d4cf56db6-x2b8z");
     assert_eq!(workload(&first), "web");
@@ -544,10 +544,10 @@ fn what_replicas_did_places_those_that_follow() {
 fn what_was_undone_is_not_tried_on_the_successor_either() {
     let mut world = plus(n4c16(), "0");
     let named = |id: &str, pod: &str| {
-        let mut one = request(id, Burstable, 500);
-        one.pod.name = pod.into();
-        one.name = "app".into();
-        one
+        let mut container = request(id, Burstable, 500);
+        container.pod.name = pod.into();
+        container.name = "app".into();
+        container
     };
     world.place(&named("1", "db-0")).unwrap();
     let wander = |world: &mut World, name: &str| {

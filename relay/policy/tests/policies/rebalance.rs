@@ -89,20 +89,20 @@ fn what_did_not_help_is_undone_and_not_tried_again_soon() {
 }
 
 #[test]
-fn what_others_who_came_may_have_spoilt_is_tried_again_after_a_rest() {
+fn what_containers_that_came_may_have_spoilt_is_tried_again_after_a_rest() {
     let mut world = plus();
     world.place(&request("chatty", Burstable, 500)).unwrap();
     let before = world.on("chatty");
     see(&mut world, "chatty", 5, 1000);
     assert_eq!(step(&mut world), 1);
-    // All wait more since: whether because of the move nobody knows.
+    // All wait more since: whether because of the move cannot be known.
     world.place(&request("late", Burstable, 500)).unwrap();
     see(&mut world, "chatty", 500, 0);
     later(&mut world, VERIFY_WAITING_NS);
     let undone = world.policy.rebalance(world.view()).unwrap();
     let why = undone.changes[0].explanation.as_ref().unwrap();
     assert!(
-        why.reason_lines()[2].starts_with("others came meanwhile (1)"),
+        why.reason_lines()[2].starts_with("containers came meanwhile (1)"),
         "{why:?}"
     );
     assert!(step(&mut world) > 0);
@@ -123,7 +123,7 @@ fn a_move_that_hurts_those_it_is_put_beside_is_undone() {
     for (hurt_ms, moves, outcome) in [
         (8, "true", Outcome::Kept),
         (200, "true", Outcome::Undone),
-        // Who is not to be moved is not to be hurt either.
+        // A container that is not to be moved is not to be hurt either.
         (200, "false", Outcome::Undone),
     ] {
         let mut world = plus();
@@ -147,7 +147,7 @@ fn a_move_that_hurts_those_it_is_put_beside_is_undone() {
         let mut lines = explanations.flat_map(Explanation::reason_lines);
         let told = lines.any(|line| line.contains("190000 µs/s more lost by those beside"));
         assert_eq!(told, outcome == Outcome::Undone, "{decision:?}");
-        // Who was watched is not remembered for longer.
+        // The watched neighbours are not remembered for longer.
         assert!(world.state.rebalance.history[0].neighbours.is_empty());
     }
 }
@@ -208,7 +208,7 @@ fn whether_anything_moves_is_the_operators_choice() {
         };
         let policy = by_name("static-plus", &world.topology, &settings).unwrap();
         let decision = policy.rebalance(world.view());
-        assert_eq!(decision.map(|one| one.changes.len()), moves);
+        assert_eq!(decision.map(|decision| decision.changes.len()), moves);
     }
 }
 

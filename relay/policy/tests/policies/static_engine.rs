@@ -99,9 +99,9 @@ fn isolated_cpus_are_preferred_by_the_rules_and_opting_out_works() {
         let policy = StaticPolicy::new(&topology, reserving("0")).unwrap();
         World::new(topology, policy)
     };
-    let one = request("one", Guaranteed, 1000);
-    assert!(start().place(&one).unwrap().cpus.is_subset(&cpus("8-9")));
-    let out = annotated(one, PREFER, "false");
+    let single = request("one", Guaranteed, 1000);
+    assert!(start().place(&single).unwrap().cpus.is_subset(&cpus("8-9")));
+    let out = annotated(single, PREFER, "false");
     assert!(start().place(&out).unwrap().cpus.is_disjoint(&cpus("8-9")));
     let core = start().place(&request("core", Guaranteed, 2000)).unwrap();
     assert_eq!(core.cpus, cpus("8-9"));
@@ -163,7 +163,7 @@ fn what_is_legal_stays_when_a_cpu_goes_offline() {
     let mut world = fixed("0");
     let a = world.place(&request("a", Guaranteed, 2000)).unwrap();
     let b = world.place(&request("b", Guaranteed, 2000)).unwrap();
-    let lost = resmgr_topology::CpuSet::one(b.cpus.first().unwrap());
+    let lost = resmgr_topology::CpuSet::single(b.cpus.first().unwrap());
     world.topology = n4c16().with_online(cpus("0-15").difference(&lost)).unwrap();
     world.reconcile().unwrap();
     assert_eq!(world.on("a"), a.cpus.to_string());

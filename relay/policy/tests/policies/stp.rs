@@ -64,10 +64,10 @@ const EXCLUSIVE: (&str, &str) = ("STP_POOL", "exclusive");
 #[test]
 fn exclusive_lists_follow_socket_and_order() {
     let mut world = world();
-    let one = world
+    let first = world
         .place(&asks("one", 1, &[EXCLUSIVE, ("STP_SOCKET_ID", "1")]))
         .unwrap();
-    assert_eq!(one.cpus, cpus("8-9"));
+    assert_eq!(first.cpus, cpus("8-9"));
     let two = world
         .place(&asks("two", 2, &[EXCLUSIVE, ("STP_SOCKET_ID", "0")]))
         .unwrap();
@@ -88,7 +88,7 @@ fn exclusive_lists_follow_socket_and_order() {
 }
 
 #[test]
-fn whoever_asks_for_nothing_shares_the_shared_pool() {
+fn a_container_that_asks_for_nothing_shares_the_shared_pool() {
     let placed = world().place(&asks("web", 0, &[])).unwrap();
     assert_eq!(placed.cpus, cpus("4-7"));
     let infra = world().place(&asks(

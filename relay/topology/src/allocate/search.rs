@@ -69,10 +69,12 @@ impl Search {
         let closeness = Closeness::new(topology, preference.near);
         let mut slots = Vec::with_capacity(topology.cpus.len());
         for cpu in &topology.cpus {
-            let node = topology.nodes.binary_search_by_key(&cpu.node, |one| one.id);
+            let node = topology
+                .nodes
+                .binary_search_by_key(&cpu.node, |node| node.id);
             let package = topology
                 .packages
-                .binary_search_by_key(&cpu.package, |one| one.id);
+                .binary_search_by_key(&cpu.package, |package| package.id);
             let (true, Ok(node), Ok(package)) = (topology.online.contains(cpu.id), node, package)
             else {
                 continue;
@@ -335,7 +337,7 @@ struct Closeness {
 
 impl Closeness {
     fn new(topology: &Topology, near: Option<&CpuSet>) -> Self {
-        let mut this = Self {
+        let mut closeness = Self {
             cores: vec![false; topology.cores.len()],
             llcs: vec![false; topology.llcs.len()],
             nodes: vec![false; topology.nodes.len()],
@@ -350,24 +352,33 @@ impl Closeness {
         };
         let near = near.copied().unwrap_or_default();
         for cpu in topology.cpus.iter().filter(|cpu| near.contains(cpu.id)) {
-            this.any = true;
-            set(&mut this.cores, cpu.core.0 as usize);
-            set(&mut this.llcs, cpu.llc.0 as usize);
+            closeness.any = true;
+            set(&mut closeness.cores, cpu.core.0 as usize);
+            set(&mut closeness.llcs, cpu.llc.0 as usize);
             let packages = &topology.packages;
-            if let Ok(position) = packages.binary_search_by_key(&cpu.package, |one| one.id) {
-                set(&mut this.packages, position);
+            if let Ok(position) = packages.binary_search_by_key(&cpu.package, |package| package.id)
+            {
+                set(&mut closeness.packages, position);
             }
-            if let Ok(node) = topology.nodes.binary_search_by_key(&cpu.node, |one| one.id) {
-                set(&mut this.nodes, node);
+            if let Ok(node) = topology
+                .nodes
+                .binary_search_by_key(&cpu.node, |node| node.id)
+            {
+                set(&mut closeness.nodes, node);
             }
         }
-        for (from, _) in this.nodes.iter().enumerate().filter(|(_, near)| **near) {
+        for (from, _) in closeness
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, near)| **near)
+        {
             let row = topology.distances.get(from).map_or(&[][..], Vec::as_slice);
-            for (distance, entry) in this.distances.iter_mut().zip(row) {
+            for (distance, entry) in closeness.distances.iter_mut().zip(row) {
                 *distance = u32::from(*entry).min(*distance);
             }
         }
-        this
+        closeness
     }
 
     fn rank(&self, at: &[usize; LEVELS]) -> u32 {

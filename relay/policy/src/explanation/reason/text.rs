@@ -190,7 +190,7 @@ impl fmt::Display for Reason {
                 aggressor_confined,
             } => write!(
                 f,
-                "{aggressor} preempts {victim} {} times a second, who waits {} µs/s; they run on {} and {}",
+                "{aggressor} preempts {victim} {} times a second; the victim waits {} µs/s; they run on {} and {}",
                 preempted_milli_per_s / 1000,
                 wait_ns_per_s / 1000,
                 listed_or(victim_confined.as_deref(), "all of the pool"),
@@ -204,7 +204,7 @@ impl fmt::Display for Reason {
                 list,
             } => write!(
                 f,
-                "{aggressor} preempts {victim} {} times a second on list {list}, who waits {} µs/s",
+                "{aggressor} preempts {victim} {} times a second on list {list}; the victim waits {} µs/s",
                 preempted_milli_per_s / 1000,
                 wait_ns_per_s / 1000
             ),
@@ -288,7 +288,7 @@ impl fmt::Display for Reason {
                 if *benefit == Benefit::Order {
                     return write!(
                         f,
-                        "wins nothing but order; judged after {judged_after_s} s, undone if anybody waits more"
+                        "wins nothing but order; judged after {judged_after_s} s, undone if any container waits more"
                     );
                 }
                 write!(
@@ -352,7 +352,7 @@ impl fmt::Display for Reason {
             Self::MovedBack { step } => write!(f, "moved back: {step}"),
             Self::ArrivedMeanwhile { count } => write!(
                 f,
-                "others came meanwhile ({count}), who make everybody wait more: it rests only so long"
+                "containers came meanwhile ({count}), which make all wait more: it rests only so long"
             ),
             Self::Text(text) => f.write_str(text),
         }

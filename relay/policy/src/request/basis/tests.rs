@@ -105,8 +105,8 @@ fn a_container_that_runs_again_beside_others_without_a_request_has_none_either()
         container.shown.memory_limit_bytes = memory;
         let mut members = [container.clone(), container.clone()];
         judge_pod(&mut members.iter_mut().collect::<Vec<_>>());
-        let [_ended, other] = members;
-        let again = judged(vec![other, container]);
+        let [_ended, sibling] = members;
+        let again = judged(vec![sibling, container]);
         assert_eq!(again, [(0, Source::Pod), (0, Source::Pod)], "{memory}");
     }
 }

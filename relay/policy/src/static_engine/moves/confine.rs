@@ -50,8 +50,8 @@ pub(super) fn proposal(context: &Context<'_>, shared: SharedContainer<'_>) -> Op
     let caches = saves(DomainSize::Llc) >= saves(DomainSize::Node).saturating_add(MIN_GAIN_NS);
     let offered = |domain: &&Domain| {
         let narrower = migrates_far && !shared.placed.cpus.is_subset(&domain.cpus);
-        let other = Some(&domain.cpus) != shared.placed.confined.as_deref();
-        (domain.level != DomainSize::Llc || caches) && other && (narrower || waits)
+        let elsewhere = Some(&domain.cpus) != shared.placed.confined.as_deref();
+        (domain.level != DomainSize::Llc || caches) && elsewhere && (narrower || waits)
     };
     let mut choices: Vec<_> = context
         .domains

@@ -152,7 +152,7 @@ pub(super) fn domains(view: View<'_>, contention: &Contention, pool: &CpuSet) ->
     let whole = domain(DomainSize::Pool, 0, pool, String::from("all of the pool"));
     let mut domains: Vec<Domain> = Vec::new();
     for part in nodes.chain(packages).chain(llcs) {
-        let known = |other: &Domain| other.inside == part.inside;
+        let known = |listed: &Domain| listed.inside == part.inside;
         if !part.inside.is_empty() && part.inside != *pool && !domains.iter().any(known) {
             domains.push(part);
         }

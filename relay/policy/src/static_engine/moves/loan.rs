@@ -81,9 +81,9 @@ pub(super) fn proposals(context: &Context<'_>) -> Vec<Proposal> {
         }
     }
     let pairs = [(&shared, &reserved), (&reserved, &shared)];
-    let each = pairs.into_iter();
-    each.filter_map(|(borrower, lender)| proposal(context, borrower, lender))
-        .collect()
+    let proposals = pairs.into_iter();
+    let proposals = proposals.filter_map(|(borrower, lender)| proposal(context, borrower, lender));
+    proposals.collect()
 }
 
 fn pool<'a>(

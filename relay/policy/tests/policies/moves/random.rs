@@ -27,12 +27,12 @@ struct Life {
 }
 
 fn lives() -> impl Strategy<Value = Vec<Life>> {
-    let one = (
+    let fields = (
         (0u32..3500, 0u8..3, any::<bool>(), 0u8..4),
         (0u32..4000, 0u64..2000, 0u64..3000, 0u64..3000, 0u64..3000),
         (0u64..300, prop::option::of(0usize..12), 0u64..1 << 33),
     );
-    let life = one.prop_map(
+    let life = fields.prop_map(
         |((milli, qos, system, annotation), (mcpu, wait_ms, package, node, llc), rest)| Life {
             milli,
             qos,
@@ -103,21 +103,21 @@ fn world(topology: Topology, policy: u8, lives: &[Life], loads: &[u32]) -> World
     for (index, life) in lives.iter().enumerate() {
         let qos = [Guaranteed, Burstable, BestEffort][usize::from(life.qos)];
         let milli = if life.qos == 2 { 0 } else { life.milli };
-        let mut one = request(&index.to_string(), qos, milli);
+        let mut container = request(&index.to_string(), qos, milli);
         if life.system {
-            one.pod.namespace = "kube-system".into();
+            container.pod.namespace = "kube-system".into();
         }
         match life.annotation {
-            1 => one = annotated(one, OUT, "false"),
-            2 => one = annotated(one, EXCHANGE, "true"),
+            1 => container = annotated(container, OUT, "false"),
+            2 => container = annotated(container, EXCHANGE, "true"),
             _ => {}
         }
         if policy % 3 == 2 && life.qos == 0 {
-            one.env.push(("STP_POOL".into(), "exclusive".into()));
-            let extended = &mut one.requirements.extended;
+            container.env.push(("STP_POOL".into(), "exclusive".into()));
+            let extended = &mut container.requirements.extended;
             extended.insert("cmk.intel.com/exclusive-cores".into(), 1);
         }
-        if world.place(&one).is_err() {
+        if world.place(&container).is_err() {
             continue;
         }
         let by = life.hurt_by.map(|by| id(&by.to_string()));
@@ -142,9 +142,9 @@ fn world(topology: Topology, policy: u8, lives: &[Life], loads: &[u32]) -> World
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever is measured on whatever machine: `check` holds after every step (`World::apply`), who opted
-    /// out keeps the CPUs it has but for what others are given exclusively, exclusive CPUs of those who did
-    /// not ask stay, and under a load that no move changes all ends where it began, each thing tried once.
+    /// Whatever is measured on whatever machine: `check` holds after every step (`World::apply`), a container
+    /// that opted out keeps the CPUs it has but for what others are given exclusively, exclusive CPUs stay where
+    /// the pod did not ask, and under a load that no move changes all ends where it began, each thing tried once.
     #[test]
     fn no_kind_of_move_breaks_a_promise_or_goes_on_for_ever(
         topology in machines(),
@@ -158,29 +158,29 @@ proptest! {
         for _ in 0..720 {
             made += usize::from(step(&mut world).is_some());
             later(&mut world, 5_000 * MS);
-            for (id, one) in &world.state.containers {
+            for (id, container) in &world.state.containers {
                 let was = &start[id].placement;
-                let key = one.request.annotations.keys().next().map(String::as_str);
+                let key = container.request.annotations.keys().next().map(String::as_str);
                 if key != Some(EXCHANGE) {
-                    prop_assert_eq!(&was.exclusive, &one.placement.exclusive);
+                    prop_assert_eq!(&was.exclusive, &container.placement.exclusive);
                 }
-                if key == Some(OUT) && one.placement.exclusive.is_empty() {
-                    prop_assert_eq!(&was.confined, &one.placement.confined);
-                    prop_assert_eq!(&was.lists, &one.placement.lists);
+                if key == Some(OUT) && container.placement.exclusive.is_empty() {
+                    prop_assert_eq!(&was.confined, &container.placement.confined);
+                    prop_assert_eq!(&was.lists, &container.placement.lists);
                 }
             }
         }
-        // An hour: nobody's rest after an undone move is over twice.
+        // An hour: no container's rest after an undone move is over twice.
         prop_assert!(made <= 2 * lives.len() + 4, "{made} moves of {} containers", lives.len());
         let history = &world.state.rebalance.history;
-        prop_assert!(history.iter().all(|one| one.outcome != Outcome::Trial || Some(one) == history.back()));
+        prop_assert!(history.iter().all(|past| past.outcome != Outcome::Trial || Some(past) == history.back()));
         // Nothing helped: what was tried and judged is undone. Loans that are not needed go back and stay so.
-        let stay = |one: &&resmgr_policy::RebalanceMove| one.outcome == Outcome::Kept && one.promised_ns_per_s > 0;
+        let stay = |past: &&resmgr_policy::RebalanceMove| past.outcome == Outcome::Kept && past.promised_ns_per_s > 0;
         prop_assert_eq!(history.iter().find(stay), None);
     }
 
-    /// Moves that do what they promise: the load of those who were moved is cured. It ends after few moves,
-    /// and nobody is moved back.
+    /// Moves that do what they promise: the load of the moved containers is cured. It ends after few moves,
+    /// and no container is moved back.
     #[test]
     fn moves_that_help_are_kept_and_end(
         topology in machines(),
@@ -196,20 +196,20 @@ proptest! {
                 moves += 1;
                 quiet = 0;
                 let moved = world.state.rebalance.trial().cloned().unwrap();
-                for one in &moved.baselines {
-                    see(&mut world, &one.id.0, |seen| *seen = Observed {
+                for baseline in &moved.baselines {
+                    see(&mut world, &baseline.id.0, |seen| *seen = Observed {
                         utilisation_mcpu: seen.utilisation_mcpu,
                         resident_bytes: seen.resident_bytes,
                         ..Observed::default()
                     });
-                    see(&mut world, &one.id.0, |_| {});
+                    see(&mut world, &baseline.id.0, |_| {});
                 }
             }
             quiet += 1;
             later(&mut world, 5_000 * MS);
         }
         let history = &world.state.rebalance.history;
-        prop_assert!(history.iter().all(|one| one.outcome == Outcome::Kept), "{history:?}");
+        prop_assert!(history.iter().all(|past| past.outcome == Outcome::Kept), "{history:?}");
         prop_assert!(moves <= lives.len() + 4, "{moves} moves of {} containers", lives.len());
     }
 }

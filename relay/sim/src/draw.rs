@@ -56,11 +56,11 @@ impl Timeline {
     }
 
     pub(crate) fn add(&mut self, stretches: Vec<Stretch>) {
-        for one in stretches {
-            let column = (one.until_ns.saturating_sub(1) / self.column_ns).min(COLUMNS - 1);
-            let cell = self.ran_ns.entry((column, one.cpu)).or_default();
-            *cell.entry(one.container).or_default() += one.ran_ns;
-            *self.busy_ns.entry(one.cpu).or_default() += one.ran_ns;
+        for stretch in stretches {
+            let column = (stretch.until_ns.saturating_sub(1) / self.column_ns).min(COLUMNS - 1);
+            let cell = self.ran_ns.entry((column, stretch.cpu)).or_default();
+            *cell.entry(stretch.container).or_default() += stretch.ran_ns;
+            *self.busy_ns.entry(stretch.cpu).or_default() += stretch.ran_ns;
         }
     }
 
@@ -184,7 +184,7 @@ impl Timeline {
         svg: &mut Svg,
         row: usize,
         x: usize,
-        what: &str,
+        name: &str,
         colour: &str,
         part: &dyn Fn(&Cpu) -> u32,
     ) {
@@ -201,7 +201,7 @@ impl Timeline {
             svg.put(format_args!(
                 "<path d=\"M{} {y1} h-4 V{y2} h4\" fill=\"none\" stroke=\"{colour}\"/>\
                  <text font-size=\"10\" text-anchor=\"middle\" \
-                 transform=\"translate({} {}) rotate(-90)\">{what} {of}</text>",
+                 transform=\"translate({} {}) rotate(-90)\">{name} {of}</text>",
                 x + 8,
                 x - 2,
                 usize::midpoint(y1, y2)
@@ -262,7 +262,7 @@ impl Timeline {
         }
         let y = top + self.names.len().div_ceil(LEGEND_COLUMNS) * LEGEND_ROW + 12;
         svg.put(format_args!(
-            "<text x=\"{LEFT}\" y=\"{y}\" fill=\"#666\">colour: who ran there most · blank: idle for seven \
+            "<text x=\"{LEFT}\" y=\"{y}\" fill=\"#666\">colour: the container that ran there most · blank: idle for seven \
              eighths of the time · triangle: moved by feedback</text>"
         ));
     }
@@ -277,8 +277,8 @@ impl Timeline {
             Class::Batch => 42,
             Class::Bursty => 145,
         };
-        let same = self.names.iter().filter(|(_, (_, other))| other == class);
-        let place = same.take_while(|(other, _)| **other < handle).count();
+        let same = self.names.iter().filter(|(_, (_, named))| named == class);
+        let place = same.take_while(|(earlier, _)| **earlier < handle).count();
         // Neighbours differ well; there is no end of them.
         let light = 42 + place * 17 % 36;
         format!("hsl({hue},62%,{light}%)")

@@ -165,7 +165,7 @@ impl<'t> Kernel<'t> {
     pub fn new(topology: &'t Topology, seed: u64) -> Self {
         let ids: Vec<CpuId> = topology.online.iter().collect();
         let spans = spans::spans(topology, &ids);
-        let mut this = Self {
+        let mut kernel = Self {
             topology,
             queues: ids.iter().map(|_| RunQueue::default()).collect(),
             spans,
@@ -178,11 +178,11 @@ impl<'t> Kernel<'t> {
             random: Random::new(seed),
             stretches: Vec::new(),
         };
-        for cpu in 0..this.queues.len() {
-            let stagger = this.random.below(BALANCE_NS);
-            this.at(stagger, KernelEvent::Balance { cpu, round: 0 });
+        for cpu in 0..kernel.queues.len() {
+            let stagger = kernel.random.below(BALANCE_NS);
+            kernel.at(stagger, KernelEvent::Balance { cpu, round: 0 });
         }
-        this
+        kernel
     }
 
     /// Starts a container: its threads are forked onto the least loaded of its CPUs. `cpus` empty means all.
@@ -379,7 +379,7 @@ impl<'t> Kernel<'t> {
         } else {
             let own = self.tasks[task].virtual_ns;
             let waiting = self.queues[cpu].queue.first();
-            if waiting.is_some_and(|(other, _)| *other < own) {
+            if waiting.is_some_and(|(virtual_ns, _)| *virtual_ns < own) {
                 self.queues[cpu].current = None;
                 self.tasks[task].phase = TaskPhase::Queued { since: self.now_ns };
                 self.queues[cpu].queue.insert((own, task));
@@ -406,15 +406,19 @@ impl<'t> Kernel<'t> {
             self.at(wake_ns, KernelEvent::Timer { task, timer });
         }
         if behaviour.talks && role != Role::Called {
-            let others = &self.containers[self.tasks[task].container].tasks;
+            let callees = &self.containers[self.tasks[task].container].tasks;
             // Callers are the first of the threads, and call none of themselves.
             let callers = usize::try_from(behaviour.callers).unwrap_or(0);
-            let others = others.get(callers..).unwrap_or_default();
-            let count = others.len();
+            let callees = callees.get(callers..).unwrap_or_default();
+            let count = callees.len();
             let choice = self.random.below(u64::try_from(count).unwrap_or(1).max(1));
             let choice = usize::try_from(choice).unwrap_or(0);
-            if let Some(other) = others.get(choice).copied().filter(|other| *other != task) {
-                self.wake(other, Some(cpu));
+            if let Some(callee) = callees
+                .get(choice)
+                .copied()
+                .filter(|callee| *callee != task)
+            {
+                self.wake(callee, Some(cpu));
             }
         }
         self.queues[cpu].current = None;
@@ -549,7 +553,7 @@ impl<'t> Kernel<'t> {
             }
             self.tasks[task].phase = TaskPhase::Running;
             self.queues[cpu].current = Some(task);
-            let busy = |other: &usize| *other != cpu && self.queues[*other].current.is_some();
+            let busy = |sibling: &usize| *sibling != cpu && self.queues[*sibling].current.is_some();
             self.queues[cpu].speed = if self.spans[cpu][0].iter().any(busy) {
                 SIBLING_BUSY_SPEED
             } else {

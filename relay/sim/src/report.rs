@@ -181,15 +181,15 @@ impl fmt::Display for SimulationReport {
             f,
             "  class      wait p50 µs   p99 µs    CPU ms  between packages"
         )?;
-        for (class, one) in &self.classes {
+        for (class, totals) in &self.classes {
             writeln!(
                 f,
                 "  {:<9} {:>12} {:>8} {:>9} {:>17}",
                 format!("{class:?}").to_lowercase(),
-                us(one.wait_p50_ns),
-                us(one.wait_p99_ns),
-                one.run_ns / 1_000_000,
-                one.cross_package,
+                us(totals.wait_p50_ns),
+                us(totals.wait_p99_ns),
+                totals.run_ns / 1_000_000,
+                totals.cross_package,
             )?;
         }
         write!(

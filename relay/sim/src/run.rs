@@ -160,7 +160,9 @@ impl<'a> Simulation<'a> {
         };
         self.apply(&decision);
         let placed = self.state.containers.get(&request.id);
-        let placement = placed.map(|one| one.placement.clone()).unwrap_or_default();
+        let placement = placed
+            .map(|container| container.placement.clone())
+            .unwrap_or_default();
         let behaviour = behaviour.unwrap_or_else(|| Behaviour::guess(request));
         let asked = &request.requirements;
         let shares = placement

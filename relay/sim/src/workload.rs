@@ -43,7 +43,7 @@ pub fn standard_mix(topology: &Topology) -> Vec<Line> {
     let rounds = (cpus / 16).max(1);
     let mut lines = Vec::new();
     for round in 0..rounds {
-        for (class, threads, each) in [
+        for (class, threads, milli) in [
             (Class::Chatty, wide, 500),
             (Class::Batch, wide, 600),
             (Class::Latency, wide, 300),
@@ -52,7 +52,7 @@ pub fn standard_mix(topology: &Topology) -> Vec<Line> {
         ] {
             let number = lines.len();
             let name = format!("{class:?}-{round}-{number}").to_lowercase();
-            let cpu = MilliCpu(threads * each);
+            let cpu = MilliCpu(threads * milli);
             lines.push(Line {
                 at_ms: u64::from(round) * 7 + 31 * u64::try_from(number % 5).unwrap_or(0),
                 event: TraceEvent::Create {

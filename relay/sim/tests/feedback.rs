@@ -78,7 +78,10 @@ fn run_for(
 
 /// Time lost: waiting, and caches refilled after far migrations.
 fn lost_ns(report: &SimulationReport) -> u64 {
-    let waits = report.containers.iter().flat_map(|one| &one.waits_ns);
+    let waits = report
+        .containers
+        .iter()
+        .flat_map(|container| &container.waits_ns);
     let count = |class| report.migrations.get(&class).copied().unwrap_or(0);
     waits.sum::<u64>()
         + count(DistanceClass::OtherPackage) * 100_000
@@ -88,13 +91,17 @@ fn lost_ns(report: &SimulationReport) -> u64 {
 
 /// What two runs may differ by when nothing is better or worse: a tenth, and a hundredth of the CPU time.
 fn noise_ns(report: &SimulationReport) -> u64 {
-    let ran: u64 = report.containers.iter().map(|one| one.run_ns).sum();
+    let ran: u64 = report
+        .containers
+        .iter()
+        .map(|container| container.run_ns)
+        .sum();
     lost_ns(report) / 10 + ran / 100 + 50 * MS
 }
 
 /// Containers that talk over the whole machine, which has room for each of them in one package.
 fn talkers() -> Vec<Line> {
-    let one = |n: u64| Line {
+    let talker = |n: u64| Line {
         at_ms: n * 37,
         event: TraceEvent::Create {
             request: Box::new(request(
@@ -106,7 +113,7 @@ fn talkers() -> Vec<Line> {
             behaviour: Some(Behaviour::of(Class::Chatty, 7)),
         },
     };
-    (0..3).map(one).collect()
+    (0..3).map(talker).collect()
 }
 
 #[test]
@@ -149,8 +156,8 @@ fn called_and_others() -> Vec<Line> {
             },
         }
     });
-    let others = [(Class::Batch, 2), (Class::Bursty, 3), (Class::Latency, 3)];
-    let others = others.into_iter().map(|(class, threads)| {
+    let beside = [(Class::Batch, 2), (Class::Bursty, 3), (Class::Latency, 3)];
+    let beside = beside.into_iter().map(|(class, threads)| {
         let name = format!("{class:?}").to_lowercase();
         Line {
             at_ms: 10,
@@ -160,7 +167,7 @@ fn called_and_others() -> Vec<Line> {
             },
         }
     });
-    others.chain(called).collect()
+    beside.chain(called).collect()
 }
 
 #[test]
@@ -183,7 +190,7 @@ fn under_a_constant_load_the_moves_end_and_the_end_is_no_worse_than_without() {
             let on = for_ms(WHOLE_MS, RebalanceMode::On);
             let told = format!("seed {seed}\n{off}\n{on}");
             assert!(on.violations.is_empty(), "{told}");
-            // Longer than a rest: whoever wanders without end would go on by now.
+            // Longer than a rest: a container that migrates without end would go on by now.
             assert!(on.last_move_ms.unwrap_or(0) < SETTLED_MS, "{told}");
             assert!(on.moves <= 4 * trace.len(), "{told}");
             moved += on.moves;
@@ -250,15 +257,15 @@ proptest! {
             .enumerate()
             .map(|(n, (class, guaranteed, exchange, threads, tenths, at_ms))| {
                 let qos = if *guaranteed { QosClass::Guaranteed } else { QosClass::Burstable };
-                let mut one = request(&format!("c{n}"), qos, MilliCpu(tenths * 100), None);
+                let mut asked = request(&format!("c{n}"), qos, MilliCpu(tenths * 100), None);
                 if *exchange {
                     let key = "rebalance-exclusive.cri-resource-manager.intel.com/pod";
-                    one.annotations.insert(key.into(), "true".into());
+                    asked.annotations.insert(key.into(), "true".into());
                 }
                 Line {
                     at_ms: *at_ms,
                     event: TraceEvent::Create {
-                        request: Box::new(one),
+                        request: Box::new(asked),
                         behaviour: Some(Behaviour::of(*class, *threads)),
                     },
                 }
@@ -270,8 +277,8 @@ proptest! {
         prop_assert!(on.violations.is_empty(), "{}", on);
         // The run is shorter than a rest: each is moved once and undone once at most, as is what its pool
         // borrows, which takes the members along; and there are no more than six moves in it.
-        let each = if name == "static-plus" { 4 } else { 2 };
-        prop_assert!(on.moves <= each * containers.len(), "{}", on);
+        let moves_each = if name == "static-plus" { 4 } else { 2 };
+        prop_assert!(on.moves <= moves_each * containers.len(), "{}", on);
         if lost_ns(&on) > lost_ns(&off) + noise_ns(&off) {
             // One run in two hundred differs by more from its like with another seed. What is chance goes
             // away over several (eight differ by a third of it on average); what is the moves' does not.

@@ -1,4 +1,4 @@
-//! What the scheduler model must show before anyone believes what it says of a policy.
+//! What the scheduler model must show before what it says of a policy is believed.
 
 use proptest::prelude::*;
 use resmgr_policy::{
@@ -51,7 +51,7 @@ fn create(name: &str, class: Class, threads: u32, limit: Option<u32>) -> Line {
     }
 }
 
-/// Starts unpinned, then confines whoever crosses packages to the package with fewer containers.
+/// Starts unpinned, then confines containers that cross packages to the package with fewer containers.
 #[derive(Debug)]
 struct Confining;
 
@@ -85,7 +85,7 @@ impl Policy for Confining {
             .max_by_key(|(_, seen)| seen.package_migrations_milli_per_s)?;
         let load = |cpus: &resmgr_topology::CpuSet| {
             let here = view.state.containers.iter();
-            let here = here.filter(|(_, one)| one.placement.cpus == *cpus);
+            let here = here.filter(|(_, container)| container.placement.cpus == *cpus);
             here.filter_map(|(id, _)| view.measured.containers.get(id))
                 .map(|seen| seen.utilisation_mcpu)
                 .sum::<u32>()
@@ -112,11 +112,11 @@ impl Policy for Confining {
 fn equal_seeds_give_equal_runs_and_other_seeds_do_not() {
     let machine = machine();
     let mix = standard_mix(&machine);
-    let one = run(&machine, &UNPINNED, &mix, RebalanceMode::Off);
+    let first = run(&machine, &UNPINNED, &mix, RebalanceMode::Off);
     let again = run(&machine, &UNPINNED, &mix, RebalanceMode::Off);
-    assert_eq!(one.containers, again.containers);
-    assert_eq!(one.timeline.svg("a"), again.timeline.svg("a"));
-    let other = simulate(&Setup {
+    assert_eq!(first.containers, again.containers);
+    assert_eq!(first.timeline.svg("a"), again.timeline.svg("a"));
+    let reseeded = simulate(&Setup {
         topology: &machine,
         policy: &UNPINNED,
         trace: &mix,
@@ -125,7 +125,7 @@ fn equal_seeds_give_equal_runs_and_other_seeds_do_not() {
         interval_ms: 500,
         feedback: RebalanceMode::Off,
     });
-    assert_ne!(one.containers, other.containers);
+    assert_ne!(first.containers, reseeded.containers);
 }
 
 #[test]
@@ -177,8 +177,11 @@ fn shares_divide_a_busy_machine() {
     let trace = [light, create("heavy", Class::Batch, 1, None)];
     let report = run(&machine, &UNPINNED, &trace, RebalanceMode::Off);
     let ran = |name: &str| {
-        let found = report.containers.iter().find(|one| &*one.id.0 == name);
-        found.map_or(0, |one| one.run_ns)
+        let found = report
+            .containers
+            .iter()
+            .find(|container| &*container.id.0 == name);
+        found.map_or(0, |container| container.run_ns)
     };
     let ratio = ran("heavy") * 100 / ran("light");
     assert!((380..=420).contains(&ratio), "{ratio} instead of 400");
@@ -306,17 +309,17 @@ proptest! {
             feedback: RebalanceMode::On,
         });
         let cpus = u64::try_from(machine.cpus.len()).unwrap();
-        let ran: u64 = report.containers.iter().map(|one| one.run_ns).sum();
+        let ran: u64 = report.containers.iter().map(|container| container.run_ns).sum();
         prop_assert!(ran <= cpus * 1_000_000_000);
         prop_assert_eq!(report.containers.len(), trace.len());
         for (n, (_, threads, limit)) in mix.iter().enumerate() {
             let name = format!("c{n}");
-            let one = report.containers.iter().find(|one| *one.id.0 == *name).unwrap();
-            prop_assert!(one.run_ns <= u64::from(*threads) * 1_000_000_000);
+            let container = report.containers.iter().find(|container| *container.id.0 == *name).unwrap();
+            prop_assert!(container.run_ns <= u64::from(*threads) * 1_000_000_000);
             if let Some(limit) = limit {
                 // A slice that is running on every CPU when the quota ends may overrun it.
                 let most = u64::from(*limit) * 1_000_000 + 10 * cpus * 3_000_000;
-                prop_assert!(one.run_ns <= most, "{} ran {} of {}", name, one.run_ns, most);
+                prop_assert!(container.run_ns <= most, "{} ran {} of {}", name, container.run_ns, most);
             }
         }
         prop_assert!(report.violations.is_empty());

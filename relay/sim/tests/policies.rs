@@ -51,7 +51,7 @@ fn create(at_ms: u64, name: &str, qos: QosClass, cpu: u32, behaviour: Behaviour)
 #[test]
 fn exclusive_cpus_shield_from_a_crowd() {
     let machine = Topology::synthetic("pack:2 numa:2 core:2 pu:2").unwrap();
-    // Nearly a CPU each, so that nobody's weight protects him: less than one is shared under every policy.
+    // Nearly a CPU each, so that no container's weight protects it: less than a CPU is shared under every policy.
     let crowd = (0..32).map(|n| {
         let name = format!("crowd-{n}");
         create(

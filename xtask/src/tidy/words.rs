@@ -94,7 +94,6 @@ const HELD: &[&str] = &[
 const NOT_YET: &[&str] = &[
     "ebpf/",
     "relay/agent/",
-    "relay/sim/",
     "relay/src/cli",
     "relay/src/config",
     "relay/src/control",

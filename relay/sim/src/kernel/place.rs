@@ -105,9 +105,9 @@ impl Kernel<'_> {
         let busiest = self.spans[cpu][level]
             .iter()
             .copied()
-            .filter(|other| *other != cpu && !self.queues[*other].queue.is_empty())
-            .filter(|other| self.queues[*other].load() >= own + margin)
-            .max_by_key(|other| (self.queues[*other].load(), usize::MAX - *other));
+            .filter(|peer| *peer != cpu && !self.queues[*peer].queue.is_empty())
+            .filter(|peer| self.queues[*peer].load() >= own + margin)
+            .max_by_key(|peer| (self.queues[*peer].load(), usize::MAX - *peer));
         let Some(busiest) = busiest else {
             return false;
         };

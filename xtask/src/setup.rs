@@ -6,6 +6,7 @@
 
 mod kernels;
 mod needs;
+mod prometheus;
 
 use crate::shell::{self, find, paint, root, run, step};
 use anyhow::{Context, Result, bail};
@@ -74,6 +75,12 @@ pub(crate) fn ensure(stage: Stage, yes: bool) -> Result<()> {
             "{}",
             paint("33", &format!("{error:#}: tests that boot it are skipped"))
         );
+    }
+    if stage >= Stage::Test
+        && let Err(error) = prometheus::fetch()
+    {
+        let said = format!("{error:#}: alerts and dashboards are not tried");
+        eprintln!("{}", paint("33", &said));
     }
     if stage >= Stage::Test {
         // A build fetches what this platform needs; the licences are those of every platform.

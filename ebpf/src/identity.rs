@@ -98,9 +98,9 @@ fn walk(css: *const u8) -> (SlotRef, u32) {
         css = follow::<{ at(CssParent) }>(css);
         flags = NESTED_OR_ROOT;
     }
-    let other = SlotRef {
+    let outside = SlotRef {
         slot: SLOT_OTHER,
         flags: NESTED_OR_ROOT,
     };
-    (other, if css.is_null() { 0 } else { WARN_TOO_DEEP })
+    (outside, if css.is_null() { 0 } else { WARN_TOO_DEEP })
 }

@@ -113,7 +113,7 @@ fn interference(
         for (source, interference) in &measured.interference {
             let by = match source {
                 InterferenceSource::Kernel => "kernel".to_owned(),
-                InterferenceSource::Other => "other".to_owned(),
+                InterferenceSource::Rest => "other".to_owned(),
                 InterferenceSource::Container(id) => sample.names.get(id).map_or_else(
                     || "ended".to_owned(),
                     |named| format!("{}/{}/{}", named.namespace, named.pod, named.container),
@@ -253,7 +253,7 @@ impl Collector for SchedulerMetrics {
             &sample,
             (
                 "scheduler_blamed_wait_seconds",
-                "Contention wait by who ran on those CPUs meanwhile, itself included: an estimate",
+                "Contention wait by the containers that ran on those CPUs meanwhile, itself included: an estimate",
             ),
             |harm| seconds(harm.wait_ns),
         )?;

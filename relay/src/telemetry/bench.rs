@@ -118,7 +118,7 @@ impl BenchProgram {
 /// When the kernel does not (before 5.8).
 pub fn statistics() -> Result<OwnedFd, OffReason> {
     enable_stats(Stats::RunTime).map_err(|error| OffReason::Refused {
-        what: "statistics of programs",
+        step: "statistics of programs",
         why: error.to_string(),
     })
 }

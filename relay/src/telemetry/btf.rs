@@ -24,10 +24,10 @@ pub enum BtfError {
     #[error("this is not BTF of this machine's byte order")]
     Magic,
     /// It ends too early.
-    #[error("BTF ends in the middle of {what} at byte {at}")]
+    #[error("BTF ends in the middle of {part} at byte {at}")]
     Truncated {
         /// What was being read.
-        what: &'static str,
+        part: &'static str,
         /// Where.
         at: usize,
     },
@@ -78,7 +78,7 @@ impl Btf {
         }
         let header = |at: usize| -> Result<usize, BtfError> {
             let value = word(&bytes, at).ok_or(BtfError::Truncated {
-                what: "the header",
+                part: "the header",
                 at,
             })?;
             Ok(value as usize)
@@ -89,7 +89,7 @@ impl Btf {
         let strings = start.saturating_add(header(16)?);
         if end > bytes.len() {
             return Err(BtfError::Truncated {
-                what: "the types",
+                part: "the types",
                 at: bytes.len(),
             });
         }
@@ -103,7 +103,7 @@ impl Btf {
         while at < end {
             let kind = btf
                 .read(at)
-                .ok_or(BtfError::Truncated { what: "a type", at })?;
+                .ok_or(BtfError::Truncated { part: "a type", at })?;
             let size = extra(kind.kind, kind.count).ok_or(BtfError::Kind {
                 kind: kind.kind,
                 at,

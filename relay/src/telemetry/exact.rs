@@ -29,7 +29,7 @@ pub(super) struct ExactBackend {
     pub(super) hierarchy: CgroupHierarchy,
     slots: Slots,
     pub(super) registered: BTreeMap<u32, Registration>,
-    pub(super) other: SlotTotals,
+    pub(super) outside: SlotTotals,
     pub(super) kernel: SlotTotals,
     pub(super) busy_ns: BTreeMap<CpuId, u64>,
     pub(super) switches: u64,
@@ -62,7 +62,7 @@ impl ExactBackend {
             program,
             hierarchy,
             registered: BTreeMap::new(),
-            other: SlotTotals::default(),
+            outside: SlotTotals::default(),
             kernel: SlotTotals::default(),
             busy_ns: BTreeMap::new(),
             switches: 0,
@@ -155,7 +155,7 @@ impl ExactBackend {
                 .values()
                 .map(Registration::telemetry)
                 .collect(),
-            other: self.other.total.clone(),
+            outside: self.outside.total.clone(),
             kernel: self.kernel.total.clone(),
             busy_ns: self.busy_ns.clone(),
             switches: self.switches,
@@ -280,7 +280,7 @@ impl ExactBackend {
                         }
                     }
                 };
-            update(SLOT_OTHER, &mut self.other, &mut deltas);
+            update(SLOT_OTHER, &mut self.outside, &mut deltas);
             update(SLOT_KERNEL, &mut self.kernel, &mut deltas);
             for (slot, container) in &mut self.registered {
                 if all
@@ -388,7 +388,7 @@ impl ExactBackend {
         }
         self.registered
             .get(&slot)
-            .map_or(InterferenceSource::Other, |container| {
+            .map_or(InterferenceSource::Rest, |container| {
                 InterferenceSource::Container(container.id.clone())
             })
     }

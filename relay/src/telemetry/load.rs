@@ -80,9 +80,9 @@ impl Program {
         let nodes = u32::try_from(topology.nodes.len())
             .unwrap_or(u32::MAX)
             .max(1);
-        let refused = |what| {
+        let refused = |step| {
             move |error: &dyn std::error::Error| OffReason::Refused {
-                what,
+                step,
                 why: chain(error),
             }
         };
@@ -142,7 +142,7 @@ impl Program {
 
     fn attach_program(&mut self, name: &'static str, kernel: &aya::Btf) -> Result<(), OffReason> {
         let missing = || OffReason::Refused {
-            what: name,
+            step: name,
             why: "not in the object".to_owned(),
         };
         let program: &mut BtfTracePoint = self
@@ -151,7 +151,7 @@ impl Program {
             .and_then(|program| program.try_into().ok())
             .ok_or_else(missing)?;
         let refused = |error: aya::programs::ProgramError| OffReason::Refused {
-            what: "the program at sched_switch",
+            step: "the program at sched_switch",
             why: chain(&error),
         };
         program.load(HOOK, kernel).map_err(refused)?;
@@ -229,7 +229,7 @@ fn rows(topology: &Topology) -> u32 {
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, OffReason> {
     ebpf.take_map(name).ok_or(OffReason::Refused {
-        what: name,
+        step: name,
         why: "not in the object".to_owned(),
     })
 }
@@ -237,7 +237,7 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, OffReason> {
 /// Borrows a map: a map that is dropped before the program is loaded would be gone.
 fn borrowed<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, OffReason> {
     ebpf.map_mut(name).ok_or(OffReason::Refused {
-        what: name,
+        step: name,
         why: "not in the object".to_owned(),
     })
 }
@@ -247,7 +247,7 @@ fn mapped<T: super::mapped::Plain>(
     name: &'static str,
     entries: u32,
 ) -> Result<MappedArray<T>, OffReason> {
-    let refused = |why: String| OffReason::Refused { what: name, why };
+    let refused = |why: String| OffReason::Refused { step: name, why };
     let Some(Map::Array(map)) = ebpf.map(name) else {
         return Err(refused("not an array".to_owned()));
     };
@@ -258,7 +258,7 @@ fn mapped<T: super::mapped::Plain>(
 /// Tells the program the location of each CPU.
 fn describe(ebpf: &mut Ebpf, topology: &Topology) -> Result<(), OffReason> {
     let refused = |error: aya::maps::MapError| OffReason::Refused {
-        what: "the table of CPUs",
+        step: "the table of CPUs",
         why: chain(&error),
     };
     let dense = |position: Option<usize>| position.map_or(0, |at| at as u64 & 0xffff);

@@ -40,10 +40,10 @@ pub(super) enum RelocateError {
         offset: u32,
     },
     /// A number the program never uses, so it is not the program that was meant.
-    #[error("the object does not ask for {what}")]
+    #[error("the object does not ask for {name}")]
     Unused {
         /// Its name.
-        what: String,
+        name: String,
     },
 }
 
@@ -131,7 +131,7 @@ pub(super) fn relocate(
         .map(|field| format!("{field:?}"))
         .or_else(|| unused_constant.map(|constant| format!("{constant:?}")));
     match unused {
-        Some(what) => Err(RelocateError::Unused { what }),
+        Some(name) => Err(RelocateError::Unused { name }),
         None => Ok(count),
     }
 }
@@ -297,9 +297,9 @@ mod tests {
             let refused = Err(RelocateError::Unknown { at: first });
             assert_eq!(relocate(&mut object_bytes, &values()), refused);
         }
-        let unused = |what: &str| {
+        let unused = |name: &str| {
             Err(RelocateError::Unused {
-                what: what.to_owned(),
+                name: name.to_owned(),
             })
         };
         assert_eq!(

@@ -190,12 +190,12 @@ fn slept() -> Result<u64, String> {
         .ok_or_else(|| format!("{path} has no count of voluntary switches"))
 }
 
-fn within(what: &str, ours: u64, least: u64, most: u64) -> Result<(), String> {
+fn within(number: &str, ours: u64, least: u64, most: u64) -> Result<(), String> {
     if (least..=most).contains(&ours) {
         Ok(())
     } else {
         Err(format!(
-            "{what} is {ours}, the kernel says {least} to {most}"
+            "{number} is {ours}, the kernel says {least} to {most}"
         ))
     }
 }

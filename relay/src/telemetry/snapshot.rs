@@ -93,7 +93,7 @@ pub enum InterferenceSource {
     /// Threads of the kernel.
     Kernel,
     /// Anything else, and containers whose part was too small to be told apart.
-    Other,
+    Rest,
 }
 
 /// What an interference source does to a container.
@@ -140,7 +140,7 @@ pub struct TelemetrySnapshot {
     /// Registered containers, by id.
     pub containers: Vec<ContainerTelemetry>,
     /// Tasks outside registered containers.
-    pub other: Totals,
+    pub outside: Totals,
     /// Kernel threads.
     pub kernel: Totals,
     /// Busy time by CPU, nanoseconds since start.

@@ -48,10 +48,10 @@ pub enum OffReason {
         why: String,
     },
     /// The kernel refused: capability, lockdown or verifier.
-    #[error("the kernel refused {what}: {why} (needs CAP_BPF and CAP_PERFMON, no lockdown)")]
+    #[error("the kernel refused {step}: {why} (needs CAP_BPF and CAP_PERFMON, no lockdown)")]
     Refused {
         /// Which step.
-        what: &'static str,
+        step: &'static str,
         /// The kernel's words.
         why: String,
     },

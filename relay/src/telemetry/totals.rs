@@ -88,7 +88,7 @@ pub(super) struct Registration {
     pub(super) preempted_before: u64,
 }
 
-/// Sources kept apart for one container; beyond, the smallest go into [`InterferenceSource::Other`].
+/// Sources kept apart for one container; beyond, the smallest go into [`InterferenceSource::Rest`].
 const SOURCES: usize = 64;
 
 impl Registration {
@@ -106,7 +106,7 @@ impl Registration {
                 .min_by_key(|(_, sum)| (sum.wait_ns, sum.preemptions))
                 .map(|(source, _)| source.clone());
             if let Some(sum) = least.and_then(|source| self.interference.remove(&source)) {
-                self.attribute(InterferenceSource::Other, sum.preemptions, sum.wait_ns);
+                self.attribute(InterferenceSource::Rest, sum.preemptions, sum.wait_ns);
             }
         }
     }

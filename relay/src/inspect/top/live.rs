@@ -178,7 +178,8 @@ impl Screen {
         ])
         .areas(area);
         frame.render_widget(Line::from(self.title()), title);
-        let block = Block::bordered().title(" who ran most on each CPU, and how busy it was ");
+        let block = Block::bordered()
+            .title(" the container that ran most on each CPU, and how busy it was ");
         frame.render_widget(Paragraph::new(lines).block(block), cpus);
         self.draw_table(frame, table);
         self.draw_detail(frame, detail);
@@ -237,7 +238,7 @@ impl Screen {
                 .get(container.id.as_str())
                 .copied()
                 .unwrap_or(usize::MAX);
-            let [sibling, cache, other, node, package] = container.migrations;
+            let [sibling, cache, same_node, node, package] = container.migrations;
             let run = container.total_run_ns();
             let foreign: u64 = container.foreign_ns.values().sum();
             let cells = [
@@ -258,7 +259,7 @@ impl Screen {
                     alarm(container.throttled_ns, run / 10, run / 2),
                 ),
                 Span::raw(format!("{}/{}", container.voluntary, container.involuntary)),
-                Span::raw((sibling + cache + other).to_string()),
+                Span::raw((sibling + cache + same_node).to_string()),
                 Span::styled(node.to_string(), alarm(node, 0, u64::MAX)),
                 Span::styled(package.to_string(), alarm(package, 0, u64::MAX)),
                 Span::styled(
@@ -392,7 +393,7 @@ fn map_lines(view: &TopView) -> Vec<Line<'static>> {
             for square in core {
                 let style = match square.runner {
                     Runner::Container(index) => colour(index),
-                    Runner::Others | Runner::Idle => Style::new().add_modifier(Modifier::DIM),
+                    Runner::Outside | Runner::Idle => Style::new().add_modifier(Modifier::DIM),
                 };
                 let drawn = format!("{}{}", square.runner.letter(), square.bar);
                 spans.push(Span::styled(drawn, style));

@@ -16,7 +16,7 @@ pub(super) enum Runner {
     /// A container, by its place in [`names`].
     Container(usize),
     /// Processes outside containers, or the kernel.
-    Others,
+    Outside,
     /// The CPU idled.
     Idle,
 }
@@ -26,7 +26,7 @@ impl Runner {
     pub(super) fn letter(self) -> char {
         match self {
             Self::Container(index) => letter(index),
-            Self::Others => '*',
+            Self::Outside => '*',
             Self::Idle => '·',
         }
     }
@@ -95,12 +95,12 @@ pub(super) fn map(view: &TopView) -> Vec<MapLine> {
             .iter()
             .map(|container| (ran(container), container.id.as_str()))
             .max_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.cmp(a.1)));
-        let others = busy.saturating_sub(contained);
+        let outside_ns = busy.saturating_sub(contained);
         let runner = match most {
-            Some((ns, id)) if ns > 0 && ns >= others => {
+            Some((ns, id)) if ns > 0 && ns >= outside_ns => {
                 Runner::Container(names.get(id).copied().unwrap_or(usize::MAX))
             }
-            _ if others > 0 => Runner::Others,
+            _ if outside_ns > 0 => Runner::Outside,
             _ => Runner::Idle,
         };
         Square {

@@ -94,7 +94,7 @@ fn large_machines_are_drawn_by_core_cache_or_node_so_that_lines_stay_short() {
 }
 
 #[test]
-fn whoever_is_hurt_most_comes_first() {
+fn the_container_that_is_hurt_most_comes_first() {
     let mut foreign = container("robbed", &[], 10);
     foreign.foreign_ns.insert("thief".into(), 500);
     let throttled = TopContainer {
@@ -106,7 +106,11 @@ fn whoever_is_hurt_most_comes_first() {
         &[],
         0,
     );
-    let order: Vec<_> = picture.containers.iter().map(|one| &*one.id).collect();
+    let order: Vec<_> = picture
+        .containers
+        .iter()
+        .map(|container| &*container.id)
+        .collect();
     assert_eq!(order, ["robbed", "waits", "throttled"]);
 }
 
@@ -121,10 +125,10 @@ fn a_difference_counts_from_the_earlier_picture() {
     let between = later.since(&earlier);
     assert_eq!(between.over_ns, 2 * SECOND);
     assert_eq!(between.busy_ns[&0], 500);
-    let one = &between.containers[0];
-    assert_eq!(one.run_ns, BTreeMap::from([(0, 400), (2, 30)]));
-    assert_eq!(one.contention_ns, 700);
-    assert_eq!(one.migrations, [0; 5]);
+    let container = &between.containers[0];
+    assert_eq!(container.run_ns, BTreeMap::from([(0, 400), (2, 30)]));
+    assert_eq!(container.contention_ns, 700);
+    assert_eq!(container.migrations, [0; 5]);
 }
 
 #[test]

@@ -146,7 +146,7 @@ impl fmt::Display for TopView {
         f.write_char('\n')?;
         if !self.busy_ns.is_empty() {
             f.write_str(
-                "\nwho ran most on each CPU, and how busy it was (* outside containers, · idle):\n",
+                "\nthe container that ran most on each CPU, and how busy it was (* outside containers, · idle):\n",
             )?;
             write_map(f, self)?;
         }
@@ -200,7 +200,7 @@ impl fmt::Display for TopView {
             "FOREIGN",
         ];
         f.write_str(&table(&head, &rows))?;
-        if self.other != NonContainerTotals::default()
+        if self.outside != NonContainerTotals::default()
             || self.kernel != NonContainerTotals::default()
         {
             let rest = |rest: &NonContainerTotals| {
@@ -211,7 +211,7 @@ impl fmt::Display for TopView {
                     rest.switches
                 )
             };
-            writeln!(f, "\noutside containers: {}", rest(&self.other))?;
+            writeln!(f, "\noutside containers: {}", rest(&self.outside))?;
             writeln!(f, "kernel threads: {}", rest(&self.kernel))?;
         }
         Ok(())

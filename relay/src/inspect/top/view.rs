@@ -136,7 +136,8 @@ pub struct TopView {
     /// Containers, those that are hurt most first ([`TopContainer::hurt_ns`]).
     pub containers: Vec<TopContainer>,
     /// Processes outside containers.
-    pub other: NonContainerTotals,
+    #[serde(rename = "other")]
+    pub outside: NonContainerTotals,
     /// Kernel threads.
     pub kernel: NonContainerTotals,
 }
@@ -249,7 +250,7 @@ impl TopView {
             switches: snapshot.switches,
             cost_ns: cost.map(|cost| cost.net_ns()),
             containers,
-            other: NonContainerTotals::of(&snapshot.other),
+            outside: NonContainerTotals::of(&snapshot.outside),
             kernel: NonContainerTotals::of(&snapshot.kernel),
         }
     }
@@ -291,7 +292,7 @@ impl TopView {
         }
         view.over_ns = self.at_ns.saturating_sub(earlier.at_ns);
         view.switches = self.switches.saturating_sub(earlier.switches);
-        view.other.less(&earlier.other);
+        view.outside.less(&earlier.outside);
         view.kernel.less(&earlier.kernel);
         worst_first(&mut view.containers);
         view

@@ -113,10 +113,10 @@ fn one_line(error: &clap::Error) -> UsageError {
         Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
         _ => None,
     };
-    let what = context(ContextKind::InvalidArg).unwrap_or_default();
+    let argument = context(ContextKind::InvalidArg).unwrap_or_default();
     UsageError(match error.kind() {
         ErrorKind::UnknownArgument => {
-            format!("unknown command line argument {what:?} (see cri-resmgr --help)")
+            format!("unknown command line argument {argument:?} (see cri-resmgr --help)")
         }
         ErrorKind::InvalidSubcommand => {
             let word = context(ContextKind::InvalidSubcommand).unwrap_or_default();
@@ -133,9 +133,9 @@ fn one_line(error: &clap::Error) -> UsageError {
         ErrorKind::InvalidValue => {
             let value = context(ContextKind::InvalidValue).unwrap_or_default();
             let words = context(ContextKind::ValidValue).unwrap_or_default();
-            format!("{what} {value:?}: expected one of {words}")
+            format!("{argument} {value:?}: expected one of {words}")
         }
-        ErrorKind::MissingRequiredArgument => missing(&what),
+        ErrorKind::MissingRequiredArgument => missing(&argument),
         _ => error
             .to_string()
             .lines()
@@ -146,17 +146,17 @@ fn one_line(error: &clap::Error) -> UsageError {
     })
 }
 
-/// Says which command lacks what, and what that is.
-fn missing(what: &str) -> String {
+/// Says which command lacks the argument, and what that is.
+fn missing(argument: &str) -> String {
     let commands = command();
     let found = commands.get_subcommands().find_map(|command| {
-        let argument = command
+        let positional = command
             .get_positionals()
-            .find(|argument| argument.to_string() == what)?;
-        let help = argument.get_help().map(ToString::to_string)?;
-        Some(format!("{} needs {what}: {help}", command.get_name()))
+            .find(|positional| positional.to_string() == argument)?;
+        let help = positional.get_help().map(ToString::to_string)?;
+        Some(format!("{} needs {argument}: {help}", command.get_name()))
     });
-    found.unwrap_or_else(|| format!("{what} is missing"))
+    found.unwrap_or_else(|| format!("{argument} is missing"))
 }
 
 #[cfg(test)]

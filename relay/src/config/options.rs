@@ -42,7 +42,7 @@ pub struct Options {
 
 /// Sockets, and the deadlines of talking over them.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Relay: where to listen and whom to talk to")]
+#[command(next_help_heading = "Relay: sockets of the kubelet and of the runtime")]
 pub struct RelayOptions {
     /// Unix socket to serve; point the kubelet's --container-runtime-endpoint at it.
     #[arg(

@@ -44,15 +44,15 @@ pub(super) fn from_xml(path: &Path) -> Result<Parts, DiscoverError> {
 }
 
 fn convert(hwloc: &Hwloc, from: &str) -> Result<Parts, DiscoverError> {
-    let missing = |what: &str| DiscoverError::Hwloc {
+    let missing = |kind: &str| DiscoverError::Hwloc {
         from: from.to_owned(),
-        why: format!("a {what} has no number of the operating system"),
+        why: format!("a {kind} has no number of the operating system"),
     };
-    let index = |object: &TopologyObject, what| {
+    let index = |object: &TopologyObject, kind| {
         let index = object
             .os_index()
             .and_then(|index| u32::try_from(index).ok());
-        index.ok_or_else(|| missing(what))
+        index.ok_or_else(|| missing(kind))
     };
 
     let mut nodes: Vec<(Node, CpuSet)> = Vec::new();

@@ -8,15 +8,15 @@ fn fixture(name: &str) -> TopologySource {
 }
 
 /// Equal but for where they came from and for how much memory their nodes have.
-fn assert_same_shape(mut one: Topology, mut other: Topology) {
-    for topology in [&mut one, &mut other] {
+fn assert_same_shape(mut left: Topology, mut right: Topology) {
+    for topology in [&mut left, &mut right] {
         topology.origin = String::new();
         topology
             .nodes
             .iter_mut()
             .for_each(|node| node.memory_bytes = 0);
     }
-    assert_eq!(one, other);
+    assert_eq!(left, right);
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Dumper {
         }
     }
 
-    /// Opens the file by its name again, after someone moved it away. Waits for nothing.
+    /// Opens the file by its name again, after a log rotation moved it away. Waits for nothing.
     pub fn reopen(&self) {
         self.control(QueueItem::Reopen);
     }

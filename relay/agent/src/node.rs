@@ -58,7 +58,7 @@ impl NodeService {
         got.map_err(|error| self.failed("cannot read", &error))
     }
 
-    fn failed(&self, what: &str, error: &kube::Error) -> Status {
+    fn failed(&self, operation: &str, error: &kube::Error) -> Status {
         let code = match error {
             kube::Error::Api(status) => match status.code {
                 400 | 422 => Code::InvalidArgument,
@@ -73,7 +73,7 @@ impl NodeService {
             kube::Error::Api(status) => status.message.clone(),
             error => chain(error),
         };
-        Status::new(code, format!("{what} Node {}: {why}", self.node_name))
+        Status::new(code, format!("{operation} Node {}: {why}", self.node_name))
     }
 
     /// Adds the maps that the operations need and the Node lacks, guarded by its version.

@@ -18,10 +18,10 @@ pub(crate) enum AgentSocketError {
     #[error("another process serves {0}: stop it, or give another --agent-socket")]
     Taken(PathBuf),
     /// It cannot be made.
-    #[error("cannot {what} {path}")]
+    #[error("cannot {operation} {path}")]
     Make {
         /// What was tried.
-        what: &'static str,
+        operation: &'static str,
         /// The file.
         path: PathBuf,
         /// Why it failed.
@@ -37,9 +37,13 @@ pub(crate) enum AgentSocketError {
 pub(crate) fn listen(
     path: &Path,
 ) -> Result<impl Stream<Item = io::Result<UnixStream>> + Send + use<>, AgentSocketError> {
-    let make = |what| {
+    let make = |operation| {
         let path = path.to_owned();
-        move |source| AgentSocketError::Make { what, path, source }
+        move |source| AgentSocketError::Make {
+            operation,
+            path,
+            source,
+        }
     };
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(AgentSocketError::Taken(path.to_owned()));

@@ -187,22 +187,22 @@ struct WatchHealth {
 }
 
 impl WatchHealth {
-    fn observe<K>(&mut self, what: &'static str, found: WatchResult<K>) -> Option<Option<K>> {
+    fn observe<K>(&mut self, object: &'static str, found: WatchResult<K>) -> Option<Option<K>> {
         match found {
             Ok(found) => {
-                if self.broken.remove(what) {
-                    info!(what, "watch works again");
+                if self.broken.remove(object) {
+                    info!(object, "watch works again");
                 }
                 Some(found)
             }
-            // 410 Gone: what happened since is no longer kept. The watcher lists anew, nothing is lost.
+            // 410 Gone: object happened since is no longer kept. The watcher lists anew, nothing is lost.
             Err(watcher::Error::WatchError(status)) if status.code == 410 => {
-                debug!(what, "watch expired; listing again");
+                debug!(object, "watch expired; listing again");
                 None
             }
             Err(error) => {
-                if self.broken.insert(what) {
-                    warn!(what, %error, "watch failed; trying again until it works");
+                if self.broken.insert(object) {
+                    warn!(object, %error, "watch failed; trying again until it works");
                 }
                 None
             }

@@ -37,12 +37,12 @@ pub(crate) enum TlsError {
         source: io::Error,
     },
     /// A file holds something else.
-    #[error("{path} holds no {what} in PEM")]
+    #[error("{path} holds no {kind} in PEM")]
     Pem {
         /// The file.
         path: PathBuf,
         /// What was looked for.
-        what: &'static str,
+        kind: &'static str,
         /// Why not.
         #[source]
         source: rustls::pki_types::pem::Error,
@@ -122,9 +122,9 @@ fn parse(
     key_file: &Path,
     key: &[u8],
 ) -> Result<CertifiedKey, TlsError> {
-    let pem = |path: &Path, what| {
+    let pem = |path: &Path, kind| {
         let path = path.to_owned();
-        move |source| TlsError::Pem { path, what, source }
+        move |source| TlsError::Pem { path, kind, source }
     };
     let chain: Vec<_> = CertificateDer::pem_slice_iter(cert)
         .collect::<Result<_, _>>()
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn a_key_of_another_certificate_is_refused() {
         let certificate = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
-        let other = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
+        let second = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
         let fits = |key: &str| {
             let paths = (Path::new("cert"), Path::new("key"));
             parse(
@@ -212,7 +212,7 @@ mod tests {
         };
         assert!(fits(&certificate.signing_key.serialize_pem()).is_ok());
         assert!(matches!(
-            fits(&other.signing_key.serialize_pem()),
+            fits(&second.signing_key.serialize_pem()),
             Err(TlsError::Pair(_))
         ));
         assert!(

@@ -89,9 +89,9 @@ pub(crate) fn ensure(stage: Stage, yes: bool) -> Result<()> {
             let said = format!("{error:#}: licences cannot be checked");
             eprintln!("{}", paint("33", &said));
         }
-        for (name, what) in crate::go::MODULES {
+        for (name, purpose) in crate::go::MODULES {
             if let Err(error) = crate::go::ensure(name) {
-                let said = format!("no {name}, {what} is skipped: {error:#}");
+                let said = format!("no {name}, {purpose} is skipped: {error:#}");
                 eprintln!("{}", paint("33", &said));
             }
         }

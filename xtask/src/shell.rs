@@ -38,8 +38,8 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 }
 
 /// Says what begins.
-pub(crate) fn step(what: &str) {
-    eprintln!("\n{} {what}", paint("1;36", "==>"));
+pub(crate) fn step(name: &str) {
+    eprintln!("\n{} {name}", paint("1;36", "==>"));
 }
 
 /// `text` in a colour (an SGR number) when standard error is a terminal.

@@ -12,7 +12,7 @@ use resmgr_sim::{Setup, replay, simulate, workload::standard_mix};
 use resmgr_topology::{CpuSet, MilliCpu, Topology};
 use std::{fs, path::PathBuf};
 
-/// Whose measurements the policies see.
+/// The origin of the measurements that the policies see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Measurements {
     /// What the threads do in the model.
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     /// A trace, one JSON object a line; without it a mix of chatty, latency-bound, batch and bursty containers.
     #[arg(long)]
     trace: Option<PathBuf>,
-    /// Whose measurements the policies see: the model's own, or those that the trace was recorded with.
+    /// The measurements that the policies see: the model's own, or those that the trace was recorded with.
     #[arg(long, default_value = "model")]
     measurements: Measurements,
     /// Reserved CPUs, a list; without it one CPU of the policy's choice.

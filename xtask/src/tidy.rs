@@ -1,6 +1,6 @@
 //! `cargo xtask tidy`: the rules of docs/architecture.md that the compiler cannot hold.
 //!
-//! Who may import what, lints in every package, no generated or machine-bound text, module style.
+//! Imports between modules, words, lints in every package, no generated or machine-bound text, module style.
 
 mod doc_table;
 mod imports;

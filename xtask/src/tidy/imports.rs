@@ -155,7 +155,7 @@ pub(super) fn circles(imports: &BTreeSet<(String, String)>) -> Vec<Vec<String>> 
     };
     let mut circles: BTreeSet<Vec<String>> = BTreeSet::new();
     for file in &files {
-        let circle: Vec<_> = files.iter().filter(|other| both(file, other)).collect();
+        let circle: Vec<_> = files.iter().filter(|second| both(file, second)).collect();
         if !circle.is_empty() {
             circles.insert(circle.into_iter().map(|file| (*file).to_owned()).collect());
         }
@@ -286,14 +286,14 @@ impl Visit<'_> for Reader<'_> {
             return;
         }
         match item {
-            syn::Item::Struct(it) => self.defined(&it.ident, true),
-            syn::Item::Enum(it) => self.defined(&it.ident, true),
-            syn::Item::Union(it) => self.defined(&it.ident, true),
-            syn::Item::Trait(it) => self.defined(&it.ident, true),
-            syn::Item::Type(it) => self.defined(&it.ident, true),
-            syn::Item::Fn(it) => self.defined(&it.sig.ident, false),
-            syn::Item::Const(it) => self.defined(&it.ident, false),
-            syn::Item::Static(it) => self.defined(&it.ident, false),
+            syn::Item::Struct(item) => self.defined(&item.ident, true),
+            syn::Item::Enum(item) => self.defined(&item.ident, true),
+            syn::Item::Union(item) => self.defined(&item.ident, true),
+            syn::Item::Trait(item) => self.defined(&item.ident, true),
+            syn::Item::Type(item) => self.defined(&item.ident, true),
+            syn::Item::Fn(item) => self.defined(&item.sig.ident, false),
+            syn::Item::Const(item) => self.defined(&item.ident, false),
+            syn::Item::Static(item) => self.defined(&item.ident, false),
             _ => {}
         }
         visit::visit_item(self, item);
@@ -311,7 +311,7 @@ impl Visit<'_> for Reader<'_> {
 
     fn visit_path(&mut self, path: &syn::Path) {
         let segments = path.segments.iter();
-        let segments: Vec<_> = segments.map(|it| it.ident.to_string()).collect();
+        let segments: Vec<_> = segments.map(|segment| segment.ident.to_string()).collect();
         if segments.len() > 1
             && let Some(path) = self.absolute(&segments)
         {
@@ -325,17 +325,17 @@ impl Visit<'_> for Reader<'_> {
 
 fn attributes(item: &syn::Item) -> &[syn::Attribute] {
     match item {
-        syn::Item::Const(it) => &it.attrs,
-        syn::Item::Enum(it) => &it.attrs,
-        syn::Item::Fn(it) => &it.attrs,
-        syn::Item::Impl(it) => &it.attrs,
-        syn::Item::Macro(it) => &it.attrs,
-        syn::Item::Mod(it) => &it.attrs,
-        syn::Item::Static(it) => &it.attrs,
-        syn::Item::Struct(it) => &it.attrs,
-        syn::Item::Trait(it) => &it.attrs,
-        syn::Item::Type(it) => &it.attrs,
-        syn::Item::Use(it) => &it.attrs,
+        syn::Item::Const(item) => &item.attrs,
+        syn::Item::Enum(item) => &item.attrs,
+        syn::Item::Fn(item) => &item.attrs,
+        syn::Item::Impl(item) => &item.attrs,
+        syn::Item::Macro(item) => &item.attrs,
+        syn::Item::Mod(item) => &item.attrs,
+        syn::Item::Static(item) => &item.attrs,
+        syn::Item::Struct(item) => &item.attrs,
+        syn::Item::Trait(item) => &item.attrs,
+        syn::Item::Type(item) => &item.attrs,
+        syn::Item::Use(item) => &item.attrs,
         _ => &[],
     }
 }

@@ -1,19 +1,25 @@
 //! The choices a decision was made among.
 
+use super::optional;
 use crate::{
     cpu_list::{listed, listed_or},
     request::ContainerId,
 };
-use alloc::string::String;
-use core::fmt;
+use alloc::{format, string::String};
+use derive_more::Display;
 use resmgr_topology::Cpus;
 use serde::{Deserialize, Serialize};
 
 /// One choice that was considered. `Display` is the line people read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Display, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Candidate {
     /// A part of the machine that could have given exclusive CPUs.
+    #[display(
+        "{level} {id}: {free} CPUs free ({isolated} isolated) of {size}{}; gives {}",
+        optional(*contention, ", ", ""),
+        listed(given)
+    )]
     Domain {
         /// What it is.
         level: DomainLevel,
@@ -32,6 +38,11 @@ pub enum Candidate {
         given: Cpus,
     },
     /// A CPU list of static-pools.
+    #[display(
+        "list {cpus} (socket {socket}): {containers} containers, {requested_milli_per_cpu}m requested per CPU, \
+         {busy_milli} of 1000 busy, {busy_with_it_milli} with it, {busy_around_milli} around it, \
+         {waited_ms_per_s} ms/s waited"
+    )]
     List {
         /// Its CPUs.
         cpus: Cpus,
@@ -51,6 +62,7 @@ pub enum Candidate {
         waited_ms_per_s: u64,
     },
     /// A CPU list that a running container could move to.
+    #[display("list {cpus} (socket {socket}): would be {busy_with_it_milli} of 1000 busy with it")]
     OtherList {
         /// Its CPUs.
         cpus: Cpus,
@@ -60,6 +72,11 @@ pub enum Candidate {
         busy_with_it_milli: u64,
     },
     /// A pool that may borrow or lend.
+    #[display(
+        "pool {pool}: CPUs {cpus}, borrows {}; {busy_milli} of 1000 busy, {} µs/s waited for each CPU",
+        listed_or(Some(on_loan), "nothing"),
+        waited_ns_per_s / 1000
+    )]
     Pool {
         /// Its name.
         pool: String,
@@ -73,6 +90,11 @@ pub enum Candidate {
         waited_ns_per_s: u64,
     },
     /// A domain that a shared container could be confined to.
+    #[display(
+        "{domain}: {size} CPUs of the pool, {used_milli}m used of {room_milli}m that may be; {}; saves \
+         {saves_us_per_s} µs/s",
+        left_milli.map_or("it does not fit".into(), |left| format!("{left}m would still be free"))
+    )]
     Confinement {
         /// The domain.
         domain: String,
@@ -88,6 +110,10 @@ pub enum Candidate {
         saves_us_per_s: u64,
     },
     /// Two domains for two containers that interfere.
+    #[display(
+        "{victim} in {victim_domain}, {aggressor} in {aggressor_domain}: {moves} moves, at least {left_milli}m \
+         free in both"
+    )]
     Separation {
         /// The container that waits.
         victim: ContainerId,
@@ -103,17 +129,23 @@ pub enum Candidate {
         left_milli: u64,
     },
     /// Candidates that are not listed.
+    #[display("and {count} more")]
     More {
         /// How many.
         count: usize,
     },
     /// What an earlier version wrote.
+    #[display("{_0}")]
     #[serde(untagged)]
     Text(String),
 }
 
 /// What was measured on a domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq, Serialize, Deserialize)]
+#[display(
+    "{busy_milli} of 1000 busy, {busy_around_milli} of 1000 around it, {} ms/s waited there",
+    waited_us_per_s / 1000
+)]
 pub struct DomainContention {
     /// How busy its CPUs are, thousandths.
     pub busy_milli: u64,
@@ -124,130 +156,19 @@ pub struct DomainContention {
 }
 
 /// The kinds of parts of the machine that exclusive CPUs are chosen from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DomainLevel {
     /// A physical core.
+    #[display("core")]
     Core,
     /// A last-level cache.
+    #[display("cache")]
     Cache,
     /// A NUMA node.
+    #[display("node")]
     Node,
     /// A package.
+    #[display("package")]
     Package,
-}
-
-impl fmt::Display for DomainLevel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Core => "core",
-            Self::Cache => "cache",
-            Self::Node => "node",
-            Self::Package => "package",
-        })
-    }
-}
-
-impl fmt::Display for DomainContention {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of 1000 busy, {} of 1000 around it, {} ms/s waited there",
-            self.busy_milli,
-            self.busy_around_milli,
-            self.waited_us_per_s / 1000
-        )
-    }
-}
-
-impl fmt::Display for Candidate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Domain {
-                level,
-                id,
-                free,
-                isolated,
-                size,
-                contention,
-                given,
-            } => {
-                write!(
-                    f,
-                    "{level} {id}: {free} CPUs free ({isolated} isolated) of {size}"
-                )?;
-                if let Some(contention) = contention {
-                    write!(f, ", {contention}")?;
-                }
-                write!(f, "; gives {}", listed(given))
-            }
-            Self::List {
-                cpus,
-                socket,
-                containers,
-                requested_milli_per_cpu,
-                busy_milli,
-                busy_with_it_milli,
-                busy_around_milli,
-                waited_ms_per_s,
-            } => write!(
-                f,
-                "list {cpus} (socket {socket}): {containers} containers, {requested_milli_per_cpu}m requested per \
-                 CPU, {busy_milli} of 1000 busy, {busy_with_it_milli} with it, {busy_around_milli} around it, \
-                 {waited_ms_per_s} ms/s waited"
-            ),
-            Self::OtherList {
-                cpus,
-                socket,
-                busy_with_it_milli,
-            } => write!(
-                f,
-                "list {cpus} (socket {socket}): would be {busy_with_it_milli} of 1000 busy with it"
-            ),
-            Self::Pool {
-                pool,
-                cpus,
-                on_loan,
-                busy_milli,
-                waited_ns_per_s,
-            } => write!(
-                f,
-                "pool {pool}: CPUs {cpus}, borrows {}; {busy_milli} of 1000 busy, {} µs/s waited for each CPU",
-                listed_or(Some(on_loan), "nothing"),
-                waited_ns_per_s / 1000
-            ),
-            Self::Confinement {
-                domain,
-                size,
-                used_milli,
-                room_milli,
-                left_milli,
-                saves_us_per_s,
-            } => {
-                write!(
-                    f,
-                    "{domain}: {size} CPUs of the pool, {used_milli}m used of {room_milli}m that may be; "
-                )?;
-                match left_milli {
-                    Some(left) => write!(f, "{left}m would still be free")?,
-                    None => f.write_str("it does not fit")?,
-                }
-                write!(f, "; saves {saves_us_per_s} µs/s")
-            }
-            Self::Separation {
-                victim,
-                victim_domain,
-                aggressor,
-                aggressor_domain,
-                moves,
-                left_milli,
-            } => write!(
-                f,
-                "{victim} in {victim_domain}, {aggressor} in {aggressor_domain}: {moves} moves, at least \
-                 {left_milli}m free in both"
-            ),
-            Self::More { count } => write!(f, "and {count} more"),
-            Self::Text(text) => f.write_str(text),
-        }
-    }
 }

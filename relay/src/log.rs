@@ -2,11 +2,12 @@
 
 pub mod source;
 
+mod budget;
 mod bulk;
 mod layer;
 mod settings;
 
 pub use bulk::Bulk;
-pub use layer::{Control, install};
+pub use layer::{Control, install, last_words};
 pub use settings::{Format, Level, LogSettings};
 pub use source::placement;

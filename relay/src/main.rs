@@ -1,7 +1,7 @@
 //! cri-resmgr: a CRI relay that places containers on CPUs and memory nodes.
 
-use cri_resmgr::{cli, daemon};
-use std::{io::Write, process::ExitCode};
+use cri_resmgr::{cli, daemon, log};
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
@@ -11,8 +11,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
-            // Without standard error a failure cannot be reported.
-            writeln!(std::io::stderr(), "cri-resmgr: {failed}").ok();
+            log::last_words(&format!("cri-resmgr: {failed}"));
             failed.exit_code()
         }
     }

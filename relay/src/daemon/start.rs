@@ -72,9 +72,10 @@ pub fn run(raw: &Raw) -> Result<(), ExitError> {
         .thread_name("cri-resmgr")
         .build()
         .context("cannot start the async runtime")?;
-    let outcome = runtime.block_on(serve(start, topology, log));
+    let outcome = runtime.block_on(serve(start, topology, log.clone()));
     // A policy that hangs has a thread of its own: it must not keep the daemon from ending.
     runtime.shutdown_timeout(LAST_WORDS);
+    log.flush();
     outcome
 }
 

@@ -4,13 +4,14 @@ use super::{
     layer::{self, in_force},
     settings::{Format, Level, LogSettings},
 };
-use std::io::Write as _;
+use resmgr_io::stderr::StderrQueue;
 
 /// Messages of one source on their way to standard error.
 #[derive(Debug)]
 pub struct Bulk {
     source: &'static str,
     settings: Option<LogSettings>,
+    queue: Option<StderrQueue>,
     info_head: Vec<u8>,
     out: Vec<u8>,
 }
@@ -22,6 +23,7 @@ impl Bulk {
         let mut bulk = Self {
             source,
             settings: None,
+            queue: None,
             info_head: Vec::new(),
             out: Vec::new(),
         };
@@ -31,7 +33,7 @@ impl Bulk {
 
     /// Takes the settings that are in force now for the messages that follow.
     pub fn look_again(&mut self) {
-        self.settings = in_force();
+        (self.settings, self.queue) = in_force().unzip();
         let prefix = self.settings.as_ref().is_some_and(|s| s.prefix);
         self.info_head = layer::head(Level::Info, self.source, prefix).into_bytes();
     }
@@ -71,11 +73,12 @@ impl Bulk {
         self.out.is_empty()
     }
 
-    /// Writes what was added.
+    /// Hands on what was added, and waits for room while the log flows.
     pub fn write_out(&mut self, keep: usize) {
         if !self.out.is_empty() {
-            // Without standard error a failure cannot be reported.
-            std::io::stderr().lock().write_all(&self.out).ok();
+            if let Some(queue) = &self.queue {
+                queue.push_patiently(&self.out);
+            }
             self.out.clear();
             self.out.shrink_to(keep);
         }

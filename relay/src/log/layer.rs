@@ -1,13 +1,21 @@
 //! The layer that writes the lines.
+//!
+//! No thread that logs waits for standard error: lines go through [`StderrQueue`]. Each place in the code has a
+//! budget ([`LogBudgets`]), but for debug messages, which are on only when asked for.
 
 use super::{
+    budget::{HeldBack, LogBudgets},
     settings::{Format, Level, LogSettings},
     source,
 };
+use resmgr_io::stderr::{StderrQueue, dropped_note};
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     fmt,
-    io::Write as _,
-    sync::{Arc, RwLock},
+    io::{self, Write as _},
+    panic::PanicHookInfo,
+    sync::{Arc, PoisonError, RwLock},
+    time::Instant,
 };
 use tracing::{Event, Metadata, Subscriber, field, subscriber::Interest};
 use tracing_subscriber::{
@@ -15,58 +23,134 @@ use tracing_subscriber::{
     layer::{Context, Layer, SubscriberExt as _},
 };
 
+/// Most octets of a message that stands for all that were held back.
+const EXAMPLE_BYTES: usize = 256;
+
 /// Changes what is logged while the daemon runs.
 #[derive(Clone, Debug)]
-pub struct Control(Arc<RwLock<LogSettings>>);
+pub struct Control {
+    rules: Arc<Rules>,
+    queue: StderrQueue,
+}
+
+/// What decides whether an event is shown.
+#[derive(Debug, Default)]
+struct Rules {
+    settings: RwLock<LogSettings>,
+    budgets: LogBudgets,
+}
+
+impl Rules {
+    fn settings(&self) -> LogSettings {
+        let settings = self.settings.read();
+        settings.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is to be said beside the events: how many lines were dropped, and what was held back.
+    fn report(&self, dropped: u64) -> String {
+        let settings = self.settings();
+        let mut text = String::new();
+        if let Some(note) = dropped_note(dropped) {
+            text += &message(&settings, Level::Warn, "resource-manager", &note);
+        }
+        for held in self.budgets.to_tell(Instant::now()) {
+            let note = format!("{} more messages like: {}", held.count, held.first);
+            text += &message(&settings, held.level, &held.source, &note);
+        }
+        text
+    }
+}
 
 impl Control {
     /// Puts new settings in force.
     pub fn set(&self, settings: LogSettings) {
-        match self.0.write() {
-            Ok(mut current) => *current = settings,
-            Err(poisoned) => *poisoned.into_inner() = settings,
-        }
+        let current = self.rules.settings.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = settings;
         tracing::callsite::rebuild_interest_cache();
     }
 
     /// The settings in force.
     #[must_use]
     pub fn get(&self) -> LogSettings {
-        match self.0.read() {
-            Ok(current) => current.clone(),
-            Err(poisoned) => poisoned.into_inner().clone(),
-        }
+        self.rules.settings()
+    }
+
+    /// Lines that were dropped because standard error did not take them.
+    #[must_use]
+    pub fn dropped_lines(&self) -> u64 {
+        self.queue.dropped()
+    }
+
+    /// Messages that were held back because their place logs too much.
+    #[must_use]
+    pub fn held_back_messages(&self) -> u64 {
+        self.rules.budgets.held_back()
+    }
+
+    /// Waits until everything logged so far is written, for a second at most.
+    pub fn flush(&self) {
+        self.queue.flush_at_end();
     }
 
     fn shows(&self, metadata: &Metadata<'_>) -> bool {
         let source = source::of_target(metadata.target());
-        match self.0.read() {
-            Ok(settings) => settings.shows(level(metadata), source),
-            Err(poisoned) => poisoned.into_inner().shows(level(metadata), source),
+        let settings = self.rules.settings.read();
+        let settings = settings.unwrap_or_else(PoisonError::into_inner);
+        settings.shows(level(metadata), source)
+    }
+
+    /// Logs a panic as other messages are: the standard library would wait for standard error.
+    fn panicked(&self, panic: &PanicHookInfo<'_>) {
+        let backtrace = Backtrace::capture();
+        let mut text = panic.to_string();
+        if backtrace.status() == BacktraceStatus::Captured {
+            text += &format!("\n{backtrace}");
         }
+        let text = message(&self.get(), Level::Error, "resource-manager", &text);
+        self.queue.push(text.as_bytes());
     }
 }
 
 /// Makes standard error the place where the process logs.
 ///
 /// # Errors
-/// When the process logs elsewhere already.
-pub fn install(
-    settings: LogSettings,
-) -> Result<Control, tracing::subscriber::SetGlobalDefaultError> {
-    let control = Control(Arc::new(RwLock::new(settings)));
+/// When the process logs elsewhere already, or no thread can be had to write.
+pub fn install(settings: LogSettings) -> io::Result<Control> {
+    let rules = Arc::new(Rules {
+        settings: RwLock::new(settings),
+        budgets: LogBudgets::default(),
+    });
+    let reported = Arc::clone(&rules);
+    let queue = StderrQueue::start(move |dropped| reported.report(dropped))?;
+    let control = Control { rules, queue };
     let lines = Lines {
         control: control.clone(),
     };
-    tracing::subscriber::set_global_default(Registry::default().with(lines))?;
+    tracing::subscriber::set_global_default(Registry::default().with(lines))
+        .map_err(io::Error::other)?;
+    let log = control.clone();
+    std::panic::set_hook(Box::new(move |panic| log.panicked(panic)));
     Ok(control)
 }
 
-/// The settings in force, when this layer is where the process logs.
-pub(super) fn in_force() -> Option<LogSettings> {
+/// Says why the process ends without success: to the log if there is one, for a second at most.
+pub fn last_words(text: &str) {
+    let line = format!("{text}\n");
+    match in_force() {
+        Some((_settings, queue)) => {
+            queue.push(line.as_bytes());
+            queue.flush_at_end();
+        }
+        // Without standard error a failure cannot be reported.
+        None => drop(std::io::stderr().write_all(line.as_bytes())),
+    }
+}
+
+/// The settings in force and where the lines go, when this layer is where the process logs.
+pub(super) fn in_force() -> Option<(LogSettings, StderrQueue)> {
     tracing::dispatcher::get_default(|dispatch| {
-        let lines = dispatch.downcast_ref::<Lines>();
-        lines.map(|lines| lines.control.get())
+        let control = &dispatch.downcast_ref::<Lines>()?.control;
+        Some((control.get(), control.queue.clone()))
     })
 }
 
@@ -89,10 +173,18 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        let settings = self.control.get();
-        let text = render(&settings, event);
-        // Without standard error a failure cannot be reported.
-        std::io::stderr().lock().write_all(text.as_bytes()).ok();
+        let Control { rules, queue } = &self.control;
+        let (metadata, level) = (event.metadata(), level(event.metadata()));
+        let source = source::of_target(metadata.target());
+        if level != Level::Debug {
+            let example = || HeldBack::first(level, source, Fields::of(event).example());
+            let place = metadata.callsite();
+            if let Some(due) = rules.budgets.hold_back(place, Instant::now(), example) {
+                return queue.report_at(due);
+            }
+        }
+        let text = form(&rules.settings(), level, source, &Fields::of(event));
+        queue.push(text.as_bytes());
     }
 }
 
@@ -131,11 +223,28 @@ impl field::Visit for Fields {
     }
 }
 
-fn render(settings: &LogSettings, event: &Event<'_>) -> String {
-    let mut fields = Fields::default();
-    event.record(&mut fields);
-    let source = source::of_target(event.metadata().target());
-    form(settings, level(event.metadata()), source, &fields)
+impl Fields {
+    fn of(event: &Event<'_>) -> Self {
+        let mut fields = Self::default();
+        event.record(&mut fields);
+        fields
+    }
+
+    /// The message and the values in one line.
+    fn line(&self) -> String {
+        let mut line = self.message.clone();
+        for (name, value) in &self.values {
+            line += &format!(" {name}={value}");
+        }
+        line
+    }
+
+    /// The beginning of the line.
+    fn example(&self) -> String {
+        let mut line = self.line().replace('\n', " ");
+        line.truncate(line.floor_char_boundary(EXAMPLE_BYTES));
+        line
+    }
 }
 
 /// One message without fields.
@@ -173,10 +282,7 @@ pub(super) fn head(level: Level, source: &str, prefix: bool) -> String {
 /// `I: [     policy     ] message name=value`, the prefix repeated on every line of the message.
 fn text(level: Level, source: &str, prefix: bool, fields: &Fields) -> String {
     let head = head(level, source, prefix);
-    let mut message = fields.message.clone();
-    for (name, value) in &fields.values {
-        message += &format!(" {name}={value}");
-    }
+    let message = fields.line();
     let mut out = String::with_capacity(message.len() + head.len() + 1);
     for line in message.trim_end_matches('\n').split('\n') {
         out.push_str(&head);

@@ -11,7 +11,5 @@
 pub mod agent_client;
 pub mod check;
 mod server;
-mod socket;
 
 pub use server::{ApplyReport, ConfigPush, ConfigRefusal, ConfigServer, ConfigValidator};
-pub use socket::{ConfigSocketError, bind};

@@ -1,7 +1,7 @@
 //! The server of `v1.Config`.
 
-use super::socket::may_connect;
 use crate::config::{Config, Document, Problem, Problems};
+use resmgr_io::socket::check_peer;
 use resmgr_proto::v1::{
     self, GetStatusReply, GetStatusRequest, SetConfigReply, SetConfigRequest,
     config_server::{Config as ConfigService, ConfigServer as GrpcServer},
@@ -108,11 +108,12 @@ impl ConfigServer {
         listener: UnixListener,
         stop: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
-        let own_uid = nix::unistd::geteuid().as_raw();
-        let connections = UnixListenerStream::new(listener).filter(move |connection| {
-            connection
-                .as_ref()
-                .map_or(true, |stream| may_connect(stream, own_uid))
+        let connections = UnixListenerStream::new(listener).filter(|connection| {
+            let refused = connection.as_ref().ok().map(check_peer);
+            if let Some(Err(refused)) = &refused {
+                tracing::warn!("refused a connection to the configuration socket: {refused}");
+            }
+            !matches!(refused, Some(Err(_)))
         });
         tonic::transport::Server::builder()
             .add_service(GrpcServer::new(self))

@@ -1,17 +1,16 @@
 //! The socket kubelet connects to: bound, or inherited from a supervisor.
 
+use resmgr_io::socket::{self, SocketError};
 use std::{
-    fs, io,
+    fs,
     os::{
         fd::{FromRawFd, OwnedFd, RawFd},
-        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
+        unix::fs::{MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
 use tokio::net::UnixListener;
 
-/// Mode of a socket directory we create: others may traverse, not list.
-const DIR_MODE: u32 = 0o711;
 /// Mode of the socket when there is no runtime socket to copy it from.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -26,43 +25,12 @@ pub enum ListenError {
         /// As given, without `unix://`.
         path: PathBuf,
     },
-    /// A process answers there.
-    #[error("{path} is already served by another process")]
-    InUse {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// Something that is not a socket is in the way.
-    #[error("{path} exists and is not a socket; move it away or choose another path")]
-    NotASocket {
-        /// What is there.
-        path: PathBuf,
-    },
-    /// An operation failed.
-    #[error("cannot {operation} {path}")]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
+    /// The socket cannot be bound.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The supervisor passed something unusable.
     #[error("the inherited listening socket (LISTEN_FDS) cannot be used: {0}")]
     Inherited(String),
-}
-
-fn failed<'a>(
-    operation: &'static str,
-    path: &'a Path,
-) -> impl FnOnce(io::Error) -> ListenError + use<'a> {
-    move |source| ListenError::Io {
-        operation,
-        path: path.to_owned(),
-        source,
-    }
 }
 
 /// A socket path as users write it: with or without `unix://`.
@@ -82,15 +50,6 @@ pub fn bind(path: &Path, like: Option<&Path>) -> Result<UnixListener, ListenErro
             path: path.to_owned(),
         });
     }
-    if let Some(dir) = path.parent()
-        && !dir.exists()
-    {
-        fs::create_dir_all(dir).map_err(failed("create directory", dir))?;
-        fs::set_permissions(dir, fs::Permissions::from_mode(DIR_MODE))
-            .map_err(failed("set the mode of", dir))?;
-    }
-    remove_if_dead(path)?;
-    let listener = UnixListener::bind(path).map_err(failed("bind", path))?;
     let (mode, owner) = match like.map(fs::metadata) {
         Some(Ok(like)) => (
             like.permissions().mode() & 0o777,
@@ -99,34 +58,7 @@ pub fn bind(path: &Path, like: Option<&Path>) -> Result<UnixListener, ListenErro
         // No runtime yet: our own default will do until it is copied, at the first connection.
         Some(Err(_)) | None => (SOCKET_MODE, None),
     };
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .map_err(failed("set the mode of", path))?;
-    if let Some((uid, gid)) = owner {
-        chown(path, Some(uid), Some(gid)).map_err(failed("set the owner of", path))?;
-    }
-    Ok(listener)
-}
-
-fn remove_if_dead(path: &Path) -> Result<(), ListenError> {
-    let kind = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata.file_type(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("look at", path)(error)),
-    };
-    if !kind.is_socket() {
-        return Err(ListenError::NotASocket {
-            path: path.to_owned(),
-        });
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_live) => Err(ListenError::InUse {
-            path: path.to_owned(),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed("replace the dead socket", path))
-        }
-        Err(error) => Err(failed("probe", path)(error)),
-    }
+    Ok(socket::bind(path, mode, owner)?)
 }
 
 /// Takes over the listener that systemd (or another supervisor) passed, if it passed one.
@@ -166,29 +98,6 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("sub/relay.sock");
-        let live = bind(&path, None).unwrap();
-        assert_eq!(
-            fs::metadata(path.parent().unwrap())
-                .unwrap()
-                .permissions()
-                .mode()
-                & 0o777,
-            0o711
-        );
-        let refused = bind(&path, None).unwrap_err();
-        assert!(
-            refused
-                .to_string()
-                .ends_with("is already served by another process")
-        );
-        drop(live);
-        bind(&path, None).unwrap();
-    }
-
-    #[tokio::test]
     async fn the_socket_takes_the_mode_of_the_runtimes() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = dir.path().join("runtime.sock");
@@ -203,13 +112,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_a_socket_is_left_alone() {
+    async fn what_is_not_a_socket_and_what_is_not_absolute_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("relay.sock");
         fs::write(&path, "precious").unwrap();
         assert!(matches!(
             bind(&path, None),
-            Err(ListenError::NotASocket { .. })
+            Err(ListenError::Socket(SocketError::NotASocket { .. }))
         ));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         assert!(matches!(

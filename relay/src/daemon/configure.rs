@@ -13,11 +13,12 @@ use super::{
 };
 use crate::{
     config::{Config, Document, PolicyName, Problem, raw::Origin},
-    control::{self, ApplyReport, ConfigPush, ConfigRefusal, ConfigServer},
+    control::{ApplyReport, ConfigPush, ConfigRefusal, ConfigServer},
     dump::Dumper,
     log,
     manager::{ManagerHandle, PlanPreview},
 };
+use resmgr_io::socket::bind_private;
 use resmgr_policy::Policy;
 use resmgr_topology::Topology;
 use std::{sync::Arc, time::Duration};
@@ -49,7 +50,7 @@ pub fn start(start: StartConfig, targets: ConfigTargets, tasks: &Tasks) -> anyho
     let Some(path) = start.options.relay.config_socket.clone() else {
         return Ok(());
     };
-    let listener = control::bind(&path)?;
+    let listener = bind_private(&path)?;
     let validate = {
         let (options, targets) = (start.options.clone(), targets.clone());
         move |document: &Document, node: &str| {

@@ -6,6 +6,7 @@ use crate::{
     discover::{self, TopologySource},
 };
 use anyhow::Context;
+use resmgr_io::file::check_directory;
 use resmgr_topology::Topology;
 use std::path::Path;
 
@@ -44,6 +45,13 @@ pub fn resolve_options(raw: &Raw) -> Result<(Config, Topology), ExitError> {
         )
     })?;
     Ok((config, topology))
+}
+
+/// Refuses a state directory that another user may have filled: what is read there decides about CPUs.
+pub(super) fn check_state_directory(config: &Config) -> anyhow::Result<()> {
+    let directory = &config.enforce.state_dir;
+    check_directory(directory)
+        .with_context(|| format!("cannot use the state directory {}", directory.display()))
 }
 
 /// What a document means on this machine.

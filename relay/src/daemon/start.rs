@@ -13,7 +13,7 @@ use super::{
     measure::Measure,
     moves,
     node::NodePublisher,
-    options::resolve_options,
+    options::{check_state_directory, resolve_options},
     placement::{self, PlacementService},
     recording,
     signals::{SignalRequest, Signals},
@@ -30,14 +30,10 @@ use crate::{
     record::Recorder,
 };
 use anyhow::Context;
+use resmgr_io::socket::bind_private;
 use resmgr_topology::Topology;
 use sd_notify::NotifyState;
-use std::{
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// The most threads that relay. A thread carries all of a connection, tens of thousands of calls a second, and
@@ -63,6 +59,7 @@ pub fn run(raw: &Raw) -> Result<(), ExitError> {
     for note in &config.notes {
         tracing::warn!(target: "resource-manager", "{note}");
     }
+    check_state_directory(&config)?;
     let start = last_good::restore(config, &topology);
     log.set(start.config.log.clone());
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -132,7 +129,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
             async move { Ok(serve_metrics(listener, metrics, stop).await?) }
         });
     }
-    let views = private(&views_path)?;
+    let views = bind_private(&views_path).map_err(anyhow::Error::from)?;
     tasks.spawn("inspect", {
         let (answers, stop) = (
             views_of(placement.as_ref(), &topology, &measure),
@@ -223,14 +220,6 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
     }
     dumper.stop(DUMP_LIMIT);
     joined.map_err(ExitError::from)
-}
-
-/// A socket for root alone.
-fn private(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
-    let listener = listen::bind(path, None)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("cannot set the mode of {}", path.display()))?;
-    Ok(listener)
 }
 
 fn views_of(

@@ -1,6 +1,7 @@
 //! The thread that writes the trace.
 
 use super::error::RecordError;
+use resmgr_io::file::open_output;
 use resmgr_policy::{
     ContainerId, Measured, Request, State,
     trace::{Line, TraceEvent},
@@ -8,9 +9,9 @@ use resmgr_policy::{
 use resmgr_topology::Topology;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{File, OpenOptions, Permissions},
-    io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    fs::File,
+    io::Write as _,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -76,7 +77,7 @@ impl TraceWriter {
         topology: Arc<Topology>,
         dropped: Arc<AtomicU64>,
     ) -> Result<Self, RecordError> {
-        let file = open(path).map_err(|source| RecordError::Open {
+        let file = open_output(path, true).map_err(|source| RecordError::Open {
             path: path.to_owned(),
             source,
         })?;
@@ -256,7 +257,7 @@ impl TraceWriter {
         {
             return;
         }
-        match open(&self.path) {
+        match open_output(&self.path, true) {
             Ok(file) => self.file = Some(file),
             Err(error) => {
                 tracing::error!(
@@ -286,18 +287,4 @@ impl TraceWriter {
 fn is_at(file: &File, path: &Path) -> bool {
     let both = file.metadata().ok().zip(std::fs::metadata(path).ok());
     both.is_some_and(|(ours, theirs)| (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()))
-}
-
-/// Opens the file, emptied, mode 0600 even when it was there before.
-fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)?;
-    if file.metadata()?.is_file() {
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.set_len(0)?;
-    }
-    Ok(file)
 }

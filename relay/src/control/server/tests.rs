@@ -1,8 +1,6 @@
 use super::*;
-use crate::{
-    config::{Machine, Raw, overlay, resolve, resolve::tests::machine},
-    control::bind,
-};
+use crate::config::{Machine, Raw, overlay, resolve, resolve::tests::machine};
+use resmgr_io::socket::{SocketError, bind_private};
 use resmgr_proto::v1::config_client::ConfigClient;
 use std::{
     collections::BTreeMap,
@@ -76,14 +74,14 @@ async fn apply_all(mut pushes: mpsc::Receiver<ConfigPush>) -> u32 {
 async fn pushes_are_validated_applied_and_answered() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run/config.sock");
-    let listener = bind(&path).unwrap();
+    let listener = bind_private(&path).unwrap();
     assert_eq!(
         std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
         0o600
     );
     assert!(matches!(
-        bind(&path),
-        Err(crate::control::ConfigSocketError::Served { .. })
+        bind_private(&path),
+        Err(SocketError::InUse { .. })
     ));
     let (sender, receiver) = mpsc::channel(1);
     let server = ConfigServer::new(validator(), sender, Duration::from_secs(20));
@@ -139,7 +137,7 @@ async fn pushes_are_validated_applied_and_answered() {
     served.unwrap();
     assert_eq!(applied, 2);
     // Left behind dead, it is replaced.
-    bind(&path).unwrap();
+    bind_private(&path).unwrap();
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@ use super::{fetch::fetch, output::print};
 use crate::{
     config::{Config, Raw},
     cri::client::RuntimeClient,
-    daemon::{error::ExitError, options::resolve_options},
+    daemon::{
+        error::ExitError,
+        options::{check_state_directory, resolve_options},
+    },
     enforce::{Cgroups, Hierarchy},
     inspect::view::StateView,
     intercept::RuntimeView,
@@ -26,6 +29,7 @@ pub fn restore(raw: &Raw) -> Result<(), ExitError> {
         ));
     }
     let (config, _topology) = resolve_options(raw)?;
+    check_state_directory(&config)?;
     print(&from_ledger(&config)?)
 }
 

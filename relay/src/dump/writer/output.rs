@@ -9,10 +9,10 @@ use crate::{
     config::DumpConfig,
     log::{Bulk, Level},
 };
+use resmgr_io::file::open_output;
 use std::{
-    fs::{File, OpenOptions, Permissions},
-    io::{self, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    fs::File,
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
@@ -35,7 +35,7 @@ impl Output {
     pub(super) fn open(config: &DumpConfig) -> Result<Self, DumpError> {
         let file = match &config.file {
             None => None,
-            Some(path) => Some(open(path, true).map_err(|source| DumpError::Open {
+            Some(path) => Some(open_output(path, true).map_err(|source| DumpError::Open {
                 path: path.clone(),
                 source,
             })?),
@@ -126,7 +126,7 @@ impl Output {
     pub(super) fn reopen(&mut self) {
         self.write_out();
         let Some(path) = &self.path else { return };
-        match open(path, false) {
+        match open_output(path, false) {
             Ok(file) => self.file = Some(file),
             Err(error) => tracing::error!(
                 target: "message",
@@ -135,20 +135,4 @@ impl Output {
             ),
         }
     }
-}
-
-/// Opens the dump file for appending, mode 0600 even when it was there before.
-fn open(path: &Path, truncate: bool) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)?;
-    if file.metadata()?.is_file() {
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        if truncate {
-            file.set_len(0)?;
-        }
-    }
-    Ok(file)
 }

@@ -4,6 +4,7 @@
 //! each metric means and what to do about it.
 
 mod labels;
+pub mod losses;
 mod moves;
 pub mod placement;
 pub mod registry;

@@ -11,6 +11,7 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use resmgr_io::stderr::{StderrQueue, report_dropped};
 use resmgr_proto::v1::agent_server::AgentServer;
 use tokio::{
     net::TcpListener,
@@ -25,17 +26,21 @@ use crate::{args::AgentArgs, choose::MapChoice, health, node::NodeService, push,
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
         .with_context(|| format!("--log {:?} is not a filter such as info", args.log))?;
+    let queue = StderrQueue::start(report_dropped).context("cannot log")?;
+    let log = queue.clone();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(move || queue.clone())
         .init();
-    tokio::runtime::Builder::new_multi_thread()
+    let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve(args))
+        .block_on(serve(args));
+    log.flush_at_end();
+    outcome
 }
 
 /// Prints an error with its causes and gives the exit code.
@@ -71,7 +76,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         () = crate::watch::run(client.clone(), &args, &choice_in) => Ok(()),
         () = push::run(remote, &args.node_name, choices, &outcome_in) => Ok(()),
         () = status::run(client, &args.node_name, outcomes.clone()) => Ok(()),
-        ended = health::run(health, outcomes) => ended.context("the health server failed"),
+        () = health::run(health, outcomes) => Ok(()),
         ended = tonic::transport::Server::builder()
             .add_service(AgentServer::new(service))
             .serve_with_incoming(connections) => ended.context("the agent's socket failed"),

@@ -26,10 +26,15 @@ use crate::{
     dump::Dumper,
     inspect::server::{Views, serve_views},
     log,
-    metrics::{registry::Metrics, relay::RelayMetrics, scheduler::SchedulerMetrics, serve_metrics},
+    metrics::{
+        losses::LossMetrics, registry::Metrics, relay::RelayMetrics, scheduler::SchedulerMetrics,
+        serve_metrics,
+    },
     record::Recorder,
 };
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use prometheus_client::metrics::counter::Counter;
 use resmgr_io::socket::bind_private;
 use resmgr_topology::Topology;
 use sd_notify::NotifyState;
@@ -60,6 +65,7 @@ pub fn run(raw: &Raw) -> Result<(), ExitError> {
         tracing::warn!(target: "resource-manager", "{note}");
     }
     check_state_directory(&config)?;
+    raise_descriptor_limit();
     let start = last_good::restore(config, &topology);
     log.set(start.config.log.clone());
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -120,13 +126,20 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
             registry.register_collector(Box::new(SchedulerMetrics::new(move || measure.sample())));
         });
     }
+    let (cut_scrapes, cut_views) = (Counter::default(), Counter::default());
     if let Some(address) = config.telemetry.metrics {
+        let losses = losses(&log, &dumper, recorder.as_ref(), &cut_scrapes, &cut_views);
+        metrics.register(|registry| registry.register_collector(Box::new(losses)));
         let listener = tokio::net::TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot serve metrics on {address}"))?;
         tasks.spawn("metrics", {
             let (metrics, stop) = (metrics.clone(), stop.clone());
-            async move { Ok(serve_metrics(listener, metrics, stop).await?) }
+            let cut = cut_scrapes.clone();
+            async move {
+                serve_metrics(listener, metrics, cut, stop).await;
+                Ok(())
+            }
         });
     }
     let views = bind_private(&views_path).map_err(anyhow::Error::from)?;
@@ -135,7 +148,11 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
             views_of(placement.as_ref(), &topology, &measure),
             stop.clone(),
         );
-        async move { Ok(serve_views(views, answers, stop).await?) }
+        let cut = cut_views.clone();
+        async move {
+            serve_views(views, answers, cut, stop).await;
+            Ok(())
+        }
     });
 
     let node = NodePublisher::start(&config, manager, &tasks);
@@ -220,6 +237,39 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
     }
     dumper.stop(DUMP_LIMIT);
     joined.map_err(ExitError::from)
+}
+
+/// As many descriptors as the process may have: each client's connection needs three.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(target: "resource-manager", "cannot raise the limit of open files: {error}");
+    }
+}
+
+/// What is counted of all that met a bound.
+fn losses(
+    log: &log::Control,
+    dumper: &Arc<Dumper>,
+    recorder: Option<&Arc<Recorder>>,
+    cut_scrapes: &Counter,
+    cut_views: &Counter,
+) -> LossMetrics {
+    let (stalled, repeated) = (log.clone(), log.clone());
+    let (dumper, recorder) = (Arc::clone(dumper), recorder.cloned());
+    let (cut_scrapes, cut_views) = (cut_scrapes.clone(), cut_views.clone());
+    LossMetrics::default()
+        .with("log_lines", "stalled", move || stalled.dropped_lines())
+        .with("log_messages", "repeated", move || {
+            repeated.held_back_messages()
+        })
+        .with("dump_events", "stalled", move || dumper.dropped())
+        .with("recorded_events", "stalled", move || {
+            recorder.as_ref().map_or(0, |recorder| recorder.dropped())
+        })
+        .with("metrics_connections", "limit", move || cut_scrapes.get())
+        .with("inspect_connections", "limit", move || cut_views.get())
 }
 
 fn views_of(

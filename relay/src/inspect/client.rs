@@ -95,6 +95,7 @@ mod tests {
         top::TopView,
         view::{ExplainView, StateView},
     };
+    use prometheus_client::metrics::counter::Counter;
     use std::sync::Arc;
     use tokio_util::sync::CancellationToken;
 
@@ -122,7 +123,12 @@ mod tests {
         let socket = dir.path().join("views.sock");
         let stop = CancellationToken::new();
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
-        let server = tokio::spawn(serve_views(listener, Arc::new(Fixed), stop.clone()));
+        let server = tokio::spawn(serve_views(
+            listener,
+            Arc::new(Fixed),
+            Counter::default(),
+            stop.clone(),
+        ));
         let state: StateView = fetch(&socket, "/state").await.unwrap();
         assert_eq!(state.policy, "static");
         let refused = fetch::<ExplainView>(&socket, "/explain/a/b/c")
@@ -130,7 +136,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(refused.to_string(), "no container a/b/c");
         stop.cancel();
-        server.await.unwrap().unwrap();
+        server.await.unwrap();
         let missing = fetch::<StateView>(&dir.path().join("none"), "/state")
             .await
             .unwrap_err();

@@ -11,6 +11,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use prometheus_client::metrics::counter::Counter;
+use resmgr_io::http::{HttpLimits, HttpServer};
 use std::{fmt, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -32,15 +34,14 @@ pub trait Views: fmt::Debug + Send + Sync + 'static {
     fn top(&self) -> Option<TopView>;
 }
 
-/// Serves `/state`, `/top` and `/explain/CONTAINER` as JSON until `stop`.
-///
-/// # Errors
-/// When the listener fails.
+/// Serves `/state`, `/top` and `/explain/CONTAINER` as JSON until `stop`, and counts in `cut` the connections
+/// that a limit ended.
 pub async fn serve_views(
     listener: tokio::net::UnixListener,
     views: Arc<dyn Views>,
+    cut: Counter,
     stop: CancellationToken,
-) -> std::io::Result<()> {
+) {
     let router = Router::new()
         .route(
             "/state",
@@ -52,9 +53,8 @@ pub async fn serve_views(
         )
         .route("/explain/{*container}", get(explain))
         .with_state(views);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    let server = HttpServer::new(router, HttpLimits::default(), cut);
+    server.serve(listener, stop).await;
 }
 
 async fn explain(State(views): State<Arc<dyn Views>>, Path(container): Path<String>) -> Response {

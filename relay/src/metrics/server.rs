@@ -8,24 +8,23 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use prometheus_client::metrics::counter::Counter;
+use resmgr_io::http::{HttpLimits, HttpServer};
 use tokio_util::sync::CancellationToken;
 
-/// Serves `/metrics` and `/healthz` until `stop`.
-///
-/// # Errors
-/// When the listener fails.
+/// Serves `/metrics` and `/healthz` until `stop`, and counts in `cut` the connections that a limit ended.
 pub async fn serve_metrics(
     listener: tokio::net::TcpListener,
     metrics: Metrics,
+    cut: Counter,
     stop: CancellationToken,
-) -> std::io::Result<()> {
+) {
     let router = Router::new()
         .route("/metrics", get(page))
         .route("/healthz", get(async || "ok\n"))
         .with_state(metrics);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    let server = HttpServer::new(router, HttpLimits::default(), cut);
+    server.serve(listener, stop).await;
 }
 
 async fn page(State(metrics): State<Metrics>) -> Response {

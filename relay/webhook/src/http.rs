@@ -18,10 +18,6 @@ use crate::{
     metrics::WebhookMetrics,
 };
 
-/// Largest review that is read, in bytes: twice the largest object of etcd (old and new pod), with
-/// room for the rest.
-const MAX_REVIEW_BYTES: usize = 8 << 20;
-
 /// State that all handlers share.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerState {
@@ -37,7 +33,8 @@ pub(crate) fn router(state: ServerState) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics))
         .fallback(post(review))
-        .layer(DefaultBodyLimit::max(MAX_REVIEW_BYTES))
+        // The server has limited it before (`run`).
+        .layer(DefaultBodyLimit::disable())
         .with_state(state)
 }
 

@@ -21,6 +21,7 @@ pub(crate) struct WebhookMetrics {
     reviews: Family<ReviewLabels, Counter>,
     loaded_s: Gauge<i64>,
     reload_failures: Counter<u64, AtomicU64>,
+    cut_connections: Counter,
     registry: Arc<Registry>,
 }
 
@@ -30,6 +31,7 @@ impl WebhookMetrics {
         let reviews = Family::<ReviewLabels, Counter>::default();
         let loaded_s = Gauge::<i64>::default();
         let reload_failures = Counter::<u64, AtomicU64>::default();
+        let cut_connections = Counter::default();
         let mut registry = Registry::with_prefix("cri_resmgr_webhook");
         registry.register("reviews", "Admission reviews by outcome", reviews.clone());
         registry.register(
@@ -42,10 +44,16 @@ impl WebhookMetrics {
             "Changed certificates that could not be used",
             reload_failures.clone(),
         );
+        registry.register(
+            "cut_connections",
+            "Connections and requests that a limit ended: too many, too slow or too large",
+            cut_connections.clone(),
+        );
         Self {
             reviews,
             loaded_s,
             reload_failures,
+            cut_connections,
             registry: Arc::new(registry),
         }
     }
@@ -73,6 +81,11 @@ impl WebhookMetrics {
     /// Counts a changed certificate that could not be used.
     pub(crate) fn certificate_failed(&self) {
         self.reload_failures.inc();
+    }
+
+    /// Counts connections and requests that a limit ended.
+    pub(crate) fn cut_connections(&self) -> Counter {
+        self.cut_connections.clone()
     }
 
     /// The page.

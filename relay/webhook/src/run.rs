@@ -9,21 +9,18 @@ use std::{
 };
 
 use anyhow::Context as _;
-use axum::Router;
-use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto::Builder,
-    service::TowerToHyperService,
+use futures::FutureExt as _;
+use resmgr_io::{
+    http::{HttpLimits, HttpServer},
+    stderr::{StderrQueue, report_dropped},
 };
-use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
-    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, info, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
 
 use crate::{
     args::WebhookArgs,
@@ -33,28 +30,35 @@ use crate::{
     tls::{self, CurrentCertificate},
 };
 
-/// Longest TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Longest connection: the API server keeps its own open and reconnects.
-const CONNECTION: Duration = Duration::from_secs(600);
-/// Most connections at once.
-const MAX_CONNECTIONS: usize = 256;
+/// What the API server may need: a review of an update holds the old and the new pod, each at most as large as the
+/// largest object of etcd (1.5 MiB), and it waits for 5 s (deploy/webhook.yaml).
+const LIMITS: HttpLimits = HttpLimits {
+    connections: 256,
+    request: Duration::from_secs(4),
+    age: Duration::from_secs(600),
+    body_bytes: 8 << 20,
+    total_bytes: 64 << 20,
+};
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(args: WebhookArgs) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
         .with_context(|| format!("--log {:?} is not a filter such as info", args.log))?;
+    let queue = StderrQueue::start(report_dropped).context("cannot log")?;
+    let log = queue.clone();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(move || queue.clone())
         .init();
-    tokio::runtime::Builder::new_multi_thread()
+    let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve(args))
+        .block_on(serve(args));
+    log.flush_at_end();
+    outcome
 }
 
 /// Prints an error with its causes and gives the exit code.
@@ -86,6 +90,7 @@ async fn serve(args: WebhookArgs) -> anyhow::Result<()> {
         _ => anyhow::bail!("give --cert-file and --key-file, or --self-signed"),
     };
     metrics.certificate_loaded();
+    let cut = metrics.cut_connections();
     let state = ServerState {
         exempt: Arc::new(args.exempt_namespaces.iter().cloned().collect()),
         metrics,
@@ -98,45 +103,24 @@ async fn serve(args: WebhookArgs) -> anyhow::Result<()> {
             .await
             .with_context(|| format!("cannot serve on port {}", args.port))?,
     };
+    let server = HttpServer::new(router(state), LIMITS, cut);
+    let acceptor = TlsAcceptor::from(Arc::new(tls::server(current)?));
+    let handshake = move |stream: TcpStream| {
+        acceptor.accept(stream).map(|shaken| match shaken {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                debug!(%error, "no TLS");
+                None
+            }
+        })
+    };
     info!(port = args.port, "serving");
     tokio::select! {
-        () = connections(listener, tls::server(current)?, router(state)) => {}
+        () = server.serve_after(listener, handshake, CancellationToken::new()) => {}
         () = upkeep => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     info!("stopping");
     Ok(())
-}
-
-/// Serves connections for ever.
-async fn connections(listener: TcpListener, config: ServerConfig, router: Router) {
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let mut open = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if open.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => open.push(connection(stream, acceptor.clone(), router.clone())),
-                Err(error) => {
-                    warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-            Some(()) = open.next() => {}
-        }
-    }
-}
-
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
-    let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return debug!(%error, "no TLS"),
-        Err(_elapsed) => return debug!("no TLS in time"),
-    };
-    let builder = Builder::new(TokioExecutor::new());
-    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match timeout(CONNECTION, served).await {
-        Ok(Ok(())) | Err(_) => {}
-        Ok(Err(error)) => debug!(%error, "the connection broke"),
-    }
 }

@@ -7,11 +7,9 @@ pub use candidate::{Candidate, DomainContention, DomainLevel};
 pub use reason::{CpuSource, Reason};
 
 use alloc::{
-    format,
     string::{String, ToString as _},
     vec::Vec,
 };
-use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Why a container was put where it is. Printed by `explain`, a line for each reason and candidate.
@@ -38,11 +36,6 @@ impl Explanation {
     pub fn candidate_lines(&self) -> Vec<String> {
         self.candidates.iter().map(Candidate::to_string).collect()
     }
-}
-
-/// A value between two texts; nothing where it is absent.
-fn optional(value: Option<impl fmt::Display>, before: &str, after: &str) -> String {
-    value.map_or(String::new(), |value| format!("{before}{value}{after}"))
 }
 
 /// Candidates listed that were not taken; further ones are counted.

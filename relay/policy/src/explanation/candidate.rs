@@ -1,6 +1,6 @@
 //! The choices a decision was made among.
 
-use super::optional;
+use super::reason::optional;
 use crate::{
     cpu_list::{listed, listed_or},
     request::ContainerId,

@@ -1,6 +1,5 @@
 //! The rules that decide, with the numbers they saw.
 
-use super::optional;
 use crate::{
     condition::Condition,
     cpu_list::{listed, listed_or},
@@ -11,6 +10,7 @@ use crate::{
     },
 };
 use alloc::{boxed::Box, format, string::String, vec::Vec};
+use core::fmt;
 use derive_more::Display;
 use resmgr_topology::{Cpus, MilliCpu};
 use serde::{Deserialize, Serialize};
@@ -492,6 +492,11 @@ impl From<String> for Reason {
     fn from(text: String) -> Self {
         Self::Text(text)
     }
+}
+
+/// A value between two texts; nothing where it is absent.
+pub(super) fn optional(value: Option<impl fmt::Display>, before: &str, after: &str) -> String {
+    value.map_or(String::new(), |value| format!("{before}{value}{after}"))
 }
 
 fn on_socket(socket: Option<u32>) -> String {

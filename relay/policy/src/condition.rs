@@ -4,7 +4,7 @@ use crate::{
     measured::{Measured, MeasurementQuality},
     view::View,
 };
-use core::fmt;
+use derive_more::Display;
 use resmgr_topology::Nanos;
 use serde::{Deserialize, Serialize};
 
@@ -12,16 +12,20 @@ use serde::{Deserialize, Serialize};
 pub const STALE_NS: u64 = 5_000_000_000;
 
 /// What the measurements are good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Condition {
     /// They may be acted on.
+    #[display("measurements are used")]
     Usable,
     /// There are none: telemetry is off, or has not seen anything yet.
+    #[display("nothing is measured: decided as without telemetry")]
     Missing,
     /// They were polled, not counted: too coarse.
+    #[display("measurements are only polled, too coarse to act on: decided as without telemetry")]
     Coarse,
     /// They are older than [`STALE_NS`].
+    #[display("measurements are {age_s} s old and not used: decided as without telemetry")]
     Stale {
         /// How old, seconds.
         age_s: u64,
@@ -50,22 +54,6 @@ impl Condition {
     #[must_use]
     pub fn is_usable(self) -> bool {
         self == Self::Usable
-    }
-}
-
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Usable => f.write_str("measurements are used"),
-            Self::Missing => f.write_str("nothing is measured: decided as without telemetry"),
-            Self::Coarse => f.write_str(
-                "measurements are only polled, too coarse to act on: decided as without telemetry",
-            ),
-            Self::Stale { age_s } => write!(
-                f,
-                "measurements are {age_s} s old and not used: decided as without telemetry"
-            ),
-        }
     }
 }
 

@@ -5,7 +5,6 @@ use alloc::{
     vec,
     vec::Vec,
 };
-use core::fmt;
 use resmgr_topology::{CpuSet, MilliCpu};
 
 /// CPUs kept for the system.
@@ -52,7 +51,8 @@ impl Default for StaticConfig {
 }
 
 /// One thing wrong with a configuration on this machine: what, where, and what would be right.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
 pub struct ConfigProblem {
     /// The configuration key at fault.
     pub key: String,
@@ -68,11 +68,3 @@ impl ConfigProblem {
         }
     }
 }
-
-impl fmt::Display for ConfigProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.key, self.message)
-    }
-}
-
-impl core::error::Error for ConfigProblem {}

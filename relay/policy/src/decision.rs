@@ -101,19 +101,12 @@ impl State {
 }
 
 /// The policy says no: nothing has changed. Says what was asked, what there was, what to change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct Refusal {
     /// For people: one sentence or two.
     pub message: String,
 }
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl core::error::Error for Refusal {}
 
 /// Where containers run. Pure and deterministic: equal arguments give equal answers.
 pub trait Policy: fmt::Debug + Send + Sync {

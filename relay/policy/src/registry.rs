@@ -31,7 +31,7 @@ pub const POLICIES: &[PolicyInfo] = &[
     PolicyInfo {
         name: "null",
         aliases: &[],
-        description: "relays every call without a look; places nothing",
+        description: "passes every call through unmodified; places nothing",
     },
     PolicyInfo {
         name: "none",

@@ -8,20 +8,14 @@ pub(crate) mod qos;
 
 use alloc::{collections::BTreeMap, format, string::String, sync::Arc, vec::Vec};
 use cmk_isolate::isolate_words;
-use core::fmt;
+use derive_more::Display;
 use resmgr_topology::MilliCpu;
 use serde::{Deserialize, Serialize};
 
 /// A container's identity: the runtime's id, or a provisional one while it is being created.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ContainerId(pub Arc<str>);
-
-impl fmt::Display for ContainerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// A Kubernetes namespace.
 pub type Namespace = Arc<str>;
@@ -54,48 +48,35 @@ pub enum QosClass {
 }
 
 /// Where requirements were learnt from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Display, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The pod annotation `intel.com/resources` the webhook writes.
+    #[display("from the pod annotation")]
     Annotation,
     /// Estimated from the CRI request's shares, quota and memory limit.
+    #[display("from CPU shares and quota")]
     #[default]
     Estimate,
     /// From the CRI request, which is newer than the pod annotation: an annotation does not follow a pod
     /// that is resized in place.
+    #[display(
+        "from CPU shares and quota, which are newer than the {annotated}m of the pod annotation"
+    )]
     Newer {
         /// The CPU request that the annotation has.
         annotated: MilliCpu,
     },
     /// It has no CPU request of its own: what the CRI request shows was filled in from the limits of its
     /// pod (pod-level resources).
+    #[display("none of its own: CPU shares and quota are filled in from its pod's limits")]
     Pod,
     /// From the CRI request, but no more than the other containers of its pod leave of what the pod has.
+    #[display("CPU shares show {shown}m, more than its pod has left beside its other containers")]
     PodRest {
         /// The CPU request that was shown.
         shown: MilliCpu,
     },
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Annotation => f.write_str("from the pod annotation"),
-            Self::Estimate => f.write_str("from CPU shares and quota"),
-            Self::Newer { annotated } => write!(
-                f,
-                "from CPU shares and quota, which are newer than the {annotated}m of the pod annotation"
-            ),
-            Self::Pod => f.write_str(
-                "none of its own: CPU shares and quota are filled in from its pod's limits",
-            ),
-            Self::PodRest { shown } => write!(
-                f,
-                "CPU shares show {shown}m, more than its pod has left beside its other containers"
-            ),
-        }
-    }
 }
 
 /// Resource requirements of one container.

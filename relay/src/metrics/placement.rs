@@ -176,7 +176,7 @@ impl Collector for PlacementMetrics {
             ),
             (
                 "enforce_drifts",
-                "Settings changed behind our back and repaired",
+                "Settings of a cgroup that another process changed, and that were repaired",
                 counts.drifts,
             ),
             (

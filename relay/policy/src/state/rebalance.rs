@@ -9,6 +9,7 @@ use alloc::{
     vec::Vec,
 };
 use core::fmt;
+use derive_more::Display;
 use resmgr_topology::{CpuSet, Nanos};
 use serde::{Deserialize, Serialize};
 
@@ -59,26 +60,19 @@ pub enum Benefit {
 }
 
 /// What of a container, or of its pool, a move changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Display, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MoveKind {
     /// The CPUs its shared part is confined to, or its shared list. Written down as `span`.
+    #[display("span")]
     #[serde(rename = "span")]
     Domain,
     /// The CPUs it holds exclusively. Only of pods that asked for it.
+    #[display("exclusive CPUs")]
     Exclusive,
     /// The CPUs its pool borrows of another one.
+    #[display("pool {_0}")]
     Pool(Arc<str>),
-}
-
-impl fmt::Display for MoveKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Domain => f.write_str("span"),
-            Self::Exclusive => f.write_str("exclusive CPUs"),
-            Self::Pool(name) => write!(f, "pool {name}"),
-        }
-    }
 }
 
 /// One change of a move.

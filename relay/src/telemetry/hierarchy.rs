@@ -1,10 +1,7 @@
 //! Which cgroup hierarchy identifies containers, and where it is mounted.
 
-use std::{
-    fs, io,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use crate::enforce::Hierarchy;
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 /// A mounted hierarchy, and the controller by whose cgroups threads are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,45 +12,28 @@ pub(super) struct CgroupHierarchy {
 }
 
 impl CgroupHierarchy {
-    /// That of controller `cpu`, else of `cpuset`; version 1 before 2, because on a hybrid machine the
-    /// controllers are on version 1.
+    /// The mounted hierarchy of controller `cpu`, else of `cpuset`.
     pub(super) fn find() -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-        Self::choose(&mounts, |root| {
-            fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
-        })
+        Self::of(Hierarchy::detect(None).ok()?)
     }
 
-    fn choose(mounts: &str, controllers: impl Fn(&Path) -> String) -> Option<Self> {
-        let rows = || {
-            mounts
-                .lines()
-                .map(|line| line.split(' ').collect::<Vec<_>>())
-        };
-        for controller in ["cpu", "cpuset"] {
-            for row in rows() {
-                let [_, mount, kind, options, ..] = row[..] else {
-                    continue;
-                };
-                let mount = PathBuf::from(mount);
-                let unified = kind == "cgroup2";
-                let here = match kind {
-                    "cgroup" => options.split(',').any(|option| option == controller),
-                    "cgroup2" => controllers(&mount)
-                        .split_whitespace()
-                        .any(|name| name == controller),
-                    _ => false,
-                };
-                if here {
-                    return Some(Self {
-                        mount,
-                        controller,
-                        unified,
-                    });
-                }
+    fn of(hierarchy: Hierarchy) -> Option<Self> {
+        let unified = hierarchy.is_v2();
+        let (mount, controller) = match hierarchy {
+            Hierarchy::V1 { cpu: Some(cpu), .. } => (cpu, "cpu"),
+            Hierarchy::V1 { cpuset, .. } => (cpuset, "cpuset"),
+            Hierarchy::V2 { root } => {
+                let enabled = fs::read_to_string(root.join("cgroup.controllers")).ok()?;
+                let is_enabled = |name: &&str| enabled.split_whitespace().any(|word| word == *name);
+                let controller = ["cpu", "cpuset"].into_iter().find(is_enabled)?;
+                (root, controller)
             }
-        }
-        None
+        };
+        Some(Self {
+            mount,
+            controller,
+            unified,
+        })
     }
 
     /// Directory of a cgroup given by its path within the hierarchy.
@@ -71,25 +51,35 @@ impl CgroupHierarchy {
 mod tests {
     use super::*;
 
-    const HYBRID: &str = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
-        cgroup /c/cpuset cgroup rw,cpuset 0 0\n\
-        cgroup /c/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n\
-        cgroup2 /c/unified cgroup2 rw 0 0\n";
-
     #[test]
-    fn a_hybrid_machine_is_measured_on_version_one() {
-        let found = CgroupHierarchy::choose(HYBRID, |_| String::new()).unwrap();
+    fn version_one_is_measured_by_the_cpu_controller_where_it_is_mounted() {
+        let found = |cpu: Option<&str>| {
+            let hierarchy = Hierarchy::V1 {
+                cpuset: "/c/cpuset".into(),
+                cpu: cpu.map(PathBuf::from),
+            };
+            let found = CgroupHierarchy::of(hierarchy).unwrap();
+            assert!(!found.unified);
+            (found.mount, found.controller)
+        };
         assert_eq!(
-            (found.mount.to_str(), found.unified),
-            (Some("/c/cpu,cpuacct"), false)
+            found(Some("/c/cpu,cpuacct")),
+            ("/c/cpu,cpuacct".into(), "cpu")
         );
+        assert_eq!(found(None), ("/c/cpuset".into(), "cpuset"));
     }
 
     #[test]
     fn version_two_without_the_cpu_controller_is_measured_by_cpuset() {
-        let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
-        let found = CgroupHierarchy::choose(mounts, |_| "cpuset memory\n".to_owned()).unwrap();
-        assert_eq!((found.controller, found.unified), ("cpuset", true));
-        assert_eq!(CgroupHierarchy::choose(mounts, |_| String::new()), None);
+        let root = tempfile::tempdir().unwrap();
+        let found = |controllers: &str| {
+            fs::write(root.path().join("cgroup.controllers"), controllers).unwrap();
+            let root = root.path().to_owned();
+            CgroupHierarchy::of(Hierarchy::V2 { root })
+                .map(|found| (found.controller, found.unified))
+        };
+        assert_eq!(found("cpuset cpu memory\n"), Some(("cpu", true)));
+        assert_eq!(found("cpuset memory\n"), Some(("cpuset", true)));
+        assert_eq!(found("memory\n"), None);
     }
 }

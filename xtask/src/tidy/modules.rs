@@ -127,7 +127,7 @@ const MODULES: &[Row] = &[
         name: "telemetry",
         purpose: "load, read and smooth → `Measured`",
         alone: "use aya, hold `unsafe`",
-        imports: &[],
+        imports: &["enforce"],
     },
     Row {
         name: "discover",

@@ -7,6 +7,7 @@ pub use k8s_cri::v1 as message;
 
 pub mod client;
 mod frame;
+#[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]
 pub mod fuzz;
 pub mod hpack;

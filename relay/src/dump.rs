@@ -27,6 +27,7 @@ mod writer;
 mod yaml;
 
 pub use error::DumpError;
+#[cfg(any(test, feature = "fuzz"))]
 pub(crate) use message::Message;
 pub use queue::Measurements;
 pub use sink::Dumper;

@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod discover;
 pub mod dump;
 pub mod enforce;
+#[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]
 pub mod fuzz;
 #[cfg(test)]

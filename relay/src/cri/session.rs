@@ -110,6 +110,7 @@ impl Session {
     }
 
     /// Octets of frames that wait here, for whatever reason.
+    #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn octets_kept(&self) -> usize {
         self.out.octets() + self.flow.octets()
     }

@@ -49,10 +49,11 @@ impl Modules {
         let mut modules = BTreeMap::new();
         for (module, path, text) in files {
             let parsed = syn::parse_file(text).with_context(|| format!("cannot read {path}"))?;
+            // `lib.rs` and `main.rs` are both the root.
             let mut reader = Reader {
                 known: &known,
                 here: module.clone(),
-                module: Module::default(),
+                module: modules.remove(&module).unwrap_or_default(),
                 nested: 0,
             };
             reader.visit_file(&parsed);
@@ -367,7 +368,12 @@ mod tests {
     #[test]
     fn imports_of_every_form_are_found_and_those_of_tests_are_not() {
         let found = imports(&[
-            ("lib.rs", "pub mod a; pub mod b; pub mod c; pub mod d;"),
+            (
+                "lib.rs",
+                "pub mod a; pub mod b; pub mod c; pub mod d; #[cfg(any(test, unix))] mod e;",
+            ),
+            ("main.rs", "fn main() {}"),
+            ("e.rs", "use crate::a;"),
             (
                 "a.rs",
                 "use crate::b::{self, B}; mod nested { use super::super::c::C; }",

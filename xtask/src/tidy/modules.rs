@@ -171,12 +171,6 @@ const MODULES: &[Row] = &[
         alone: "",
         imports: &[],
     },
-    Row {
-        name: "fuzz",
-        purpose: "what reads foreign input, for libFuzzer and the tests",
-        alone: "",
-        imports: &["cli", "config", "cri", "dump", "values"],
-    },
 ];
 
 /// Types of one name in several modules of the product, and why that is no confusion.

@@ -248,6 +248,7 @@ impl FlowControl {
     }
 
     /// Octets of all frames that wait for a window.
+    #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn octets(&self) -> usize {
         let connections = std::iter::once(&self.client).chain(&self.upstreams);
         let frames = connections.flat_map(|connection| &connection.awaiting_window);

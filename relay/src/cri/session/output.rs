@@ -35,6 +35,7 @@ impl FrameOutput {
     }
 
     /// Octets of all frames.
+    #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn octets(&self) -> usize {
         let upstreams = self.upstreams.iter().map(|upstream| {
             let awaiting = upstream.awaiting_connect.iter();

@@ -2,11 +2,15 @@
 //!
 //! hwloc knows more processors and firmware quirks; sysfs says what the kernel believes now, which wins
 //! where the two speak of the same thing (online and isolated CPUs, the NUMA node of a CPU, distances).
-//! Where hwloc fails, sysfs alone suffices. A CPU that is offline when the machine is read has no place
+//! Where hwloc fails, or is not built in (feature `hwloc`), sysfs alone suffices. A CPU that is offline when the machine is read has no place
 //! in the kernel's own description and is left out until it comes online.
 
 mod error;
 pub mod hotplug;
+#[cfg(feature = "hwloc")]
+mod hwloc;
+#[cfg(not(feature = "hwloc"))]
+#[path = "discover/no_hwloc.rs"]
 mod hwloc;
 mod sysfs;
 
@@ -86,7 +90,7 @@ pub fn load(source: &TopologySource, host_root: &Path) -> Result<Topology, Disco
 
 /// hwloc completed by sysfs; sysfs alone where hwloc cannot read the machine (another root) or fails.
 fn machine(host_root: &Path) -> Result<Topology, DiscoverError> {
-    if host_root != Path::new("/") {
+    if host_root != Path::new("/") || cfg!(not(feature = "hwloc")) {
         return finish(sysfs::parts(host_root)?);
     }
     let completed = hwloc::from_machine().and_then(|mut parts| {

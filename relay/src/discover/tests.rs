@@ -2,6 +2,7 @@ use super::*;
 use resmgr_topology::{CoreKind, NodeId};
 use std::{fs, time::Duration};
 
+#[cfg(feature = "hwloc")]
 fn fixture(name: &str) -> TopologySource {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/discover/fixtures");
     TopologySource::Xml(dir.join(name))
@@ -29,6 +30,7 @@ fn this_machine_is_the_same_through_hwloc_and_through_sysfs() {
     assert_same_shape(machine, finish(sysfs::parts(root).unwrap()).unwrap());
 }
 
+#[cfg(feature = "hwloc")]
 #[test]
 fn an_xml_file_says_the_same_as_the_synthetic_description() {
     let read = load(&fixture("n4c16.xml"), Path::new("/")).unwrap();

@@ -43,6 +43,8 @@ pub fn execute(invocation: Invocation) -> Result<(), ExitError> {
         Command::Completion { shell } => commands::print(&cli::help::completion(shell)),
         Command::Man => commands::print(&cli::help::manual().map_err(anyhow::Error::from)?),
         Command::Restore => commands::restore(&raw),
+        Command::Install(arguments) => commands::install(&raw, arguments),
+        Command::Uninstall => commands::uninstall(&raw),
         Command::Top { once, json } => commands::top(&raw, once, json),
         Command::CheckConfig { file } => commands::check_config(&raw, &file),
     }

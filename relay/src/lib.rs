@@ -16,6 +16,7 @@ pub mod fuzz;
 #[cfg(test)]
 mod golden;
 pub mod inspect;
+pub mod install;
 pub mod intercept;
 pub mod ledger;
 pub mod log;

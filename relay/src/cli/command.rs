@@ -35,6 +35,10 @@ pub enum Command {
     /// Print the effective configuration and exit.
     #[command(skip)]
     PrintConfig,
+    /// Put cri-resmgr between this node's kubelet and its runtime; undo it if CRI does not answer then.
+    Install(InstallArguments),
+    /// Take it out again: the kubelet's files, the containers' CPUs and the node are as they were.
+    Uninstall,
     /// Give every container back the CPUs it would have without cri-resmgr.
     Restore,
     /// Show which container runs where.
@@ -72,6 +76,26 @@ pub enum Command {
     },
     /// Print the manual page, for man -l or a package.
     Man,
+}
+
+/// What `install` takes.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct InstallArguments {
+    /// Print each change as a diff, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Bring an installation to this version, or install; whether the kubelet is still told is seen to as well.
+    #[arg(long)]
+    pub upgrade: bool,
+    /// Stay; fail when the kubelet no longer reaches its runtime through cri-resmgr. For a pod.
+    #[arg(long)]
+    pub watch: bool,
+    /// The systemd unit of the kubelet, if it is not found by itself.
+    #[arg(long, value_name = "UNIT")]
+    pub kubelet: Option<String>,
+    /// The folder for the program: /usr/local/bin, or where a package put this one.
+    #[arg(long, value_name = "DIR")]
+    pub prefix: Option<PathBuf>,
 }
 
 /// All that may stand on the command line.

@@ -2,12 +2,14 @@
 
 mod check_config;
 mod fetch;
+mod install;
 mod output;
 mod restore;
 mod top;
 
 pub use check_config::check_config;
 pub use fetch::views_socket;
+pub use install::{install, uninstall};
 pub use output::print;
 pub use restore::restore;
 pub use top::top;

@@ -60,6 +60,7 @@ const MODULES: &[Row] = &[
             "dump",
             "enforce",
             "inspect",
+            "install",
             "intercept",
             "ledger",
             "log",
@@ -110,6 +111,12 @@ const MODULES: &[Row] = &[
         purpose: "state, explain, top, status page",
         alone: "",
         imports: &["telemetry"],
+    },
+    Row {
+        name: "install",
+        purpose: "the relay put between a node's kubelet and its runtime, and taken out",
+        alone: "change the node's files and units",
+        imports: &[],
     },
     Row {
         name: "enforce",

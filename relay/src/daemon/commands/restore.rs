@@ -38,7 +38,7 @@ pub fn restore(raw: &Raw) -> Result<(), ExitError> {
 ///
 /// # Errors
 /// When neither tells, or a container could not be restored.
-fn from_ledger(config: &Config) -> Result<String, ExitError> {
+pub(super) fn from_ledger(config: &Config) -> Result<String, ExitError> {
     let ledger = Ledger::open(&config.enforce.state_dir).map_err(anyhow::Error::from)?;
     let directory = ledger.directory().display();
     let loaded = ledger.load();

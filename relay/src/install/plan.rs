@@ -1,0 +1,183 @@
+//! Which files an installation changes, and to what. Pure but for reading them.
+
+use super::{Files, InstallError, KubeletSetup, OPTION_FILE, kubelet::same_socket};
+use regex::Regex;
+use similar::TextDiff;
+use std::path::{Path, PathBuf};
+
+const SERVICE: &str = include_str!("../../../deploy/systemd/cri-resmgr.service");
+const SOCKET: &str = include_str!("../../../deploy/systemd/cri-resmgr.socket");
+/// What the service starts, in `deploy/systemd` and in a package.
+pub const PACKAGED_PROGRAM: &str = "/usr/bin/cri-resmgr";
+const PACKAGED_UNIT: &str = "/usr/lib/systemd/system/cri-resmgr.service";
+const UNIT_FOLDER: &str = "/etc/systemd/system";
+/// The runtime that cri-resmgr uses unless told otherwise.
+const DEFAULT_RUNTIME: &str = "/run/containerd/containerd.sock";
+
+/// What the user wants.
+#[derive(Clone, Debug)]
+pub struct InstallOptions {
+    /// The folder for the program.
+    pub prefix: PathBuf,
+    /// The program itself.
+    pub program: Vec<u8>,
+    /// The kubelet's unit; found when not given.
+    pub kubelet: Option<String>,
+    /// Take an installation that exists to this version.
+    pub upgrade: bool,
+}
+
+/// A file that is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileChange {
+    /// Which.
+    pub path: PathBuf,
+    /// Its content now; `None` when there is no such file.
+    pub before: Option<Vec<u8>>,
+    /// Its content then.
+    pub after: Vec<u8>,
+    /// Its mode, if it is new.
+    pub mode: u32,
+    /// Whether the kubelet reads it.
+    pub of_kubelet: bool,
+}
+
+impl FileChange {
+    /// The change as a unified diff; the sizes of what is no text.
+    #[must_use]
+    pub fn diff(&self) -> String {
+        let path = self.path.display();
+        let before = self.before.as_deref().unwrap_or_default();
+        let old = match self.before {
+            Some(_) => path.to_string(),
+            None => "/dev/null".to_owned(),
+        };
+        match (str::from_utf8(before), str::from_utf8(&self.after)) {
+            (Ok(before), Ok(after)) => TextDiff::from_lines(before, after)
+                .unified_diff()
+                .header(&old, &path.to_string())
+                .to_string(),
+            _ => format!(
+                "--- {old}\n+++ {path}\nbinary, {} bytes → {} bytes\n",
+                before.len(),
+                self.after.len()
+            ),
+        }
+    }
+}
+
+/// All that an installation changes in files.
+#[derive(Clone, Debug)]
+pub struct InstallPlan {
+    /// The kubelet, as it is now.
+    pub kubelet: KubeletSetup,
+    /// The runtime's socket.
+    pub runtime: PathBuf,
+    /// Files of ours.
+    pub own: Vec<FileChange>,
+    /// Files of the kubelet.
+    pub of_kubelet: Vec<FileChange>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Plans an installation on a node with `files`. `runtime` is the runtime's socket when it is known from an earlier
+/// installation.
+///
+/// # Errors
+/// Why this node cannot be installed.
+pub fn plan(
+    files: &dyn Files,
+    options: &InstallOptions,
+    runtime: Option<&Path>,
+) -> Result<InstallPlan, InstallError> {
+    let kubelet = KubeletSetup::find(files, options.kubelet.as_deref())?;
+    let (runtime, of_kubelet) = match (kubelet.is_relayed(), runtime) {
+        (false, _) => (kubelet.socket.clone(), kubelet.relayed(files)?),
+        (true, Some(runtime)) => (runtime.to_owned(), Vec::new()),
+        (true, None) => {
+            return Err(InstallError::PointedAlready {
+                unit: kubelet.unit,
+                path: kubelet.socket,
+            });
+        }
+    };
+    let mut notes = Vec::new();
+    let mut own = Vec::new();
+    let program = options.prefix.join("cri-resmgr");
+    let packaged =
+        program == Path::new(PACKAGED_PROGRAM) && files.read(Path::new(PACKAGED_UNIT))?.is_some();
+    let mut file = |path: PathBuf, after: Vec<u8>, mode| -> Result<(), InstallError> {
+        let before = files.read(&path)?;
+        if before.as_ref() != Some(&after) {
+            own.push(FileChange {
+                path,
+                before,
+                after,
+                mode,
+                of_kubelet: false,
+            });
+        }
+        Ok(())
+    };
+    if packaged {
+        notes.push(format!(
+            "program and units are those of the package ({PACKAGED_UNIT})"
+        ));
+    } else {
+        let service = SERVICE.replace(PACKAGED_PROGRAM, &program.display().to_string());
+        file(program, options.program.clone(), 0o755)?;
+        let folder = Path::new(UNIT_FOLDER);
+        file(
+            folder.join("cri-resmgr.service"),
+            service.into_bytes(),
+            0o644,
+        )?;
+        file(
+            folder.join("cri-resmgr.socket"),
+            SOCKET.as_bytes().to_vec(),
+            0o644,
+        )?;
+    }
+    match files.read(Path::new(OPTION_FILE))? {
+        Some(text) => {
+            check_runtime(&String::from_utf8_lossy(&text), &runtime)?;
+            notes.push(format!("{OPTION_FILE} is kept as it is"));
+        }
+        None => {
+            let text = format!(
+                "# Options of cri-resmgr: `cri-resmgr --help` explains each. Written by `cri-resmgr install`.\n\
+                 runtime-socket = {}\n\
+                 # With null all calls pass as they are; `systemctl restart cri-resmgr` after a change.\n\
+                 policy = null\n",
+                runtime.display()
+            );
+            file(OPTION_FILE.into(), text.into_bytes(), 0o644)?;
+        }
+    }
+    Ok(InstallPlan {
+        kubelet,
+        runtime,
+        own,
+        of_kubelet,
+        notes,
+    })
+}
+
+/// The option file's runtime must be the kubelet's.
+fn check_runtime(options: &str, used: &Path) -> Result<(), InstallError> {
+    let line = Regex::new(r"(?m)^\s*-{0,2}runtime-socket\s*[=\s]\s*(?:unix://)?(\S+)")
+        .expect("the pattern is a literal that the tests compile");
+    let says = line.captures_iter(options).last();
+    let says = says.as_ref().map_or(DEFAULT_RUNTIME, |found| {
+        found.get(1).map_or(DEFAULT_RUNTIME, |value| value.as_str())
+    });
+    match same_socket(Path::new(says), used) {
+        true => Ok(()),
+        false => Err(InstallError::OtherRuntime {
+            path: OPTION_FILE.into(),
+            says: says.to_owned(),
+            used: used.to_owned(),
+        }),
+    }
+}

@@ -1,180 +1,195 @@
-//! The allocator against a slow and obvious model of its documented order, on random machines and sets.
+//! The allocator against a slow and obvious model of its documented order and against the kubelet's, on random
+//! machines and sets.
 
+#[path = "allocator/kubelet.rs"]
+mod kubelet;
+
+use kubelet::{kubelet, spans};
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use resmgr_topology::{CpuId, CpuSet, Preference, Topology, allocate, keep};
 use std::cmp::Reverse;
 
 /// The documented order, by sets alone: every question is asked anew of the CPUs themselves.
-struct Naive<'a> {
-    machine: &'a Topology,
+struct Naive {
+    /// Online CPUs of the groups of each level, the widest level first; cores are the last.
+    levels: Vec<Vec<CpuSet>>,
     /// CPUs of the set that were not taken.
-    free: Vec<CpuId>,
+    free: CpuSet,
     /// Those of them inside the home.
-    open: Vec<CpuId>,
-    taken: Vec<CpuId>,
+    open: CpuSet,
+    taken: CpuSet,
 }
 
-type Level = Vec<Vec<CpuId>>;
+const CORES: usize = 4;
 
-impl Naive<'_> {
-    fn groups(&self) -> [Level; 5] {
-        let online = |set: &CpuSet| set.intersection(&self.machine.online).iter().collect();
-        [
-            self.machine.cores.iter().map(|g| online(&g.cpus)).collect(),
-            self.machine.llcs.iter().map(|g| online(&g.cpus)).collect(),
-            self.machine.nodes.iter().map(|g| online(&g.cpus)).collect(),
-            self.machine.dies.iter().map(|g| online(&g.cpus)).collect(),
-            self.machine
-                .packages
-                .iter()
-                .map(|g| online(&g.cpus))
-                .collect(),
-        ]
+/// For each level: how many CPUs of it are taken, how many free.
+type Fit = (Vec<Reverse<usize>>, Vec<usize>);
+
+impl Naive {
+    fn new(machine: &Topology, free: CpuSet) -> Self {
+        let online = |set: &CpuSet| set.intersection(&machine.online);
+        let packages = machine.packages.iter().map(|group| online(&group.cpus));
+        let nodes = machine.nodes.iter().map(|node| online(&node.cpus));
+        let dies = machine.dies.iter().map(|group| online(&group.cpus));
+        let llcs = machine.llcs.iter().map(|group| online(&group.cpus));
+        let cores = machine.cores.iter().map(|group| online(&group.cpus));
+        let mut levels: Vec<Vec<CpuSet>> = vec![
+            packages.collect(),
+            nodes.collect(),
+            dies.collect(),
+            llcs.collect(),
+        ];
+        levels.sort_by_key(Vec::len);
+        levels.push(cores.collect());
+        Self {
+            levels,
+            free,
+            open: free,
+            taken: CpuSet::EMPTY,
+        }
     }
 
-    fn package(&self, cpu: CpuId) -> &CpuSet {
-        let package = |group: &&resmgr_topology::Group<_>| group.cpus.contains(cpu);
-        &self
-            .machine
-            .packages
-            .iter()
-            .find(package)
-            .expect("every CPU has a package")
-            .cpus
-    }
-
-    fn used(&self, cpu: CpuId) -> Reverse<usize> {
-        let package = self.package(cpu);
-        Reverse(
-            self.taken
+    fn fit(&self, cpus: &CpuSet, narrowest: usize) -> Fit {
+        let levels = self.levels.iter().take(narrowest + 1);
+        let around = levels.map(|groups| {
+            let around = groups.iter().find(|group| !group.is_disjoint(cpus));
+            around.expect("every CPU is in a group of each level")
+        });
+        let around: Vec<&CpuSet> = around.collect();
+        let count = |set: &CpuSet| {
+            around
                 .iter()
-                .filter(|cpu| package.contains(**cpu))
-                .count(),
+                .map(|group| group.intersection(set).len())
+                .collect::<Vec<_>>()
+        };
+        (
+            count(&self.taken).into_iter().map(Reverse).collect(),
+            count(&self.free),
         )
     }
 
-    fn package_free(&self, cpu: CpuId) -> usize {
-        let package = self.package(cpu);
-        self.free
-            .iter()
-            .filter(|cpu| package.contains(**cpu))
-            .count()
+    fn choose(&mut self, cpus: &CpuSet) {
+        self.free = self.free.difference(cpus);
+        self.open = self.open.difference(cpus);
+        self.taken = self.taken.union(cpus);
     }
 
-    fn is_open(&self, group: &[CpuId]) -> bool {
-        !group.is_empty() && group.iter().all(|cpu| self.open.contains(cpu))
-    }
-
-    fn choose(&mut self, cpu: CpuId) {
-        self.free.retain(|kept| *kept != cpu);
-        self.open.retain(|kept| *kept != cpu);
-        self.taken.push(cpu);
-    }
-
-    fn whole_cores(&self, missing: usize, inside: impl Fn(CpuId) -> bool) -> usize {
+    /// CPUs of whole idle cores inside the group, as many of them as fit.
+    fn whole_cores(&self, missing: usize, inside: &CpuSet) -> usize {
         let mut whole = 0;
-        for core in &self.groups()[0] {
-            let here = self.is_open(core) && core.iter().all(|cpu| inside(*cpu));
-            if here && whole + core.len() <= missing {
+        let mut cores = self.levels[CORES].clone();
+        cores.sort_by_key(CpuSet::first);
+        for core in cores {
+            let idle = !core.is_empty() && core.is_subset(&self.open) && core.is_subset(inside);
+            if idle && whole + core.len() <= missing {
                 whole += core.len();
             }
         }
         whole
     }
 
-    fn narrow_to_home(&mut self, missing: usize) {
-        if missing == 0 {
-            return;
-        }
-        let groups = self.groups();
-        let mut order: Vec<usize> = (0..5).collect();
-        order.sort_by_key(|level| Reverse(groups[*level].len()));
-        let best = self.whole_cores(missing, |_| true);
-        for level in order {
-            let mut holds: Vec<&Vec<CpuId>> = groups[level]
-                .iter()
-                .filter(|group| {
-                    let open = group.iter().filter(|cpu| self.open.contains(cpu)).count();
-                    open >= missing && self.whole_cores(missing, |cpu| group.contains(&cpu)) >= best
-                })
-                .collect();
-            holds.sort_by_key(|group| {
-                let first = group[0];
-                let finish = if level == 0 && best == 0 {
-                    let free = group.iter().filter(|cpu| self.free.contains(cpu)).count();
-                    (self.package_free(first), free)
-                } else {
-                    (0, 0)
-                };
-                (self.used(first), finish)
-            });
-            if let Some(home) = holds.first() {
-                self.open.retain(|cpu| home.contains(cpu));
-                return;
+    fn narrow_to_home(&mut self, widest: usize, missing: usize) -> bool {
+        let best = self.whole_cores(missing, &self.open);
+        for level in (widest..=CORES).rev() {
+            let holds = |group: &&CpuSet| {
+                group.intersection(&self.open).len() >= missing
+                    && self.whole_cores(missing, group) >= best
+            };
+            let homes = self.levels[level].iter().filter(holds);
+            if let Some(home) = homes.min_by_key(|group| self.fit(group, level)) {
+                self.open = self.open.intersection(home);
+                return true;
             }
         }
+        false
+    }
+
+    fn take_cores(&mut self, mut missing: usize, inside: &CpuSet) -> usize {
+        let mut cores = self.levels[CORES].clone();
+        cores.retain(|core| {
+            !core.is_empty() && core.is_subset(&self.open) && core.is_subset(inside)
+        });
+        cores.sort_by_key(|core| self.fit(core, CORES));
+        for core in cores {
+            if core.len() <= missing {
+                missing -= core.len();
+                self.choose(&core);
+            }
+        }
+        missing
+    }
+
+    fn fill(&mut self, mut missing: usize) -> usize {
+        for level in 0..CORES {
+            while missing > 0 && !self.narrow_to_home(level, missing) {
+                let any_whole = self.whole_cores(missing, &self.open) > 0;
+                let gives = |group: &CpuSet| match any_whole {
+                    true => self.whole_cores(missing, group),
+                    false => group.intersection(&self.open).len(),
+                };
+                let groups = self.levels[level].iter();
+                let groups = groups.filter(|group| !group.is_disjoint(&self.open));
+                let most =
+                    groups.min_by_key(|group| (Reverse(gives(group)), self.fit(group, level)));
+                let most = *most.expect("the set has enough CPUs");
+                if any_whole {
+                    missing = self.take_cores(missing, &most);
+                } else {
+                    let all = most.intersection(&self.open);
+                    missing -= all.len();
+                    self.choose(&all);
+                }
+            }
+        }
+        missing
     }
 
     fn take(mut self, count: usize) -> CpuSet {
-        let mut missing = count;
-        for level in [4, 3, 1, 0] {
-            let groups = self.groups();
-            let mut idle: Vec<_> = groups[level].iter().filter(|g| self.is_open(g)).collect();
-            idle.sort_by_key(|group| self.used(group[0]));
-            for group in idle {
-                if group.len() <= missing {
-                    missing -= group.len();
-                    group.iter().for_each(|cpu| self.choose(*cpu));
-                }
-            }
-            self.narrow_to_home(missing);
-        }
-        let [cores, llcs, ..] = self.groups();
-        let count = |level: &Level, among: &[CpuId], cpu: &CpuId| {
-            let group = level
-                .iter()
-                .find(|group| group.contains(cpu))
-                .expect("every CPU has its groups");
-            among.iter().filter(|cpu| group.contains(cpu)).count()
-        };
-        let mut threads = self.open.clone();
-        threads.sort_by_key(|cpu| {
-            let taken = Reverse(count(&llcs, &self.taken, cpu));
-            let free = count(&cores, &self.free, cpu);
-            (self.used(*cpu), self.package_free(*cpu), taken, free, *cpu)
-        });
-        for cpu in threads.into_iter().take(missing) {
-            self.choose(cpu);
-        }
-        self.taken.into_iter().collect()
+        let missing = self.fill(count);
+        let open = self.open;
+        let missing = self.take_cores(missing, &open);
+        let missing = self.fill(missing);
+        let mut threads: Vec<CpuId> = self.open.iter().collect();
+        threads.sort_by_key(|cpu| self.fit(&CpuSet::single(*cpu), CORES));
+        let threads = threads.into_iter().take(missing);
+        self.taken.union(&threads.collect())
     }
 }
 
 fn naive(machine: &Topology, from: &CpuSet, count: usize) -> Option<CpuSet> {
-    let free: Vec<CpuId> = from.intersection(&machine.online).iter().collect();
+    let free = from.intersection(&machine.online);
     if free.len() <= count {
-        return (free.len() == count).then(|| free.into_iter().collect());
+        return (free.len() == count).then_some(free);
     }
-    let model = Naive {
-        machine,
-        open: free.clone(),
-        free,
-        taken: Vec::new(),
-    };
-    Some(model.take(count))
+    let fewest = Naive::new(machine, free).take(count);
+    let kubelets = kubelet(machine, from, count);
+    let mut pairs = spans(machine, &kubelets)
+        .into_iter()
+        .zip(spans(machine, &fewest));
+    Some(match pairs.any(|(kubelets, fewest)| kubelets < fewest) {
+        true => kubelets,
+        false => fewest,
+    })
 }
 
 prop_compose! {
     fn machines()(
         pack in 1..4u32, die in 1..3u32, numa in 1..3u32, l3 in 1..3u32, core in 1..4u32, pu in 1..4u32,
-        inside in any::<bool>(),
+        inside in any::<bool>(), alternate in any::<bool>(),
         seed in any::<[u64; 4]>(),
     ) -> (Topology, CpuSet) {
         let (outer, inner) = if inside { (("l3", l3), ("numa", numa)) } else { (("numa", numa), ("l3", l3)) };
         let text = format!(
             "pack:{pack} die:{die} {}:{} {}:{} core:{core} pu:{pu}", outer.0, outer.1, inner.0, inner.1
         );
-        let machine = Topology::synthetic(&text).expect("a legal description");
+        let mut machine = Topology::synthetic(&text).expect("a legal description");
+        if alternate {
+            // As firmware does: neighbours in number are in different packages.
+            let width = u32::try_from(machine.cpus.len()).expect("few") / pack;
+            machine = machine
+                .renumbered(|cpu| CpuId(cpu.0 % width * pack + cpu.0 / width))
+                .expect("a permutation");
+        }
         let all = machine.all();
         let bit = |words: [u64; 2], cpu: CpuId| words[(cpu.0 / 64 % 2) as usize] >> (cpu.0 % 64) & 1;
         let online: CpuSet = all.iter().filter(|cpu| cpu.0 % 5 != 0 || bit([seed[0], seed[1]], *cpu) == 1).collect();
@@ -199,6 +214,17 @@ proptest! {
         let count = from.intersection(&machine.online).len() * share / 100;
         let chosen = allocate(&machine, &from, count, &Preference::default());
         prop_assert_eq!(chosen, naive(&machine, &from, count));
+    }
+
+    #[test]
+    fn no_more_is_spanned_than_the_kubelet_spans((machine, from) in machines(), share in 0..=100usize) {
+        let count = from.intersection(&machine.online).len() * share / 100;
+        let chosen = allocate(&machine, &from, count, &Preference::default()).expect("there are enough");
+        let kubelets = kubelet(&machine, &from, count);
+        prop_assert_eq!(kubelets.len(), count);
+        let (ours, kubelets) = (spans(&machine, &chosen), spans(&machine, &kubelets));
+        let worse = ours.iter().zip(kubelets).any(|(ours, kubelets)| *ours > kubelets);
+        prop_assert!(!worse, "{:?} packages, nodes and cores, the kubelet {:?}", ours, kubelets);
     }
 
     #[test]

@@ -22,6 +22,9 @@ use tracing::info;
 
 use crate::{args::AgentArgs, choose::MapChoice, health, node::NodeService, push, socket, status};
 
+/// Longest operation on the Node: the client of cri-resmgr waits for 5 s.
+const OPERATION: Duration = Duration::from_secs(10);
+
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
@@ -78,6 +81,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         () = status::run(client, &args.node_name, outcomes.clone()) => Ok(()),
         () = health::run(health, outcomes) => Ok(()),
         ended = tonic::transport::Server::builder()
+            .timeout(OPERATION)
             .add_service(AgentServer::new(service))
             .serve_with_incoming(connections) => ended.context("the agent's socket failed"),
         _ = terminate.recv() => Ok(()),

@@ -18,7 +18,7 @@ use kube::{
 };
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::watch::Receiver;
+use tokio::{sync::watch::Receiver, time::timeout};
 use tracing::{info, warn};
 
 use crate::{
@@ -28,6 +28,8 @@ use crate::{
 
 /// Annotation of the Node that says which configuration is in force.
 pub(crate) const ANNOTATION: &str = "cri-resource-manager.intel.com/config-status";
+/// How long the API server may take for one outcome; the newest must not wait behind an older.
+const DEADLINE: Duration = Duration::from_secs(30);
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 /// Longest note of an Event, in bytes (Kubernetes API, Event v1).
@@ -40,7 +42,12 @@ pub(crate) async fn run(client: Client, node_name: &str, mut outcomes: Receiver<
     loop {
         let outcome = outcomes.borrow_and_update().clone();
         if outcome.verdict != PushVerdict::Waiting {
-            match publisher.publish(&outcome).await {
+            let published = timeout(DEADLINE, publisher.publish(&outcome)).await;
+            let published = match published {
+                Ok(published) => published.map_err(|error| error.to_string()),
+                Err(_elapsed) => Err(format!("no answer within {} s", DEADLINE.as_secs())),
+            };
+            match published {
                 Ok(()) => {
                     if failing {
                         info!("the Node's annotation can be written again");

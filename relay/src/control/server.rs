@@ -180,17 +180,42 @@ fn document(request: SetConfigRequest) -> Document {
     }
 }
 
+/// Most problems of one configuration that are named. Together with [`PROBLEM_BYTES`] they fit into an annotation of
+/// a Node (256 KiB), whatever is in the ConfigMap.
+const PROBLEMS: usize = 50;
+
+/// Most octets of one problem's text: it may quote a value of a megabyte.
+const PROBLEM_BYTES: usize = 2048;
+
 /// Writes into a reply why the configuration was refused.
 fn refuse(reply: &mut SetConfigReply, problems: &[Problem]) {
     reply.problems = problems
         .iter()
+        .take(PROBLEMS)
         .map(|problem| v1::Problem {
-            key: problem.key.clone(),
-            text: problem.to_string(),
+            key: beginning(&problem.key),
+            text: beginning(&problem.to_string()),
         })
         .collect();
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let mut lines: Vec<&str> = reply
+        .problems
+        .iter()
+        .map(|problem| &*problem.text)
+        .collect();
+    let more = problems.len().saturating_sub(PROBLEMS);
+    let rest = format!("and {more} more problems");
+    if more > 0 {
+        lines.push(&rest);
+    }
     reply.error = lines.join("\n");
+}
+
+/// A text, or its first octets and a mark that there were more.
+fn beginning(text: &str) -> String {
+    match text.get(..text.floor_char_boundary(PROBLEM_BYTES)) {
+        Some(first) if first.len() < text.len() => format!("{first}…"),
+        _ => text.to_owned(),
+    }
 }
 
 #[tonic::async_trait]

@@ -182,3 +182,22 @@ async fn what_is_only_checked_is_validated_and_planned_and_changes_nothing() {
     let status = status.unwrap().into_inner();
     assert_eq!((status.generation, status.error.as_str()), (0, ""));
 }
+
+#[test]
+fn a_configuration_of_a_megabyte_that_is_all_wrong_has_a_short_refusal() {
+    let problem = |number: usize| Problem {
+        key: format!("key{number}"),
+        value: "ä".repeat(100_000),
+        origin: crate::config::Origin::Default,
+        message: "unknown key".to_owned(),
+    };
+    let problems: Vec<_> = (0..1000).map(problem).collect();
+    let mut reply = SetConfigReply::default();
+    refuse(&mut reply, &problems);
+    assert!(reply.error.len() < 128 << 10, "{}", reply.error.len());
+    assert!(reply.error.ends_with("\nand 950 more problems"));
+    assert!(reply.problems[0].text.ends_with('…'));
+    refuse(&mut reply, &problems[..1]);
+    assert_eq!(reply.problems.len(), 1);
+    assert!(!reply.error.contains("more problems"));
+}

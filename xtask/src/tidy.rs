@@ -54,6 +54,7 @@ const RULES: &[Rule] = &[
             "relay/src/inspect",
             "relay/src/daemon",
             "relay/agent/",
+            "relay/io/",
             "relay/webhook/",
         ],
         why: "speak HTTP",

@@ -148,7 +148,7 @@ impl HttpServer {
         }
     }
 
-    async fn connection<S>(&self, stream: S, load: Arc<Load>, stop: CancellationToken)
+    async fn connection<S>(&self, stream: S, load: Arc<ConnectionLoad>, stop: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -172,12 +172,14 @@ impl HttpServer {
             }
         };
         tokio::select! {
-            // A client that breaks its connection off has no interest in the reason.
-            _broken = served.as_mut() => return,
+            // First, as hyper's own deadline may pass in the same moment, and ends the connection without a count.
+            biased;
             () = too_late => {
                 self.cut.inc();
                 return;
             }
+            // A client that breaks its connection off has no interest in the reason.
+            _broken = served.as_mut() => return,
             () = sleep(self.limits.age) => {}
             () = stop.cancelled() => {}
         }
@@ -190,7 +192,7 @@ impl HttpServer {
     async fn answer(
         self,
         request: Request<Incoming>,
-        load: Arc<Load>,
+        load: Arc<ConnectionLoad>,
     ) -> Result<Response<Body>, Infallible> {
         let (head, incoming) = request.into_parts();
         load.used.store(true, Ordering::Relaxed);
@@ -235,12 +237,12 @@ impl HttpServer {
 #[derive(Debug, Default)]
 struct OpenConnection {
     task: Option<AbortHandle>,
-    load: Arc<Load>,
+    load: Arc<ConnectionLoad>,
 }
 
 /// What a connection has asked for.
 #[derive(Debug, Default)]
-struct Load {
+struct ConnectionLoad {
     /// Requests that the application serves just now.
     serving: AtomicUsize,
     /// There was a request.
@@ -254,10 +256,10 @@ impl OpenConnection {
 }
 
 /// A request that the application serves, counted while it lives.
-struct Serving<'a>(&'a Load);
+struct Serving<'a>(&'a ConnectionLoad);
 
 impl<'a> Serving<'a> {
-    fn begin(load: &'a Load) -> Self {
+    fn begin(load: &'a ConnectionLoad) -> Self {
         load.serving.fetch_add(1, Ordering::Relaxed);
         Self(load)
     }

@@ -144,7 +144,7 @@ fn probe(path: &Path) -> nix::Result<()> {
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
     /// It is of a user who has no business here.
-    #[error("it is of user {0}")]
+    #[error("it is from user {0}")]
     User(u32),
     /// The kernel does not say whose it is.
     #[error("its user is not known")]

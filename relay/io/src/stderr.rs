@@ -45,11 +45,11 @@ pub fn dropped_note(lines: u64) -> Option<String> {
 
 /// The queue in front of standard error.
 #[derive(Clone, Debug)]
-pub struct StderrQueue(Arc<Shared>);
+pub struct StderrQueue(Arc<QueueShared>);
 
 #[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
+struct QueueShared {
+    state: Mutex<QueueState>,
     /// The thread has something to do.
     filled: Condvar,
     /// The thread took what waited, or has written it.
@@ -59,7 +59,7 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     waiting: Vec<u8>,
     writing: bool,
     /// A patient writer has waited in vain, and nothing has moved since.
@@ -86,7 +86,7 @@ impl StderrQueue {
         mut out: File,
         mut report: impl FnMut(u64) -> String + Send + 'static,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(QueueShared {
             state: Mutex::default(),
             filled: Condvar::new(),
             moved: Condvar::new(),
@@ -140,7 +140,7 @@ impl StderrQueue {
     /// Waits until everything queued so far is written, or the time is up; `true` when it is written.
     #[must_use]
     fn flush(&self, limit: Duration) -> bool {
-        let busy = |state: &mut State| state.writing || !state.waiting.is_empty();
+        let busy = |state: &mut QueueState| state.writing || !state.waiting.is_empty();
         let waited = self.0.moved.wait_timeout_while(self.0.lock(), limit, busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
@@ -170,19 +170,19 @@ impl io::Write for StderrQueue {
     }
 }
 
-impl State {
+impl QueueState {
     /// A text that is larger than the whole queue may go alone.
     fn fits(&self, lines: &[u8]) -> bool {
         self.waiting.is_empty() || self.waiting.len() + lines.len() <= MAX_BYTES
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl QueueShared {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, mut state: MutexGuard<'_, State>, lines: &[u8]) {
+    fn push(&self, mut state: MutexGuard<'_, QueueState>, lines: &[u8]) {
         if state.fits(lines) {
             state.waiting.extend_from_slice(lines);
             self.filled.notify_one();
@@ -191,7 +191,7 @@ impl Shared {
         }
     }
 
-    fn drop_lines(&self, state: &mut State, text: &[u8]) {
+    fn drop_lines(&self, state: &mut QueueState, text: &[u8]) {
         let lines = text.iter().filter(|octet| **octet == b'\n').count();
         let lines = u64::try_from(lines).unwrap_or(u64::MAX);
         state.untold += lines;

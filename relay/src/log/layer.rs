@@ -29,18 +29,18 @@ const EXAMPLE_BYTES: usize = 256;
 /// Changes what is logged while the daemon runs.
 #[derive(Clone, Debug)]
 pub struct Control {
-    rules: Arc<Rules>,
+    rules: Arc<LogRules>,
     queue: StderrQueue,
 }
 
 /// What decides whether an event is shown.
 #[derive(Debug, Default)]
-struct Rules {
+struct LogRules {
     settings: RwLock<LogSettings>,
     budgets: LogBudgets,
 }
 
-impl Rules {
+impl LogRules {
     fn settings(&self) -> LogSettings {
         let settings = self.settings.read();
         settings.unwrap_or_else(PoisonError::into_inner).clone()
@@ -116,7 +116,7 @@ impl Control {
 /// # Errors
 /// When the process logs elsewhere already, or no thread can be had to write.
 pub fn install(settings: LogSettings) -> io::Result<Control> {
-    let rules = Arc::new(Rules {
+    let rules = Arc::new(LogRules {
         settings: RwLock::new(settings),
         budgets: LogBudgets::default(),
     });

@@ -15,9 +15,9 @@ struct LossLabels {
 
 /// Counts of all that was lost at a bound.
 #[derive(Default)]
-pub struct LossMetrics(Vec<(LossLabels, Count)>);
+pub struct LossMetrics(Vec<(LossLabels, LossCount)>);
 
-type Count = Box<dyn Fn() -> u64 + Send + Sync>;
+type LossCount = Box<dyn Fn() -> u64 + Send + Sync>;
 
 impl LossMetrics {
     /// Adds a count.

@@ -14,10 +14,11 @@ use std::{
 };
 
 /// The crates of the product, by the folder of their code.
-const CRATES: [&str; 9] = [
+const CRATES: [&str; 10] = [
     "common/src",
     "ebpf/src",
     "relay/agent/src",
+    "relay/io/src",
     "relay/policy/src",
     "relay/sim/src",
     DAEMON,

@@ -14,7 +14,7 @@ before the value: all the same.
 
 Examples:
   Watch what the kubelet asks of containerd, changing nothing:
-    cri-resmgr --dump 'reset,full:.*' --dump-file /tmp/cri.dump
+    cri-resmgr --dump 'reset,full:.*' --dump-file /var/log/cri.dump
   Give guaranteed containers CPUs of their own, one CPU kept for the system:
     cri-resmgr --policy static --reserved-resources cpu=1000m
   Ask a running relay where containers sit, and why:

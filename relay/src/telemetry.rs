@@ -40,6 +40,7 @@ mod totals;
 mod warnings;
 
 pub use btf::{Btf, BtfError};
+pub use clock::now_ns;
 pub use cost::Cost;
 pub use error::RegisterError;
 pub use options::TelemetrySetup;
@@ -48,7 +49,6 @@ pub use snapshot::{
 };
 pub use status::{OffReason, Quality, TelemetryStatus};
 
-use clock::now_ns;
 use hierarchy::CgroupHierarchy;
 use polled::PolledBackend;
 use resident::ResidentMemory;

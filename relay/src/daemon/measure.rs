@@ -11,7 +11,7 @@ use crate::{
     manager::{ManagerHandle, Runtime, Stage},
     record::Recorder,
     telemetry::{
-        Cost, Telemetry, TelemetrySetup, Totals,
+        Cost, Telemetry, TelemetrySetup, Totals, now_ns,
         sample::{ContainerName, LabelledSample},
     },
 };
@@ -288,11 +288,7 @@ impl Measure {
     #[must_use]
     pub fn condition(&self) -> Condition {
         let measured = self.telemetry.get().map(|telemetry| telemetry.measured());
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-            .map(Duration::from)
-            .unwrap_or_default();
-        let now = Nanos(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
-        Condition::of(&measured.unwrap_or_default(), now)
+        Condition::of(&measured.unwrap_or_default(), Nanos(now_ns()))
     }
 
     /// The picture for `top`, as of now; `None` when nothing is measured.

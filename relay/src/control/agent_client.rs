@@ -45,18 +45,18 @@ pub const CMK_CAPACITY: &str = "cmk.intel.com/exclusive-cores";
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// The agent or the API server refused, or is not there.
-    #[error("cannot {what}: {}", status.message())]
+    #[error("cannot {action}: {}", status.message())]
     Call {
         /// What was tried.
-        what: &'static str,
+        action: &'static str,
         /// The answer.
         status: Box<tonic::Status>,
     },
     /// No answer in time.
-    #[error("cannot {what}: no answer within {} s", DEADLINE.as_secs())]
+    #[error("cannot {action}: no answer within {} s", DEADLINE.as_secs())]
     Silent {
         /// What was tried.
-        what: &'static str,
+        action: &'static str,
     },
     /// The Node the agent sent is no JSON.
     #[error("the agent sent a Node that is not JSON")]
@@ -96,11 +96,11 @@ pub struct CmkProperties {
 
 impl fmt::Display for CmkProperties {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let or_no = |wanted: bool, what: &str| {
+        let or_no = |wanted: bool, property: &str| {
             if wanted {
-                what.to_owned()
+                property.to_owned()
             } else {
-                format!("no {what}")
+                format!("no {property}")
             }
         };
         write!(
@@ -314,10 +314,10 @@ impl AgentClient {
         }
     }
 
-    async fn patch(&self, what: &'static str, patches: Vec<JsonPatch>) -> Result<(), AgentError> {
+    async fn patch(&self, action: &'static str, patches: Vec<JsonPatch>) -> Result<(), AgentError> {
         let mut client = self.client.clone();
         let call = client.patch_node(request(PatchNodeRequest { patches }));
-        bounded(what, call).await.map(drop)
+        bounded(action, call).await.map(drop)
     }
 }
 
@@ -336,16 +336,16 @@ fn request<T>(message: T) -> Request<T> {
 }
 
 async fn bounded<T>(
-    what: &'static str,
+    action: &'static str,
     call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, AgentError> {
     match timeout(DEADLINE, call).await {
         Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => Err(AgentError::Call {
-            what,
+            action,
             status: Box::new(status),
         }),
-        Err(_elapsed) => Err(AgentError::Silent { what }),
+        Err(_elapsed) => Err(AgentError::Silent { action }),
     }
 }
 
@@ -456,10 +456,10 @@ mod tests {
 
     #[test]
     fn a_taint_is_added_beside_the_others_and_only_it_is_removed() {
-        let other = json!({ "key": "x", "effect": "NoExecute" });
+        let foreign = json!({ "key": "x", "effect": "NoExecute" });
         let node = json!({
             "metadata": { "resourceVersion": "5" },
-            "spec": { "taints": [other] },
+            "spec": { "taints": [foreign] },
         });
         let patches = taint_patches(&node, "cmk", Some("true"), "NoSchedule").unwrap();
         assert_eq!(
@@ -468,7 +468,7 @@ mod tests {
         );
         let taints: Value = serde_json::from_str(&patches[1].value).unwrap();
         let ours = json!({ "key": "cmk", "value": "true", "effect": "NoSchedule" });
-        assert_eq!(taints, json!([other, ours]));
+        assert_eq!(taints, json!([foreign, ours]));
 
         let tainted =
             json!({ "metadata": { "resourceVersion": "6" }, "spec": { "taints": taints } });
@@ -478,7 +478,7 @@ mod tests {
         );
         let patches = taint_patches(&tainted, "cmk", None, "NoSchedule").unwrap();
         let taints: Value = serde_json::from_str(&patches[1].value).unwrap();
-        assert_eq!(taints, json!([other]));
+        assert_eq!(taints, json!([foreign]));
         assert_eq!(taint_patches(&node, "cmk", None, "NoSchedule"), None);
     }
 }

@@ -141,7 +141,7 @@ async fn pushes_are_validated_applied_and_answered() {
 }
 
 #[tokio::test]
-async fn a_push_nobody_applies_is_given_up_in_time_and_may_be_tried_again() {
+async fn a_push_that_is_not_applied_is_given_up_in_time_and_may_be_tried_again() {
     let (sender, receiver) = mpsc::channel(1);
     let server = ConfigServer::new(validator(), sender, Duration::from_millis(50));
     let push = |server: &ConfigServer| {

@@ -16,11 +16,8 @@ mod sysfs;
 
 pub use error::DiscoverError;
 
-use resmgr_topology::{CpuSet, Parts, Topology};
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use resmgr_topology::{Parts, Topology};
+use std::path::{Path, PathBuf};
 
 /// Where a topology is read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,12 +56,21 @@ impl TopologySource {
     }
 }
 
-/// Reads a topology. `host_root` is where the host's root directory is mounted (`/` outside of containers).
+/// Reads a topology and logs what had to be mended. `host_root` is where the host's root directory is mounted (`/`
+/// outside of containers).
 ///
 /// # Errors
 /// [`DiscoverError`] naming the file or the inconsistency. A machine on which hwloc fails is read from
 /// sysfs alone, and that is logged.
 pub fn load(source: &TopologySource, host_root: &Path) -> Result<Topology, DiscoverError> {
+    let topology = read(source, host_root)?;
+    for note in &topology.notes {
+        tracing::warn!(target: "sysfs", "{}: {note}", topology.origin);
+    }
+    Ok(topology)
+}
+
+fn read(source: &TopologySource, host_root: &Path) -> Result<Topology, DiscoverError> {
     match source {
         TopologySource::Machine => machine(host_root),
         TopologySource::Xml(path) => finish(hwloc::from_xml(path)?),
@@ -103,38 +109,12 @@ fn machine(host_root: &Path) -> Result<Topology, DiscoverError> {
     })
 }
 
-fn finish(mut parts: Parts) -> Result<Topology, DiscoverError> {
+fn finish(parts: Parts) -> Result<Topology, DiscoverError> {
     let from = parts.origin.clone();
-    let mended = mend_caches(&mut parts);
-    if !mended.is_empty() {
-        tracing::warn!(
-            target: "sysfs",
-            "{from}: threads of one core are said to have different caches, as virtual machines do; \
-             CPUs {mended} are taken to share those of their core's first thread"
-        );
-    }
     Topology::from_parts(parts).map_err(|source| DiscoverError::Inconsistent {
         from,
         source: Box::new(source),
     })
-}
-
-/// Makes caches follow cores: the threads of a core share its caches, whatever a virtual machine's CPUID
-/// says, and what shares a level-2 cache shares the last level. Gives the CPUs that were mended.
-fn mend_caches(parts: &mut Parts) -> CpuSet {
-    parts.cpus.sort_by_key(|cpu| cpu.id);
-    let mut mended = CpuSet::EMPTY;
-    let mut of_core = BTreeMap::new();
-    let mut of_l2 = BTreeMap::new();
-    for cpu in &mut parts.cpus {
-        let (l2, llc) = *of_core.entry(cpu.core).or_insert((cpu.l2, cpu.llc));
-        let llc = *of_l2.entry(l2).or_insert(llc);
-        if (cpu.l2, cpu.llc) != (l2, llc) {
-            (cpu.l2, cpu.llc) = (l2, llc);
-            mended.insert(cpu.id);
-        }
-    }
-    mended
 }
 
 #[cfg(test)]

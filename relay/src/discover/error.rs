@@ -1,6 +1,6 @@
 //! Why a topology could not be read.
 
-use resmgr_topology::{SyntheticError, TopologyError};
+use resmgr_topology::{CpuSetError, SyntheticError, TopologyError};
 use std::{io, path::PathBuf};
 
 /// Why the topology is not known.
@@ -24,6 +24,15 @@ pub enum DiscoverError {
         value: String,
         /// What would be right.
         expected: &'static str,
+    },
+    /// A kernel file has no CPU list, or one of CPUs beyond the largest number.
+    #[error("cannot read the CPU list in {path}")]
+    CpuList {
+        /// Which.
+        path: PathBuf,
+        /// The element at fault.
+        #[source]
+        source: CpuSetError,
     },
     /// The hwloc library refuses.
     #[error("hwloc cannot load the topology from {from}: {why}")]

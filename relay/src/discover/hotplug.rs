@@ -3,7 +3,7 @@
 //! The kernel's list is read every second: it costs microseconds, works in a container that gets no
 //! uevents, and a second is soon enough for what the kernel itself repairs by moving tasks away.
 
-use super::{DiscoverError, TopologySource, load, sysfs};
+use super::{DiscoverError, TopologySource, read, sysfs};
 use resmgr_topology::{CpuSet, Topology};
 use std::{path::PathBuf, time::Duration};
 
@@ -50,7 +50,7 @@ impl Hotplug {
             }
             let root = self.host_root.clone();
             let read =
-                tokio::task::spawn_blocking(move || load(&TopologySource::Machine, &root)).await;
+                tokio::task::spawn_blocking(move || read(&TopologySource::Machine, &root)).await;
             let topology = read.map_err(|panicked| DiscoverError::Hwloc {
                 from: "this machine".to_owned(),
                 why: panicked.to_string(),

@@ -26,13 +26,16 @@ pub(super) fn from_machine() -> Result<Parts, DiscoverError> {
 
 /// A file that `lstopo --of xml` wrote.
 pub(super) fn from_xml(path: &Path) -> Result<Parts, DiscoverError> {
-    // hwloc's own message does not tell a missing file from a broken one.
-    super::sysfs::read(path)?;
+    let text = super::sysfs::read(path)?;
     let from = path.display().to_string();
     let failed = |why: String| DiscoverError::Hwloc {
         from: from.clone(),
         why,
     };
+    // hwloc's own message tells no broken file from another.
+    if let Some(why) = unreadable(&text) {
+        return Err(failed(why));
+    }
     let hwloc = Hwloc::builder()
         .from_xml_file(path)
         .map_err(|error| failed(error.to_string()))?
@@ -41,6 +44,28 @@ pub(super) fn from_xml(path: &Path) -> Result<Parts, DiscoverError> {
         .build()
         .map_err(|error| failed(error.to_string()))?;
     convert(&hwloc, &from)
+}
+
+/// Why the text is no XML that hwloc 2 reads, as far as that can be told.
+fn unreadable(text: &str) -> Option<String> {
+    let element = text.split_once("<topology").map(|(_, element)| element);
+    let Some(element) = element else {
+        return Some("the file has no <topology>: write it with `lstopo --of xml FILE`".to_owned());
+    };
+    let attributes = element.split('>').next().unwrap_or_default();
+    let version = attributes.split_once("version=\"").map(|(_, value)| value);
+    let version = version.and_then(|value| value.split('"').next());
+    if let Some(version) = version.filter(|version| !version.starts_with(['1', '2'])) {
+        return Some(format!(
+            "the file is of format {version}, which hwloc 2 does not read: write it with \
+             `lstopo --of xml --export-xml-flags v2 FILE`"
+        ));
+    }
+    let complete = text.trim_end().ends_with("</topology>");
+    (!complete).then(|| {
+        "the file is torn, </topology> is missing: write it again with `lstopo --of xml FILE`"
+            .to_owned()
+    })
 }
 
 fn convert(hwloc: &Hwloc, from: &str) -> Result<Parts, DiscoverError> {
@@ -77,13 +102,14 @@ fn convert(hwloc: &Hwloc, from: &str) -> Result<Parts, DiscoverError> {
             let found = pu.first_ancestor_with_type(ty)?;
             u32::try_from(found.logical_index()).ok()
         };
-        let package = match pu.first_ancestor_with_type(ObjectType::Package) {
-            Some(package) => index(package, "package")?,
-            None => 0,
-        };
+        // A package without a number is one that the kernel numbers -1: there is no such level, and no dies.
+        let package = pu.first_ancestor_with_type(ObjectType::Package);
+        let package = package.and_then(|package| index(package, "package").ok());
+        let die = package.and_then(|_| logical(ObjectType::Die));
+        let package = package.unwrap_or(0);
         // What is missing coincides with the next narrower or wider level; numbers only have to differ.
         let core = logical(ObjectType::Core).unwrap_or(id.0);
-        let die = logical(ObjectType::Die).unwrap_or(package);
+        let die = die.unwrap_or(package);
         let l2 = logical(ObjectType::L2Cache);
         let llc = logical(ObjectType::L3Cache).or(l2).unwrap_or(die);
         cpus.push(Cpu {
@@ -108,6 +134,7 @@ fn convert(hwloc: &Hwloc, from: &str) -> Result<Parts, DiscoverError> {
         online: None,
         isolated: CpuSet::EMPTY,
         origin: from.to_owned(),
+        notes: Vec::new(),
     })
 }
 
@@ -121,11 +148,23 @@ fn span(object: &TopologyObject) -> CpuSet {
 }
 
 /// hwloc gives memory-only nodes the CPUs nearest to them, so a CPU may have several nodes. Its own is
-/// the one with the fewest CPUs, and of those the lowest: the kernel numbers nodes with CPUs first.
+/// the one with the fewest CPUs, and of those the lowest: the kernel numbers nodes with CPUs first. One that is not described
+/// when it has none.
 fn home(nodes: &[(Node, CpuSet)], cpu: CpuId) -> NodeId {
     let near = nodes.iter().filter(|(_, span)| span.contains(cpu));
     let home = near.min_by_key(|(node, span)| (span.len(), node.id));
-    home.map_or(NodeId(0), |(node, _)| node.id)
+    home.map_or_else(
+        || {
+            NodeId(
+                nodes
+                    .iter()
+                    .map(|(node, _)| node.id.0 + 1)
+                    .max()
+                    .unwrap_or(0),
+            )
+        },
+        |(node, _)| node.id,
+    )
 }
 
 /// CPUs of the least powerful kind, when there are several kinds and hwloc could rank them.

@@ -47,7 +47,14 @@ fn value<T: FromStr>(path: &Path, expected: &'static str) -> Result<Option<T>, D
 }
 
 fn cpu_list(path: &Path) -> Result<Option<CpuSet>, DiscoverError> {
-    value(path, "a CPU list such as 0-3,8")
+    let Some(list) = read_if_any(path)? else {
+        return Ok(None);
+    };
+    let parsed = list.parse();
+    parsed.map(Some).map_err(|source| DiscoverError::CpuList {
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 fn cpu_dir(host_root: &Path) -> PathBuf {
@@ -139,9 +146,13 @@ pub(super) fn complete(parts: &mut Parts, host_root: &Path) -> Result<(), Discov
     let online = online(host_root)?;
     let isolated = isolated(host_root)?;
     let (nodes, distances) = nodes(host_root)?;
+    let efficient = efficient(host_root, parts)?;
+    let nowhere = NodeId(nodes.iter().map(|node| node.id.0 + 1).max().unwrap_or(0));
     for cpu in &mut parts.cpus {
-        if let Some(node) = nodes.iter().find(|node| node.cpus.contains(cpu.id)) {
-            cpu.node = node.id;
+        let node = nodes.iter().find(|node| node.cpus.contains(cpu.id));
+        cpu.node = node.map_or(nowhere, |node| node.id);
+        if efficient.contains(cpu.id) {
+            cpu.kind = CoreKind::Efficiency;
         }
     }
     let known: CpuSet = parts.cpus.iter().map(|cpu| cpu.id).collect();
@@ -152,17 +163,37 @@ pub(super) fn complete(parts: &mut Parts, host_root: &Path) -> Result<(), Discov
     Ok(())
 }
 
+/// CPUs of efficiency cores: those the driver of hybrid Intel processors names, or else those of much less
+/// capacity than the strongest (`cpu_capacity`, thousandths of the strongest of the machine at its highest
+/// frequency); a favoured core is only a little stronger than the rest.
+fn efficient(host_root: &Path, parts: &Parts) -> Result<CpuSet, DiscoverError> {
+    if let Some(atom) = cpu_list(&host_root.join("sys/devices/cpu_atom/cpus"))? {
+        return Ok(atom);
+    }
+    let mut capacities = Vec::new();
+    for cpu in &parts.cpus {
+        let path = cpu_dir(host_root).join(format!("cpu{}/cpu_capacity", cpu.id));
+        if let Some(capacity) = value::<u64>(&path, "a number")? {
+            capacities.push((cpu.id, capacity));
+        }
+    }
+    let strongest = capacities.iter().map(|(_, capacity)| *capacity).max();
+    let weak = |capacity| strongest.is_some_and(|strongest| capacity * 4 <= strongest * 3);
+    let weak = capacities
+        .into_iter()
+        .filter(|(_, capacity)| weak(*capacity));
+    Ok(weak.map(|(cpu, _)| cpu).collect())
+}
+
 /// Describes the machine from sysfs alone.
 ///
 /// # Errors
 /// [`DiscoverError`] when the kernel's files cannot be read.
 pub(super) fn parts(host_root: &Path) -> Result<Parts, DiscoverError> {
     let dir = cpu_dir(host_root);
-    let devices = host_root.join("sys/devices");
-    let efficient = cpu_list(&devices.join("cpu_atom/cpus"))?.unwrap_or_default();
     let mut cpus = Vec::new();
     for id in online(host_root)?.iter() {
-        cpus.push(describe(&dir.join(format!("cpu{id}")), id, &efficient)?);
+        cpus.push(describe(&dir.join(format!("cpu{id}")), id)?);
     }
     let mut parts = Parts {
         cpus,
@@ -174,20 +205,26 @@ pub(super) fn parts(host_root: &Path) -> Result<Parts, DiscoverError> {
 }
 
 /// Groups are named by the lowest CPU in them: unique over the machine, unlike `core_id`.
-fn describe(dir: &Path, id: CpuId, efficient: &CpuSet) -> Result<Cpu, DiscoverError> {
+fn describe(dir: &Path, id: CpuId) -> Result<Cpu, DiscoverError> {
     let topology = dir.join("topology");
     let lowest = |path: PathBuf| -> Result<Option<u32>, DiscoverError> {
         Ok(cpu_list(&path)?
             .and_then(|set| set.first())
             .map(|cpu| cpu.0))
     };
-    let package: i64 = value(&topology.join("physical_package_id"), "a number")?.unwrap_or(0);
-    let package = u32::try_from(package).unwrap_or(0);
-    let core = lowest(topology.join("thread_siblings_list"))?.unwrap_or(id.0);
-    let die = match lowest(topology.join("die_cpus_list"))? {
-        Some(die) => die,
-        None => lowest(topology.join("core_siblings_list"))?.unwrap_or(package),
+    // Kernels say -1 of a level that the machine does not have.
+    let number = |name| -> Result<Option<u32>, DiscoverError> {
+        let number: Option<i64> = value(&topology.join(name), "a number")?;
+        Ok(number.and_then(|number| u32::try_from(number).ok()))
     };
+    let package = number("physical_package_id")?;
+    let core = lowest(topology.join("thread_siblings_list"))?.unwrap_or(id.0);
+    let die = match (package, number("die_id")?) {
+        (Some(_), Some(_)) => lowest(topology.join("die_cpus_list"))?,
+        _ => None,
+    };
+    let package = package.unwrap_or(0);
+    let die = die.unwrap_or(package);
     let (mut l2, mut l3) = (None, None);
     for index in 0..16 {
         let cache = dir.join(format!("cache/index{index}"));
@@ -212,10 +249,6 @@ fn describe(dir: &Path, id: CpuId, efficient: &CpuSet) -> Result<Cpu, DiscoverEr
         die: DieId(die),
         node: NodeId(0),
         package: PackageId(package),
-        kind: if efficient.contains(id) {
-            CoreKind::Efficiency
-        } else {
-            CoreKind::Performance
-        },
+        kind: CoreKind::Performance,
     })
 }

@@ -310,6 +310,7 @@ fn machine(online: &str) -> Topology {
         nodes: Vec::new(),
         distances: Vec::new(),
         origin: "test".into(),
+        notes: Vec::new(),
     }
 }
 

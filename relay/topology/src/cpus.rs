@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use core::{fmt, ops::Deref};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A [`CpuSet`] to keep: a copy shares it and costs a counter, not its 256 bytes. Thousands of containers
+/// A [`CpuSet`] to keep: a copy shares it and costs a counter, not its kilobyte. Thousands of containers
 /// have the same CPUs, and get others all at once.
 ///
 /// Reads as the set it holds, and is printed, written and compared as that. The empty one holds nothing.

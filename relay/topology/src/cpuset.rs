@@ -5,7 +5,8 @@ use alloc::string::{String, ToString};
 use core::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-const WORDS: usize = 32;
+/// As many as kernels are built for (`NR_CPUS` of 8192).
+const WORDS: usize = 128;
 /// Words of a chunk; [`WORDS`] is a multiple of it.
 const CHUNK: usize = 8;
 const _: () = assert!(WORDS.is_multiple_of(CHUNK));

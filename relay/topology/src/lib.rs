@@ -12,6 +12,7 @@ mod cpus;
 mod cpuset;
 mod distance;
 mod ids;
+mod mend;
 mod model;
 mod nodes;
 mod parts;

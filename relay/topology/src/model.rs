@@ -64,7 +64,7 @@ pub struct Node {
 /// CPUs, caches, memory nodes and their distances.
 ///
 /// Invariants (established by the constructors): `cpus` is sorted by id; every id named by a
-/// [`Cpu`] has its group; groups are sorted by id; `distances` is square over `nodes`.
+/// [`Cpu`] has its group; cores lie in one package, die, NUMA node and cache, caches and dies in one package; groups are sorted by id; `distances` is square over `nodes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topology {
     /// Every CPU that exists, online or not.
@@ -89,6 +89,9 @@ pub struct Topology {
     pub distances: Vec<Vec<u16>>,
     /// Where this came from: the machine, a file or a synthetic description.
     pub origin: String,
+    /// What was mended because its levels did not nest, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Topology {

@@ -1,8 +1,10 @@
-//! The one way to make a [`Topology`]: it numbers the groups and refuses what cannot be a machine.
+//! The one way to make a [`Topology`]: it mends what does not nest, numbers the groups and refuses what cannot be a
+//! machine.
 
 use crate::{
     cpuset::{CpuSet, MAX_CPUS},
     ids::{CoreId, CpuId, DieId, L2Id, LlcId, NodeId, PackageId},
+    mend::mend,
     model::{Cpu, Group, Node, Topology},
 };
 use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
@@ -25,6 +27,8 @@ pub struct Parts {
     pub isolated: CpuSet,
     /// Where this came from, for people.
     pub origin: String,
+    /// What was mended already, for people.
+    pub notes: Vec<String>,
 }
 
 /// Why a description is not a machine.
@@ -51,26 +55,6 @@ pub enum TopologyError {
         /// The number.
         cpu: CpuId,
     },
-    /// A CPU on a node that is not described.
-    #[error("CPU {cpu} is on NUMA node {node}, which is not described")]
-    UnknownNode {
-        /// The CPU.
-        cpu: CpuId,
-        /// The node it names.
-        node: NodeId,
-    },
-    /// A group that lies in two groups of a wider level.
-    #[error("CPUs {first} and {second} share a {inner} but not a {outer}")]
-    Split {
-        /// The narrow level.
-        inner: &'static str,
-        /// The wide level.
-        outer: &'static str,
-        /// One CPU of the group.
-        first: CpuId,
-        /// Another one.
-        second: CpuId,
-    },
     /// Online or isolated CPUs that are not described.
     #[error("{set} CPUs {cpus} are not described")]
     UnknownCpus {
@@ -88,18 +72,20 @@ pub enum TopologyError {
 }
 
 impl Topology {
-    /// Numbers the groups of the description, sorts everything and checks that it can be a machine.
+    /// Mends the description where its levels do not nest (said in [`Topology::notes`]), numbers its groups, sorts
+    /// everything and checks that it can be a machine.
     ///
     /// # Errors
     /// [`TopologyError`] naming the culprit.
     pub fn from_parts(parts: Parts) -> Result<Self, TopologyError> {
         let Parts {
             mut cpus,
-            nodes,
-            distances,
+            mut nodes,
+            mut distances,
             online,
             isolated,
             origin,
+            mut notes,
         } = parts;
         cpus.sort_by_key(|cpu| cpu.id);
         let Some(last) = cpus.last() else {
@@ -113,7 +99,7 @@ impl Topology {
                 return Err(TopologyError::TwiceCpu { cpu: cpu.id });
             }
         }
-        check_nesting(&cpus)?;
+        notes.extend(mend(&mut cpus, &mut nodes, &mut distances));
 
         let cores = number(&mut cpus, |cpu| &mut cpu.core.0, CoreId);
         let l2s = number(&mut cpus, |cpu| &mut cpu.l2.0, L2Id);
@@ -149,6 +135,7 @@ impl Topology {
             nodes,
             distances,
             origin,
+            notes,
         })
     }
 
@@ -163,47 +150,9 @@ impl Topology {
             online: Some(self.online),
             isolated: self.isolated,
             origin: self.origin,
+            notes: self.notes,
         }
     }
-}
-
-/// A group of a narrow level must lie in one group of each wider level that nests it by definition.
-/// Nodes are checked against cores only: a cache or a package may span nodes, a node may span packages.
-fn check_nesting(cpus: &[Cpu]) -> Result<(), TopologyError> {
-    type PartKey = fn(&Cpu) -> u32;
-    const LEVELS: [(&str, PartKey, &str, PartKey); 6] = [
-        ("core", |cpu| cpu.core.0, "level-2 cache", |cpu| cpu.l2.0),
-        (
-            "core",
-            |cpu| cpu.core.0,
-            "last-level cache",
-            |cpu| cpu.llc.0,
-        ),
-        ("core", |cpu| cpu.core.0, "NUMA node", |cpu| cpu.node.0),
-        ("core", |cpu| cpu.core.0, "die", |cpu| cpu.die.0),
-        (
-            "last-level cache",
-            |cpu| cpu.llc.0,
-            "package",
-            |cpu| cpu.package.0,
-        ),
-        ("die", |cpu| cpu.die.0, "package", |cpu| cpu.package.0),
-    ];
-    for (inner, narrow, outer, wide) in LEVELS {
-        let mut seen: BTreeMap<u32, (u32, CpuId)> = BTreeMap::new();
-        for cpu in cpus {
-            let (group, first) = *seen.entry(narrow(cpu)).or_insert((wide(cpu), cpu.id));
-            if group != wide(cpu) {
-                return Err(TopologyError::Split {
-                    inner,
-                    outer,
-                    first,
-                    second: cpu.id,
-                });
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Replaces the group numbers of one level by dense ones in order of the lowest CPU.
@@ -252,13 +201,8 @@ fn check_nodes(
         }
     }
     for cpu in cpus {
-        let Ok(index) = nodes.binary_search_by_key(&cpu.node, |node| node.id) else {
-            return Err(TopologyError::UnknownNode {
-                cpu: cpu.id,
-                node: cpu.node,
-            });
-        };
-        if let Some(node) = nodes.get_mut(index) {
+        let index = nodes.binary_search_by_key(&cpu.node, |node| node.id);
+        if let Some(node) = index.ok().and_then(|index| nodes.get_mut(index)) {
             node.cpus.insert(cpu.id);
         }
     }
@@ -278,7 +222,12 @@ fn check_nodes(
     Ok((nodes, distances))
 }
 
-/// Distances firmware typically reports: 10 local, 12 in the package, 21 beyond.
+/// Distances firmware typically reports: to a node itself, within the package, beyond.
+pub(crate) const LOCAL: u16 = 10;
+const IN_PACKAGE: u16 = 12;
+pub(crate) const FAR: u16 = 21;
+
+/// Distances firmware typically reports.
 fn made_up(cpus: &[Cpu], nodes: &[Node]) -> Vec<Vec<u16>> {
     let package = |node: &Node| {
         let first = node.cpus.first()?;
@@ -291,9 +240,9 @@ fn made_up(cpus: &[Cpu], nodes: &[Node]) -> Vec<Vec<u16>> {
         .map(|from| {
             (0..nodes.len())
                 .map(|to| match (packages.get(from), packages.get(to)) {
-                    _ if from == to => 10,
-                    (Some(Some(first)), Some(Some(second))) if first == second => 12,
-                    _ => 21,
+                    _ if from == to => LOCAL,
+                    (Some(Some(first)), Some(Some(second))) if first == second => IN_PACKAGE,
+                    _ => FAR,
                 })
                 .collect()
         })

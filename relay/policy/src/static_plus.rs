@@ -1,5 +1,5 @@
 //! The policy `static-plus`: whole CPUs of a request are exclusive, the rest comes from the shared pool.
-//! Containers of reserved namespaces run on the reserved CPUs.
+//! Containers of reserved namespaces run on the reserved CPUs; all others do too where no other CPU is left to share.
 
 use crate::{
     annotation::prefer_isolated,
@@ -27,10 +27,12 @@ impl Variant for StaticPlus {
         let available = config.available.unwrap_or(topology.online);
         let available = available.intersection(&topology.online);
         let rest = available.difference(reserved);
+        let shared = rest.difference(&topology.isolated);
         CpuPools {
             reserved: *reserved,
             isolated: rest.intersection(&topology.isolated),
-            shared: rest.difference(&topology.isolated),
+            // A machine of one CPU still runs its containers.
+            shared: if shared.is_empty() { *reserved } else { shared },
             loans: Loans::default(),
         }
     }

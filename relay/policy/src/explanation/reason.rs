@@ -12,7 +12,7 @@ use crate::{
 use alloc::{boxed::Box, format, string::String, vec::Vec};
 use core::fmt;
 use derive_more::Display;
-use resmgr_topology::{Cpus, MilliCpu};
+use resmgr_topology::{CoreKind, Cpus, MilliCpu};
 use serde::{Deserialize, Serialize};
 
 /// One reason for a decision. `Display` is the line people read.
@@ -43,6 +43,12 @@ pub enum Reason {
     TakenFrom {
         /// From there.
         source: CpuSource,
+    },
+    /// Which cores of a hybrid processor its exclusive CPUs are of.
+    #[display("{}", of_kind(*cores))]
+    CoresOfKind {
+        /// The kind; `None`: of both.
+        cores: Option<CoreKind>,
     },
     /// Its namespace runs on the reserved CPUs.
     #[display("its namespace runs on the reserved CPUs")]
@@ -491,6 +497,15 @@ impl From<Condition> for Reason {
 impl From<String> for Reason {
     fn from(text: String) -> Self {
         Self::Text(text)
+    }
+}
+
+/// Which cores exclusive CPUs are of, and why.
+fn of_kind(cores: Option<CoreKind>) -> &'static str {
+    match cores {
+        Some(CoreKind::Performance) => "performance cores come first, and enough were free",
+        Some(CoreKind::Efficiency) => "efficiency cores, as too few performance cores were free",
+        None => "cores of both kinds, as neither kind had enough free",
     }
 }
 

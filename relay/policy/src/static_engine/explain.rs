@@ -12,7 +12,7 @@ use crate::{
 };
 use alloc::{format, vec, vec::Vec};
 use core::cmp::Reverse;
-use resmgr_topology::CpuSet;
+use resmgr_topology::{CoreKind, CpuSet, Topology};
 
 impl<V: Variant> StaticEngine<V> {
     pub(super) fn explain(
@@ -52,6 +52,9 @@ impl<V: Variant> StaticEngine<V> {
             None if split.reserved => Some(Reason::ReservedNamespace),
             None => None,
         });
+        if split.full > 0 && !exclusive.kept {
+            reasons.extend(cores_of_kind(view.topology, &exclusive.cpus));
+        }
         let taken = choice.taken.union(&exclusive.cpus);
         reasons.push(Reason::PoolsNow {
             shared: pools.shared.difference(&taken).into(),
@@ -92,6 +95,21 @@ impl<V: Variant> StaticEngine<V> {
             candidates,
         }
     }
+}
+
+/// Which kind of cores the CPUs are of, where there are several kinds.
+fn cores_of_kind(topology: &Topology, cpus: &CpuSet) -> Option<Reason> {
+    let slow = topology.cpus.iter();
+    let slow = slow.filter(|cpu| cpu.kind == CoreKind::Efficiency);
+    let slow: CpuSet = slow.map(|cpu| cpu.id).collect();
+    let hybrid = !slow.is_empty() && slow != topology.all();
+    hybrid.then(|| Reason::CoresOfKind {
+        cores: match (cpus.is_disjoint(&slow), cpus.is_subset(&slow)) {
+            (true, _) => Some(CoreKind::Performance),
+            (false, true) => Some(CoreKind::Efficiency),
+            (false, false) => None,
+        },
+    })
 }
 
 /// The domains that could have given the CPUs, the smallest kind that holds them, the chosen ones first,

@@ -6,7 +6,7 @@ use resmgr_policy::{
     QosClass::{BestEffort, Burstable, Guaranteed},
     Quota, Reserved, StaticConfig, StaticPlusPolicy, StaticPolicy,
 };
-use resmgr_topology::MilliCpu;
+use resmgr_topology::{CoreKind, MilliCpu, Topology};
 
 const PREFER: &str = "cri-resource-manager.intel.com/prefer-isolated-cpus";
 
@@ -205,4 +205,61 @@ fn the_busier_of_equal_choices_is_avoided_unless_the_numbers_are_old() {
     world.now.0 = resmgr_policy::STALE_NS + 1;
     let blind = world.place(&request("blind", Guaranteed, 2000)).unwrap();
     assert_eq!(blind.cpus, cpus("4-5"));
+}
+
+#[test]
+fn a_machine_of_a_single_cpu_shares_the_reserved_one() {
+    let topology = Topology::synthetic("pu:1").unwrap();
+    let fixed = StaticPolicy::new(&topology, reserving("0")).unwrap();
+    let plus = StaticPlusPolicy::new(&topology, reserving("0")).unwrap();
+    let worlds = [
+        World::new(topology.clone(), fixed),
+        World::new(topology, plus),
+    ];
+    for mut world in worlds {
+        world.place(&request("web", Burstable, 300)).unwrap();
+        assert_eq!(world.on("web"), "0", "{world:?}");
+        let refused = world.place(&request("db", Guaranteed, 1000)).unwrap_err();
+        assert!(refused.message.contains("not enough capacity"), "{refused}");
+    }
+}
+
+#[test]
+fn cores_of_a_kind_are_explained() {
+    let mut parts = Topology::synthetic("pack:1 core:8").unwrap().into_parts();
+    for cpu in parts.cpus.iter_mut().skip(4) {
+        cpu.kind = CoreKind::Efficiency;
+    }
+    let topology = Topology::from_parts(parts).unwrap();
+    let policy = StaticPolicy::new(&topology, reserving("0")).unwrap();
+    let mut world = World::new(topology, policy);
+    for (name, cpus, text) in [
+        (
+            "first",
+            "1-2",
+            "performance cores come first, and enough were free",
+        ),
+        (
+            "second",
+            "4-5",
+            "efficiency cores, as too few performance cores were free",
+        ),
+        (
+            "third",
+            "3,6-7",
+            "cores of both kinds, as neither kind had enough free",
+        ),
+    ] {
+        let count = if name == "third" { 3000 } else { 2000 };
+        let request = request(name, Guaranteed, count);
+        let decision = world.policy.place(world.view(), &request).unwrap();
+        let change = decision
+            .changes
+            .iter()
+            .find(|change| change.id == request.id);
+        let why = change.unwrap().explanation.as_ref().unwrap().reason_lines();
+        assert!(why.iter().any(|line| line.contains(text)), "{why:?}");
+        world.place(&request).unwrap();
+        assert_eq!(world.on(name), cpus);
+    }
 }

@@ -10,6 +10,7 @@ mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod held;
 pub mod hpack;
 pub mod intercept;
 pub mod listen;
@@ -27,6 +28,6 @@ mod shared;
 mod status;
 mod tap;
 
-pub use options::ServerOptions;
+pub use options::{Limit, ServerOptions};
 pub use route::Upstreams;
 pub use server::Relay;

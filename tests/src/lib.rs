@@ -10,6 +10,7 @@ pub mod cri;
 #[cfg(target_arch = "x86_64")]
 pub mod cut;
 pub mod feedback;
+pub mod frames;
 pub mod guest;
 pub mod kernel;
 pub mod relay;

@@ -97,6 +97,21 @@ impl Relay {
         Self::launch(runtime, name, socket, command, &[])
     }
 
+    /// Starts the relay in front of the socket `runtime`, whatever listens there or not, with everything it makes
+    /// in `folder`, and waits until it listens.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_before(runtime: &Path, folder: &Path, arguments: &[&str]) -> Result<Self> {
+        let program = crate::built("cri-resmgr").context("cri-resmgr is not built")?;
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null());
+        let socket = folder.join("relay.sock");
+        let mut relay = Self::launch_before(runtime, folder, &socket, command, arguments)?;
+        relay.wait()?;
+        Ok(relay)
+    }
+
     fn spawn(
         runtime: &Runtime,
         name: &str,
@@ -114,11 +129,21 @@ impl Relay {
         runtime: &Runtime,
         name: &str,
         socket: &Path,
-        mut command: Command,
+        command: Command,
         arguments: &[&str],
     ) -> Result<Self> {
         let folder = runtime.folder().join(name);
-        std::fs::create_dir_all(&folder)?;
+        Self::launch_before(&runtime.socket(), &folder, socket, command, arguments)
+    }
+
+    fn launch_before(
+        runtime: &Path,
+        folder: &Path,
+        socket: &Path,
+        mut command: Command,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
         let log = File::options()
             .create(true)
             .append(true)
@@ -129,7 +154,7 @@ impl Relay {
         }
         let child = command
             .arg("--runtime-socket")
-            .arg(runtime.socket())
+            .arg(runtime)
             .arg("--relay-socket")
             .arg(socket)
             .arg("--relay-dir")
@@ -144,7 +169,7 @@ impl Relay {
             .context("cannot start cri-resmgr")?;
         Ok(Self {
             child,
-            folder,
+            folder: folder.to_owned(),
             socket: socket.to_owned(),
         })
     }
@@ -192,6 +217,20 @@ impl Relay {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its resident memory now and at its peak, in octets.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let field = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let value = line.context("it has ended")?.trim().trim_end_matches(" kB");
+            Ok(value.parse::<u64>()? << 10)
+        };
+        Ok((field("VmRSS:")?, field("VmHWM:")?))
     }
 
     /// What it has logged.

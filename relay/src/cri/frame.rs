@@ -9,6 +9,7 @@ pub(super) const DEFAULT_MAX_FRAME: u32 = 16_384;
 
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
+pub(super) const PRIORITY_FRAME: u8 = 2;
 pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
 pub(super) const PUSH_PROMISE: u8 = 5;
@@ -26,6 +27,7 @@ pub(super) const PRIORITY: u8 = 0x20;
 pub(super) const NO_ERROR: u32 = 0;
 pub(super) const PROTOCOL_ERROR: u32 = 1;
 pub(super) const FLOW_CONTROL_ERROR: u32 = 3;
+pub(super) const STREAM_CLOSED: u32 = 5;
 pub(super) const FRAME_SIZE_ERROR: u32 = 6;
 pub(super) const REFUSED_STREAM: u32 = 7;
 pub(super) const CANCEL: u32 = 8;
@@ -34,6 +36,7 @@ pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// Parameters of SETTINGS (RFC 9113, 6.5.2).
 pub(super) const HEADER_TABLE_SIZE: u16 = 1;
+pub(super) const ENABLE_PUSH: u16 = 2;
 pub(super) const MAX_CONCURRENT_STREAMS: u16 = 3;
 pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;
 pub(super) const MAX_FRAME_SIZE: u16 = 5;
@@ -66,6 +69,28 @@ impl Head {
     pub(super) fn has(self, flag: u8) -> bool {
         self.flags & flag != 0
     }
+}
+
+/// What is wrong with a frame whatever its stream is (RFC 9113, 6): an error code of the connection, and why.
+pub(super) fn mistake(head: Head) -> Option<(u32, String)> {
+    let (name, of_stream, length_fits) = match head.kind {
+        DATA => ("DATA", true, true),
+        HEADERS => ("HEADERS", true, true),
+        PRIORITY_FRAME => ("PRIORITY", true, head.len == 5),
+        RST_STREAM => ("RST_STREAM", true, head.len == 4),
+        SETTINGS if head.has(ACK) => ("the acknowledgement of SETTINGS", false, head.len == 0),
+        SETTINGS => ("SETTINGS", false, head.len.is_multiple_of(6)),
+        PING => ("PING", false, head.len == 8),
+        GOAWAY => ("GOAWAY", false, head.len >= 8),
+        WINDOW_UPDATE => ("WINDOW_UPDATE", head.stream != 0, head.len == 4),
+        CONTINUATION => ("CONTINUATION", true, true),
+        _ => return None,
+    };
+    if of_stream != (head.stream != 0) {
+        return Some((PROTOCOL_ERROR, format!("{name} on stream {}", head.stream)));
+    }
+    let text = || format!("{name} is of {} octets", head.len);
+    (!length_fits).then(|| (FRAME_SIZE_ERROR, text()))
 }
 
 /// Writes a head.

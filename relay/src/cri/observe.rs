@@ -2,6 +2,7 @@
 
 use crate::cri::{
     intercept::{Call, Status},
+    options::Limit,
     schema::Side,
 };
 use bytes::Bytes;
@@ -87,4 +88,7 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
 
     /// Something happened. Called in order for one call; with messages only for an observer that wants bodies.
     fn observe(&self, call: &Arc<Call>, kind: Kind, event: Event);
+
+    /// A client or the runtime has met a bound of the relay.
+    fn limit_reached(&self, _limit: Limit) {}
 }

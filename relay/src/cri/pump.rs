@@ -28,10 +28,14 @@ use tokio_util::{io::poll_read_buf, sync::CancellationToken, task::TaskTracker};
 
 /// Octets asked for in one read.
 const READ: usize = 32 << 10;
-/// Above this much unsent output, the side it comes from is not read: the kernel holds it back.
-const BACKLOG: usize = 256 << 10;
+/// Above this much the memory of a buffer that has become empty is given back.
+const BUFFER: usize = 256 << 10;
+/// Reads from each side before other connections have their turn.
+const TURN: usize = 8;
 /// How often the deadlines of waiting calls are looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// How long after a failed attempt a runtime is tried again. An attempt costs some microseconds.
+const RETRY: Duration = Duration::from_millis(100);
 const SHUTTING_DOWN: &str = "cri-resmgr is shutting down";
 
 /// A hook's answer.
@@ -53,19 +57,18 @@ struct Upstream {
     stream: Option<UnixStream>,
     input: BytesMut,
     /// Why it cannot be had, and when to try again.
-    away: String,
+    away: Option<String>,
     retry_at: Instant,
-    retry_after: Duration,
 }
 
 impl Upstream {
-    fn new(away: &str) -> Self {
+    /// One that has not been tried.
+    fn new() -> Self {
         Self {
             stream: None,
             input: BytesMut::new(),
-            away: away.to_owned(),
+            away: None,
             retry_at: Instant::now(),
-            retry_after: Duration::from_millis(100),
         }
     }
 }
@@ -95,7 +98,7 @@ impl Pump {
             client,
             from_client: BytesMut::new(),
             routes: shared.upstreams.routes(),
-            upstreams: [(); 2].map(|()| Upstream::new("not connected to the runtime yet")),
+            upstreams: [(); 2].map(|()| Upstream::new()),
             session,
             shared,
             tasks,
@@ -112,6 +115,7 @@ impl Pump {
         let mut cancelled = pin!(shutdown.cancelled());
         let mut drain: Option<Instant> = None;
         let mut intake_open = true;
+        let mut expired = Instant::now();
         loop {
             for route in self.routes {
                 self.connect(*route).await;
@@ -139,7 +143,7 @@ impl Pump {
                 PumpEvent::ClientGone => self.session.client_lost(),
                 PumpEvent::UpstreamGone(route, ref why) => {
                     self.session.upstream_lost(route, why);
-                    self.upstreams[route.index()] = Upstream::new(why);
+                    self.upstreams[route.index()] = Upstream::new();
                 }
                 PumpEvent::Broken(ref error) => {
                     tracing::warn!(why = error.text, "a client's connection is ended");
@@ -147,10 +151,13 @@ impl Pump {
                     self.session.go_away(error);
                 }
             }
-            for route in self.routes {
-                if self.session.awaits_connect(*route) {
-                    let away = &self.upstreams[route.index()].away;
-                    self.session.expire(*route, Instant::now(), away);
+            // Before a call is given up, the runtime has been tried.
+            if tick && expired.elapsed() >= TICK {
+                expired = Instant::now();
+                for route in self.routes {
+                    if let Some(away) = &self.upstreams[route.index()].away {
+                        self.session.expire(*route, expired, away);
+                    }
                 }
             }
             if let Some(since) = drain {
@@ -202,6 +209,7 @@ impl Pump {
         match UnixStream::connect(path).await {
             Ok(stream) => {
                 upstream.stream = Some(stream);
+                upstream.away = None;
                 self.session.connected(route);
                 if let Some(outage) = self.shared.outages.ended(route) {
                     tracing::info!(path = %path.display(), ?outage, "the {} is back", route.name());
@@ -212,27 +220,18 @@ impl Pump {
                     let path = path.display();
                     tracing::info!(%path, %error, "the {} is away, calls wait for it", route.name());
                 }
-                upstream.away = unreachable(route, path, &error);
-                upstream.retry_at = Instant::now() + upstream.retry_after;
-                upstream.retry_after = (upstream.retry_after * 2).min(Duration::from_secs(1));
+                upstream.away = Some(unreachable(route, path, &error));
+                upstream.retry_at = Instant::now() + RETRY;
             }
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PumpEvent> {
-        loop {
-            let mut moved = false;
-            let mut routes = self.routes.iter();
-            let room = routes.all(|route| self.session.upstream_out(*route).len() < BACKLOG);
-            if room && let Poll::Ready(read) = read(&mut self.client, &mut self.from_client, cx) {
-                if !matches!(read, Ok(1..)) {
-                    return Poll::Ready(PumpEvent::ClientGone);
-                }
-                moved = true;
-                if let Err(error) = self.session.take_from_client(&mut self.from_client) {
-                    return Poll::Ready(PumpEvent::Broken(error));
-                }
-            }
+        for _ in 0..TURN {
+            let mut moved = match self.poll_client(cx) {
+                Ok(moved) => moved,
+                Err(event) => return Poll::Ready(event),
+            };
             for route in self.routes {
                 match self.poll_upstream(*route, cx) {
                     Ok(upstream_moved) => moved |= upstream_moved,
@@ -252,6 +251,33 @@ impl Pump {
                 return Poll::Pending;
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes in what the client has sent, as far as the session does; whether anything was taken in.
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Result<bool, PumpEvent> {
+        // What the session has left there before comes first.
+        let left = self.from_client.len();
+        if left > 0 {
+            self.take_from_client()?;
+        }
+        let mut moved = self.from_client.len() < left;
+        if self.session.takes_from_client()
+            && let Poll::Ready(read) = read(&mut self.client, &mut self.from_client, cx)
+        {
+            if !matches!(read, Ok(1..)) {
+                return Err(PumpEvent::ClientGone);
+            }
+            moved = true;
+            self.take_from_client()?;
+        }
+        Ok(moved)
+    }
+
+    fn take_from_client(&mut self) -> Result<(), PumpEvent> {
+        let taken = self.session.take_from_client(&mut self.from_client);
+        taken.map_err(PumpEvent::Broken)
     }
 
     /// Writes to and reads from one connection to the runtime; whether anything moved, or why it is lost.
@@ -260,16 +286,24 @@ impl Pump {
         let Some(stream) = stream else {
             return Ok(false);
         };
+        let session = &mut self.session;
         let path = self.shared.upstreams.path(route).unwrap_or(Path::new(""));
         let broke =
             |why: &dyn fmt::Display| format!("connection to {} broke: {why}", path.display());
         let mut moved = false;
         // What it said before it closed the connection counts: a write that fails is reported after the read.
-        let written = write(stream, self.session.upstream_out(route), cx);
-        if let Poll::Ready(Ok(wrote)) = &written {
-            moved |= wrote;
+        let written = write(stream, session.upstream_out(route), cx);
+        if let Poll::Ready(Ok(true)) = written {
+            moved = true;
+            session.upstream_read(route);
         }
-        if self.session.client_out().len() < BACKLOG
+        let left = input.len();
+        if left > 0 {
+            let taken = session.take_from_upstream(route, input);
+            taken.map_err(|error| broke(&error))?;
+            moved |= input.len() < left;
+        }
+        if session.takes_from_upstream(route)
             && let Poll::Ready(read) = read(stream, input, cx)
         {
             match read {
@@ -277,7 +311,7 @@ impl Pump {
                 Err(error) => return Err(broke(&error)),
                 Ok(_) => moved = true,
             }
-            let taken = self.session.take_from_upstream(route, input);
+            let taken = session.take_from_upstream(route, input);
             taken.map_err(|error| broke(&error))?;
         }
         match written {
@@ -399,7 +433,7 @@ fn write(
             }
         }
     }
-    if wrote && from.capacity() > BACKLOG {
+    if wrote && from.capacity() > BUFFER {
         *from = BytesMut::new();
     }
     Poll::Ready(Ok(wrote))

@@ -1,13 +1,10 @@
 //! Accepts clients and gives each its own connections to the runtime.
 
 use crate::cri::{
-    intercept::Interceptor, observe::Observer, options::ServerOptions, outage::Outages, pump::Pump,
+    intercept::Interceptor, observe::Observer, options::ServerOptions, pump::Pump,
     route::Upstreams, session::Session, shared::ConnectionContext,
 };
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::net::UnixListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -28,17 +25,10 @@ impl Relay {
         interceptor: Option<Arc<dyn Interceptor>>,
         observers: Vec<Arc<dyn Observer>>,
     ) -> Self {
-        let seq = AtomicU64::new(1);
+        let shared = ConnectionContext::new(upstreams, options, interceptor, observers);
         Self {
             listener,
-            shared: Arc::new(ConnectionContext {
-                upstreams,
-                options,
-                interceptor,
-                observers,
-                seq,
-                outages: Outages::default(),
-            }),
+            shared: Arc::new(shared),
         }
     }
 

@@ -21,6 +21,7 @@
 
 mod client;
 mod error;
+mod excess;
 mod flow;
 mod headers;
 mod hooks;
@@ -29,18 +30,22 @@ mod output;
 mod pings;
 mod settings;
 mod streams;
+mod unsent;
 mod upstream;
 
 use crate::cri::{
     frame::{self, Head},
+    held::{HeldBudget, HeldUse},
     hpack::Header,
     intercept::{CallOutcome, Status},
+    options::{Limit, ServerOptions},
     route::Route,
     shared::ConnectionContext,
     status,
 };
 use bytes::{Bytes, BytesMut};
 pub(super) use error::ConnectionError;
+use excess::Excess;
 use flow::FlowControl;
 use headers::{HeaderBlocks, without_table};
 pub(super) use intercepted::PendingHook;
@@ -64,25 +69,40 @@ pub(super) struct Session {
     pings: Pings,
     flow: FlowControl,
     streams: Streams,
-    /// Streams of intercepted calls whose request is being sent.
-    sending: Vec<u32>,
+    /// Octets that are held for this client: requests, and unfinished messages for observers and hooks.
+    requests: Arc<HeldBudget>,
+    copies: Arc<HeldBudget>,
+    /// Hooks before calls that have not answered yet, also of calls that are over.
+    deciding: usize,
+    /// Nothing is taken in from the client until it reads.
+    client_stalled: bool,
+    client_idle_frames: Excess,
+    upstream_idle_frames: [Excess; 2],
+    resets: Excess,
     compressed_logged: bool,
 }
 
 impl Session {
     pub(super) fn new(shared: Arc<ConnectionContext>) -> Self {
-        let max_list = shared.options.max_header_list_bytes;
+        let options = &shared.options;
+        let headers = || HeaderBlocks::new(options);
         let mut out = FrameOutput::default();
         Self {
             hooks: Vec::new(),
             preface_seen: false,
-            client_headers: HeaderBlocks::new(max_list),
-            upstream_headers: [HeaderBlocks::new(max_list), HeaderBlocks::new(max_list)],
-            settings: SettingsExchange::new(&mut out),
+            client_headers: headers(),
+            upstream_headers: [headers(), headers()],
+            settings: SettingsExchange::new(options, &mut out),
             pings: Pings::default(),
-            flow: FlowControl::new(shared.upstreams.routes()),
+            flow: FlowControl::new(shared.upstreams.routes(), options.max_unread_bytes),
             streams: Streams::default(),
-            sending: Vec::new(),
+            requests: HeldBudget::new(&shared, HeldUse::Requests),
+            copies: HeldBudget::new(&shared, HeldUse::Copies),
+            deciding: 0,
+            client_stalled: false,
+            client_idle_frames: Excess::default(),
+            upstream_idle_frames: Default::default(),
+            resets: Excess::default(),
             compressed_logged: false,
             out,
             shared,
@@ -101,7 +121,35 @@ impl Session {
 
     /// Whether a call waits for a connection to the socket of `route`.
     pub(super) fn awaits_connect(&self, route: Route) -> bool {
-        self.out.awaits_connect(route)
+        self.flow.awaits_connect(route, &self.out)
+    }
+
+    /// Whether frames of the client are taken in: not while they add to what is not read.
+    pub(super) fn takes_from_client(&mut self) -> bool {
+        let options = &self.shared.options;
+        let mut routes = self.shared.upstreams.routes().iter();
+        if self.out.client.len() >= options.max_unread_answer_bytes {
+            if !std::mem::replace(&mut self.client_stalled, true) {
+                self.shared.limit_reached(Limit::UnreadAnswers);
+            }
+            return false;
+        }
+        self.client_stalled = false;
+        routes.all(|route| self.out.unread(*route) < options.max_unread_bytes)
+    }
+
+    /// Whether frames of the socket of `route` are taken in.
+    pub(super) fn takes_from_upstream(&self, route: Route) -> bool {
+        let options = &self.shared.options;
+        let unread = self.out.client.len() + self.flow.unsent_to_client();
+        unread < options.max_unread_bytes
+            && self.out.unread(route) < options.max_unread_answer_bytes
+    }
+
+    /// The socket of `route` has read something: more may be sent.
+    pub(super) fn upstream_read(&mut self, route: Route) {
+        self.flow
+            .resume_upstream(route, &mut self.streams, &mut self.out);
     }
 
     /// No call is open and the client was told to go: the connection can be closed.
@@ -112,14 +160,22 @@ impl Session {
     /// Octets of frames that wait here, for whatever reason.
     #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn octets_kept(&self) -> usize {
-        self.out.octets() + self.flow.octets()
+        self.out.octets()
+            + self.flow.unsent_to_client()
+            + self.requests.octets()
+            + self.copies.octets()
     }
 
     /// Fails calls of `route` whose own deadline, or the limit for those without one, is near while the
     /// runtime is away for the reason `why`.
     pub(super) fn expire(&mut self, route: Route, now: Instant, why: &str) {
         for id in self.streams.due(route, now, &self.shared.options) {
-            self.fail(id, unavailable(why));
+            let deadline = self.streams.get(id).and_then(|stream| stream.deadline);
+            let mut status = unavailable(why);
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                status.code = status::DEADLINE_EXCEEDED;
+            }
+            self.fail(id, status);
         }
     }
 
@@ -188,8 +244,48 @@ impl Session {
 
     /// Drops what of a call that is over has not left for the runtime yet.
     fn drop_request(&mut self, id: u32, stream: &Stream) {
-        self.sending.retain(|sending| *sending != id);
         self.flow.drop_request(id, stream, &mut self.out);
+    }
+
+    /// Ends a call on which the client makes a mistake (RFC 9113, 5.4.2).
+    fn stream_error(&mut self, id: u32, code: u32) {
+        frame::put_reset(&mut self.out.client, id, code);
+        self.flow.drop_reply(id, &mut self.out);
+        if let Some(stream) = self.streams.remove(id) {
+            self.drop_request(id, &stream);
+            self.out.upstream(stream.route).reset(id, code);
+            self.abandon(stream, "the client broke the protocol");
+        }
+    }
+
+    /// Counts a frame of `peer` that serves no call.
+    fn idle_frame(&mut self, peer: Option<Route>) -> Result<(), ConnectionError> {
+        let ServerOptions {
+            max_idle_frames,
+            frame_period,
+            ..
+        } = self.shared.options;
+        let (excess, text) = match peer {
+            None => (
+                &mut self.client_idle_frames,
+                "too many frames that serve no call",
+            ),
+            Some(route) => (
+                &mut self.upstream_idle_frames[route.index()],
+                "the runtime sends too many frames that serve no call",
+            ),
+        };
+        if excess.add(max_idle_frames, frame_period) {
+            return Err(ConnectionError::too_many(Limit::IdleFrames, text));
+        }
+        Ok(())
+    }
+
+    /// Counts a frame that serves a call on the socket of `route`: each side may answer it with others.
+    fn useful_frame(&mut self, route: Route) {
+        const ANSWERS: u32 = 4;
+        self.client_idle_frames.relieve(ANSWERS);
+        self.upstream_idle_frames[route.index()].relieve(ANSWERS);
     }
 
     /// Tells observers and hooks of the end of a call; `seen`: the runtime may know of it.
@@ -197,8 +293,9 @@ impl Session {
         if let Some(tap) = stream.tap.take() {
             tap.end(Some(status.clone()));
         }
+        let sent = stream.request_sent();
         if let Some(intercepted) = stream.intercepted.take() {
-            let outcome = if seen && intercepted.was_sent() {
+            let outcome = if seen && sent {
                 CallOutcome::Unknown(status.message)
             } else {
                 CallOutcome::Failed(status)
@@ -242,7 +339,8 @@ impl Session {
             // What the client may still send is of no use to anyone.
             self.out.upstream(stream.route).reset(id, frame::NO_ERROR);
         }
-        if stream.intercepted.is_some() || stream.awaiting_frames > 0 {
+        self.resets.relieve(1);
+        if stream.intercepted.is_some() || !stream.unsent.is_empty() {
             self.drop_request(id, &stream);
         }
         let failed = status::of(trailers);
@@ -255,6 +353,13 @@ impl Session {
         if let Some(tap) = stream.tap.take() {
             tap.end(failed);
         }
+    }
+}
+
+fn exhausted(message: String) -> Status {
+    Status {
+        code: status::RESOURCE_EXHAUSTED,
+        message,
     }
 }
 
@@ -281,6 +386,14 @@ fn next_frame(input: &mut BytesMut, max: usize) -> Result<Option<(Head, Bytes)>,
         head,
         input.split_to(frame::HEAD + head.len).freeze(),
     )))
+}
+
+/// A frame that is wrong whatever its stream is.
+fn check_frame(head: Head) -> Result<(), ConnectionError> {
+    match frame::mistake(head) {
+        Some((code, text)) => Err(ConnectionError::new(code, text)),
+        None => Ok(()),
+    }
 }
 
 /// The number that RST_STREAM and WINDOW_UPDATE consist of.

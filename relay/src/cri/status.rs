@@ -40,11 +40,15 @@ pub(super) fn of(trailers: &[Header]) -> Option<Status> {
     })
 }
 
-/// The duration in a `grpc-timeout` field.
+/// The duration in a `grpc-timeout` field; none is left of a negative one, which Go's gRPC reads too.
 pub(super) fn timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     if digits.len() > 8 {
         return None;
+    }
+    if let Some(digits) = digits.strip_prefix(b"-") {
+        let negative = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        return (negative && b"HMSmun".contains(unit)).then_some(Duration::ZERO);
     }
     let n: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
     Some(match unit {
@@ -109,6 +113,10 @@ mod tests {
             timeout(b"99999999H"),
             Some(Duration::from_secs(99_999_999 * 3600))
         );
+        assert_eq!(timeout(b"0n"), Some(Duration::ZERO));
+        assert_eq!(timeout(b"-1S"), Some(Duration::ZERO));
+        assert_eq!(timeout(b"-S"), None);
+        assert_eq!(timeout(b"-1x"), None);
         assert_eq!(timeout(b"S"), None);
         assert_eq!(timeout(b""), None);
         assert_eq!(timeout(b"999999999S"), None);

@@ -1,6 +1,7 @@
 //! What observers get of one call: message bodies put together from DATA frames, and its end.
 
 use crate::cri::{
+    held::{HeldBody, HeldBudget},
     intercept::{Call, Status},
     observe::{Event, Interest, Kind, Observer},
     schema::Side,
@@ -28,6 +29,7 @@ impl ObserverTap {
         call: &Arc<Call>,
         kind: Kind,
         max_body: usize,
+        copies: &Arc<HeldBudget>,
     ) -> Option<Box<Self>> {
         let observers: Vec<_> = observers
             .iter()
@@ -46,8 +48,8 @@ impl ObserverTap {
             call: Arc::clone(call),
             kind,
             max_body,
-            request: bodies.then(|| Deframer::new(max_body)),
-            reply: bodies.then(|| Deframer::new(max_body)),
+            request: bodies.then(|| Deframer::new(max_body, copies)),
+            reply: bodies.then(|| Deframer::new(max_body, copies)),
             sent: None,
             answered: None,
         }))
@@ -146,7 +148,9 @@ pub(super) enum GrpcMessage {
 #[derive(Debug)]
 pub(super) struct Deframer {
     head: BytesMut,
-    body: BytesMut,
+    body: HeldBody,
+    /// There was no room for the current body.
+    cut: bool,
     /// Octets of the current body still to come.
     left: usize,
     max_body: usize,
@@ -155,11 +159,12 @@ pub(super) struct Deframer {
 const PREFIX: usize = 5;
 
 impl Deframer {
-    /// Nothing is kept of bodies longer than `max_body` octets.
-    pub(super) fn new(max_body: usize) -> Self {
+    /// Nothing is kept of bodies longer than `max_body` octets, or for which `copies` has no room.
+    pub(super) fn new(max_body: usize, copies: &Arc<HeldBudget>) -> Self {
         Self {
             head: BytesMut::new(),
-            body: BytesMut::new(),
+            body: HeldBody::new(copies),
+            cut: false,
             left: 0,
             max_body,
         }
@@ -190,17 +195,20 @@ impl Deframer {
             }
             let whole = length(&self.head);
             let n = data.len().min(self.left);
-            if whole <= self.max_body {
-                self.body.extend_from_slice(&data[..n]);
+            if whole > self.max_body {
+                self.cut = true;
+            } else if !self.cut && self.body.extend(&data[..n]).is_err() {
+                self.cut = true;
+                self.body.take();
             }
             data.advance(n);
             self.left -= n;
             if self.left == 0 {
                 self.head.clear();
-                out(if whole <= self.max_body {
-                    GrpcMessage::Whole(self.body.split().freeze())
-                } else {
+                out(if std::mem::take(&mut self.cut) {
                     GrpcMessage::TooLong(whole)
+                } else {
+                    GrpcMessage::Whole(self.body.take())
                 });
             }
         }
@@ -234,7 +242,35 @@ pub(super) fn as_message(body: &[u8]) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cri::{held::HeldUse, options::ServerOptions, shared::ConnectionContext};
     use proptest::prelude::*;
+
+    fn copies() -> Arc<HeldBudget> {
+        let options = ServerOptions {
+            max_kept_bytes: 1000,
+            ..ServerOptions::default()
+        };
+        let shared = Arc::new(ConnectionContext::for_tests(options));
+        HeldBudget::new(&shared, HeldUse::Copies)
+    }
+
+    #[test]
+    fn a_body_without_room_is_told_by_its_length_and_gives_its_room_back() {
+        let copies = copies();
+        let (mut deframer, mut out) = (Deframer::new(1 << 20, &copies), Vec::new());
+        let wire = [
+            as_message(&[b'a'; 1001]).unwrap(),
+            as_message(b"xyz").unwrap(),
+        ];
+        for part in wire.concat().chunks(100) {
+            deframer.push(part, |message| out.push(message));
+        }
+        assert_eq!(
+            out,
+            [GrpcMessage::TooLong(1001), GrpcMessage::Whole("xyz".into())]
+        );
+        assert_eq!(copies.octets(), 0);
+    }
 
     proptest! {
         #[test]
@@ -246,7 +282,7 @@ mod tests {
             for body in &bodies {
                 wire.extend_from_slice(&as_message(body).unwrap());
             }
-            let (mut deframer, mut out) = (Deframer::new(1 << 20), Vec::new());
+            let (mut deframer, mut out) = (Deframer::new(1 << 20, &copies()), Vec::new());
             for part in wire.chunks(cut) {
                 deframer.push(part, |message| out.push(message));
             }
@@ -258,7 +294,7 @@ mod tests {
     #[test]
     fn a_body_above_the_limit_is_told_by_its_length_and_the_next_one_is_whole() {
         for cut in [1, 2, 100] {
-            let (mut deframer, mut out) = (Deframer::new(3), Vec::new());
+            let (mut deframer, mut out) = (Deframer::new(3, &copies()), Vec::new());
             let wire = [as_message(b"abcdef").unwrap(), as_message(b"xyz").unwrap()].concat();
             for part in wire.chunks(cut) {
                 deframer.push(part, |message| out.push(message));

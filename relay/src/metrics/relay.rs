@@ -1,6 +1,7 @@
 //! The relay's own metrics: calls, failures, and where their time went.
 
 use crate::cri::{
+    Limit,
     intercept::Call,
     observe::{Event, Interest, Kind, Observer},
 };
@@ -78,10 +79,17 @@ struct PhaseLabels {
     phase: &'static str,
 }
 
-/// Counts calls and their latency by phase: `own` (in the relay) and `runtime` (waiting for it).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: &'static str,
+}
+
+/// Counts calls and their latency by phase: `own` (in the relay) and `runtime` (waiting for it); and bounds that
+/// clients or the runtime have met.
 #[derive(Clone, Debug)]
 pub struct RelayMetrics {
     calls: Family<CallLabels, Counter>,
+    limits: Family<LimitLabels, Counter>,
     latency: Family<PhaseLabels, Histogram>,
 }
 
@@ -102,7 +110,17 @@ impl RelayMetrics {
             "Time calls took, by method and phase: own (in the relay) or runtime (waiting for it)",
             Family::clone(&latency),
         );
-        Self { calls, latency }
+        let limits = Family::default();
+        registry.register(
+            "relay_limit_reached",
+            "How often a client or the runtime has met a bound of the relay, by bound",
+            Family::clone(&limits),
+        );
+        Self {
+            calls,
+            limits,
+            latency,
+        }
     }
 
     fn ended(&self, call: &Call, kind: Kind, code: u32, total: Duration, runtime: Duration) {
@@ -149,6 +167,11 @@ impl Observer for RelayMetrics {
                 runtime,
             );
         }
+    }
+
+    fn limit_reached(&self, limit: Limit) {
+        let limit = limit.as_str();
+        self.limits.get_or_create(&LimitLabels { limit }).inc();
     }
 }
 
@@ -197,8 +220,10 @@ mod tests {
                 message: String::new(),
             })),
         );
+        relay.limit_reached(Limit::Streams);
         let page = metrics.page().unwrap();
         for line in [
+            "cri_resmgr_relay_limit_reached_total{limit=\"streams\"} 1",
             "cri_resmgr_relay_calls_total{method=\"Version\",kind=\"passthrough\",code=\"0\"} 1",
             "cri_resmgr_relay_calls_total{method=\"other\",kind=\"passthrough\",code=\"0\"} 1",
             "cri_resmgr_relay_calls_total{method=\"CreateContainer\",kind=\"intercepted\",code=\"8\"} 1",

@@ -2,8 +2,9 @@
 //!
 //! With one socket behind the client, every WINDOW_UPDATE is passed on for what it is worth. Windows of
 //! two sockets, or of a new connection to a restarted runtime, do not match what the client was granted:
-//! the difference waits in `awaiting_window` and is kept from later grants. What waits is bounded by what
-//! one side was granted by the other.
+//! the difference waits, of a request in its stream's [`Unsent`](super::unsent::Unsent), of a reply in
+//! `awaiting_window`, and is kept from later grants. What waits is bounded by what one side was granted by the
+//! other, and requests by the client's [`HeldBudget`].
 
 mod windows;
 
@@ -12,11 +13,15 @@ use super::{
     output::FrameOutput,
     streams::{Stream, Streams},
 };
-use crate::cri::{frame, route::Route};
+use crate::cri::{
+    frame,
+    held::{HeldBudget, NoRoom},
+    route::Route,
+};
 use bytes::Bytes;
-use std::collections::HashSet;
+use std::sync::Arc;
 pub(super) use windows::signed;
-use windows::{Windows, data_len, unsigned};
+use windows::{KEPT, Windows, data_len, unsigned};
 
 /// The windows of the client's connection and of those to the sockets.
 #[derive(Debug)]
@@ -25,14 +30,17 @@ pub(super) struct FlowControl {
     routes: &'static [Route],
     client: Windows,
     upstreams: [Windows; 2],
+    /// Octets that may wait for a socket to read them.
+    max_unread: usize,
 }
 
 impl FlowControl {
-    pub(super) fn new(routes: &'static [Route]) -> Self {
+    pub(super) fn new(routes: &'static [Route], max_unread: usize) -> Self {
         Self {
             routes,
             client: Windows::NEW,
             upstreams: [Windows::NEW; 2],
+            max_unread,
         }
     }
 
@@ -40,6 +48,11 @@ impl FlowControl {
     pub(super) fn upstream_lost(&mut self, route: Route, out: &mut FrameOutput) {
         self.upstreams[route.index()] = Windows::NEW;
         self.grant_client(out);
+    }
+
+    /// The socket of `route` takes frames of so many octets.
+    pub(super) fn set_max_frame(&mut self, route: Route, octets: usize) {
+        self.upstreams[route.index()].max_frame = octets;
     }
 
     /// Counts DATA of the client, padding included.
@@ -58,17 +71,24 @@ impl FlowControl {
     }
 
     /// The client takes more on the whole connection.
-    pub(super) fn window_update_from_client(&mut self, octets: u32, out: &mut FrameOutput) {
-        let window = &mut self.client.send_window;
-        *window = window.saturating_add(i64::from(octets));
+    pub(super) fn window_update_from_client(
+        &mut self,
+        octets: u32,
+        out: &mut FrameOutput,
+    ) -> Result<(), ConnectionError> {
+        self.client.grow(octets)?;
         self.resume_client(out);
         self.grant_upstreams(out);
+        Ok(())
     }
 
     /// The socket of `route` takes more on the whole connection.
-    pub(super) fn window_update_from_upstream(&mut self, route: Route, octets: u32) {
-        let window = &mut self.upstreams[route.index()].send_window;
-        *window = window.saturating_add(i64::from(octets));
+    pub(super) fn window_update_from_upstream(
+        &mut self,
+        route: Route,
+        octets: u32,
+    ) -> Result<(), ConnectionError> {
+        self.upstreams[route.index()].grow(octets)
     }
 
     /// Grants the client what the sockets take on the whole connection.
@@ -96,79 +116,127 @@ impl FlowControl {
         }
     }
 
-    /// Sends a frame of a stream to its socket, or keeps it until the windows allow it.
+    /// Sends DATA of a stream to its socket, or has it wait there until the connection and the windows allow it;
+    /// `content` is `frame`'s payload without padding.
     pub(super) fn send_to_upstream(
         &mut self,
         id: u32,
         stream: &mut Stream,
         frame: &Bytes,
+        content: &[u8],
+        budget: &Arc<HeldBudget>,
         out: &mut FrameOutput,
-    ) {
+    ) -> Result<(), NoRoom> {
         let upstream = &mut self.upstreams[stream.route.index()];
+        let socket = out.upstream(stream.route);
         let octets = data_len(frame);
         let fits = octets == 0 || (octets <= upstream.send_window && octets <= stream.send_window);
-        if fits && upstream.awaiting_window.is_empty() {
+        if fits && socket.connected && stream.unsent.is_empty() && upstream.waiting.is_empty() {
             stream.send_window -= octets;
             upstream.send_window -= octets;
-            out.upstream(stream.route).forward(id, frame);
-        } else {
-            self.keep_for_upstream(id, stream, frame);
+            socket.octets.extend_from_slice(frame);
+            return Ok(());
         }
+        stream.unsent.push(content, stream.client_done, budget)?;
+        upstream.awaiting_octets += signed(content.len());
+        self.send_unsent(id, stream, out);
+        Ok(())
     }
 
-    /// Keeps frames of a stream behind what of it waits for a window of its socket.
-    pub(super) fn keep_for_upstream(&mut self, id: u32, stream: &mut Stream, frames: &Bytes) {
-        let octets = data_len(frames);
-        stream.awaiting_frames += 1;
-        stream.awaiting_octets += octets;
-        self.upstreams[stream.route.index()].keep(id, frames, octets);
-    }
-
-    /// Takes up to `most` octets off the windows of a stream and of its socket, for DATA that goes out now.
-    pub(super) fn take_send_window(&mut self, stream: &mut Stream, most: usize) -> usize {
+    /// Sends what waits of a request, as far as the connection and the windows allow it.
+    pub(super) fn send_unsent(&mut self, id: u32, stream: &mut Stream, out: &mut FrameOutput) {
         let upstream = &mut self.upstreams[stream.route.index()];
-        let octets = unsigned(stream.send_window.min(upstream.send_window)).min(most);
-        stream.send_window -= signed(octets);
-        upstream.send_window -= signed(octets);
-        octets
+        let socket = out.upstream(stream.route);
+        if !socket.connected {
+            upstream.waiting.insert(id);
+            return;
+        }
+        let unsent = &mut stream.unsent;
+        while unsent.has_data() {
+            let window = stream.send_window.min(upstream.send_window);
+            let most = unsigned(window).min(upstream.max_frame);
+            if (most == 0 && unsent.octets() > 0) || socket.octets.len() >= self.max_unread {
+                if stream.send_window <= 0 && unsent.octets() > 0 {
+                    // A WINDOW_UPDATE of the stream itself has its DATA sent on.
+                    upstream.waiting.remove(&id);
+                } else {
+                    upstream.waiting.insert(id);
+                }
+                return;
+            }
+            let (part, last) = unsent.take(most);
+            let octets = signed(part.len());
+            let flags = if last { frame::END_STREAM } else { 0 };
+            frame::put_head(&mut socket.octets, part.len(), frame::DATA, flags, id);
+            socket.octets.extend_from_slice(&part);
+            stream.send_window -= octets;
+            upstream.send_window -= octets;
+            if stream.intercepted.is_none() {
+                upstream.awaiting_octets -= octets;
+            }
+        }
+        socket
+            .octets
+            .extend_from_slice(&std::mem::take(&mut unsent.trailers));
+        upstream.waiting.remove(&id);
     }
 
-    /// Sends what has waited for the windows of a socket.
+    /// The connection to the socket of `route` is there: calls that wait for it are opened, in their order.
+    pub(super) fn open_calls(
+        &mut self,
+        route: Route,
+        streams: &mut Streams,
+        out: &mut FrameOutput,
+    ) {
+        let socket = &mut out.upstream(route).octets;
+        for id in &self.upstreams[route.index()].waiting {
+            let Some(stream) = streams.get_mut(*id) else {
+                continue;
+            };
+            socket.extend_from_slice(&std::mem::take(&mut stream.unsent.head));
+            let granted = std::mem::take(&mut stream.unsent.granted);
+            frame::put_window_update(socket, *id, unsigned(i64::from(granted)));
+        }
+        self.resume_upstream(route, streams, out);
+    }
+
+    /// The windows of all streams of `route` have changed: their DATA is tried again.
+    pub(super) fn retry_upstream(
+        &mut self,
+        route: Route,
+        streams: &mut Streams,
+        out: &mut FrameOutput,
+    ) {
+        let unsent = streams.select(|s| s.route == route && !s.unsent.is_empty());
+        self.upstreams[route.index()].waiting.extend(unsent);
+        self.resume_upstream(route, streams, out);
+    }
+
+    /// Sends what has waited for the window of a connection, or for its socket to read: the oldest call first.
     pub(super) fn resume_upstream(
         &mut self,
         route: Route,
         streams: &mut Streams,
         out: &mut FrameOutput,
     ) {
-        let upstream = &mut self.upstreams[route.index()];
-        if upstream.awaiting_window.is_empty() {
+        if !out.is_connected(route) {
             return;
         }
-        let mut waiting = std::mem::take(&mut upstream.awaiting_window);
-        let mut stuck = HashSet::new();
-        while let Some((id, frames)) = waiting.pop_front() {
-            let octets = data_len(&frames);
+        while let Some(id) = self.upstreams[route.index()].waiting.first().copied() {
             let Some(stream) = streams.get_mut(id) else {
-                upstream.awaiting_octets -= octets;
+                self.upstreams[route.index()].waiting.remove(&id);
                 continue;
             };
-            if octets > upstream.send_window {
-                upstream.awaiting_window.push_back((id, frames));
-                upstream.awaiting_window.append(&mut waiting);
+            self.send_unsent(id, stream, out);
+            if self.upstreams[route.index()].waiting.first() == Some(&id) {
                 break;
             }
-            if stuck.contains(&id) || octets > stream.send_window.max(0) {
-                stuck.insert(id);
-                upstream.awaiting_window.push_back((id, frames));
-                continue;
-            }
-            stream.send_window -= octets;
-            stream.awaiting_frames -= 1;
-            stream.awaiting_octets -= octets;
-            upstream.send_window -= octets;
-            upstream.awaiting_octets -= octets;
-            out.upstream(route).forward(id, &frames);
         }
+    }
+
+    /// Whether calls wait for a connection to the socket of `route`.
+    pub(super) fn awaits_connect(&self, route: Route, out: &FrameOutput) -> bool {
+        !out.is_connected(route) && !self.upstreams[route.index()].waiting.is_empty()
     }
 
     /// Sends frames of a stream to the client, or keeps them until its window allows it.
@@ -196,6 +264,7 @@ impl FlowControl {
             }
             self.client.send_window -= octets;
             self.client.awaiting_octets -= octets;
+            self.client.kept -= KEPT + frames.len();
             out.client.extend_from_slice(frames);
             self.client.awaiting_window.pop_front();
         }
@@ -204,15 +273,9 @@ impl FlowControl {
     /// Drops what of a stream that is over has not left for its socket yet.
     pub(super) fn drop_request(&mut self, id: u32, stream: &Stream, out: &mut FrameOutput) {
         let upstream = &mut self.upstreams[stream.route.index()];
-        let awaiting_connect = &mut out.upstream(stream.route).awaiting_connect;
-        awaiting_connect.retain(|(of, frames)| {
-            if *of == id {
-                upstream.send_window += data_len(frames);
-            }
-            *of != id
-        });
-        if stream.awaiting_frames > 0 {
-            upstream.drop_stream(id);
+        upstream.waiting.remove(&id);
+        if stream.intercepted.is_none() {
+            upstream.awaiting_octets -= signed(stream.unsent.octets());
         }
         self.grant_client(out);
     }
@@ -229,6 +292,7 @@ impl FlowControl {
     pub(super) fn drop_replies(&mut self) {
         self.client.awaiting_window.clear();
         self.client.awaiting_octets = 0;
+        self.client.kept = 0;
     }
 
     /// The windows of all connections.
@@ -247,12 +311,9 @@ impl FlowControl {
         format!("windows: client {client}; runtime {runtime}; image {image}")
     }
 
-    /// Octets of all frames that wait for a window.
-    #[cfg(any(test, feature = "fuzz"))]
-    pub(super) fn octets(&self) -> usize {
-        let connections = std::iter::once(&self.client).chain(&self.upstreams);
-        let frames = connections.flat_map(|connection| &connection.awaiting_window);
-        frames.map(|(_, frames)| frames.len()).sum()
+    /// Octets of the frames that wait for the client's window, and what it takes to keep them.
+    pub(super) fn unsent_to_client(&self) -> usize {
+        self.client.kept
     }
 }
 
@@ -268,7 +329,7 @@ impl Stream {
         if self.client_done || self.intercepted.is_some() {
             return;
         }
-        let grant = self.send_window - self.awaiting_octets - self.recv_window;
+        let grant = self.send_window - signed(self.unsent.octets()) - self.recv_window;
         if grant > 0 {
             frame::put_window_update(&mut out.client, id, unsigned(grant));
             self.recv_window += grant;

@@ -3,7 +3,8 @@
 use super::error::ConnectionError;
 use crate::cri::{
     frame::{self, Head},
-    hpack::{self, Decoder, Encoder, Header},
+    hpack::{self, Decoder, Encoder, Header, HpackError},
+    options::{Limit, ServerOptions},
 };
 use bytes::{Bytes, BytesMut};
 
@@ -14,8 +15,9 @@ pub(super) struct HeaderBlocks {
     encoder: Encoder,
     /// The block whose END_HEADERS has not come yet.
     partial: Option<Partial>,
-    /// The most octets of a block.
+    /// The most octets of a block, and the most CONTINUATION frames.
     max: usize,
+    max_continuations: usize,
 }
 
 #[derive(Debug)]
@@ -23,6 +25,7 @@ struct Partial {
     stream: u32,
     end_stream: bool,
     octets: BytesMut,
+    continuations: usize,
 }
 
 /// A header block that was received.
@@ -33,13 +36,25 @@ pub(super) struct Received {
     pub(super) list: Vec<Header>,
 }
 
+impl Received {
+    /// Octets of the list, counted as in RFC 9113, 6.5.2.
+    pub(super) fn octets(&self) -> usize {
+        let fields = self.list.iter();
+        fields
+            .map(|field| field.name.len() + field.value.len() + 32)
+            .sum()
+    }
+}
+
 impl HeaderBlocks {
-    pub(super) fn new(max: usize) -> Self {
+    pub(super) fn new(options: &ServerOptions) -> Self {
+        let max = options.max_header_list_bytes;
         Self {
             decoder: Decoder::new(max),
             encoder: Encoder::default(),
             partial: None,
             max,
+            max_continuations: options.max_continuations,
         }
     }
 
@@ -74,10 +89,13 @@ impl HeaderBlocks {
         let Some((stream, end_stream, block)) = self.collect(head, octets)? else {
             return Ok(None);
         };
-        let list = self
-            .decoder
-            .decode(&block)
-            .map_err(|error| ConnectionError::new(frame::COMPRESSION_ERROR, error.to_string()))?;
+        let list = self.decoder.decode(&block).map_err(|error| {
+            let fault = ConnectionError::new(frame::COMPRESSION_ERROR, error.to_string());
+            match error {
+                HpackError::TooLarge(_) => fault.met(Limit::HeaderList),
+                _ => fault,
+            }
+        })?;
         Ok(Some(Received {
             stream,
             end_stream,
@@ -103,6 +121,7 @@ impl HeaderBlocks {
                 stream: head.stream,
                 end_stream,
                 octets: BytesMut::from(&part[..]),
+                continuations: 0,
             });
             return Ok(None);
         }
@@ -111,7 +130,13 @@ impl HeaderBlocks {
             .as_mut()
             .ok_or_else(|| protocol_error("CONTINUATION without HEADERS"))?;
         if partial.octets.len() + payload.len() > self.max {
-            return Err(protocol_error("header block is too large"));
+            let error = protocol_error("header block is too large");
+            return Err(error.met(Limit::HeaderList));
+        }
+        partial.continuations += 1;
+        if partial.continuations > self.max_continuations {
+            let text = "too many CONTINUATION frames";
+            return Err(ConnectionError::too_many(Limit::Continuations, text));
         }
         partial.octets.extend_from_slice(&payload);
         if !head.has(frame::END_HEADERS) {

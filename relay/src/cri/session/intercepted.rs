@@ -1,16 +1,17 @@
 //! Intercepted calls: the request waits for its hook, the end of the reply for the other.
 //!
 //! ```text
-//! Collecting ─ last DATA ─▶ Deciding ─ decided ─▶ Sending ─ all sent ─▶ Sent ─ trailers ─▶ Committing
+//! Collecting ─ last DATA ─▶ Deciding ─ decided ─▶ Sending ─ trailers ─▶ Committing
 //! ```
 
 use crate::cri::{
+    held::{HeldBody, HeldBudget},
     hpack::Header,
     intercept::{After, Call, CallOutcome},
     status,
     tap::only_message,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::{fmt, sync::Arc};
 
 /// A hook to be run; its answer comes back by stream id.
@@ -31,11 +32,11 @@ impl fmt::Debug for PendingHook {
 
 #[derive(Debug)]
 pub(super) enum InterceptPhase {
-    Collecting(BytesMut),
+    Collecting(HeldBody),
     /// The data as received.
     Deciding(Bytes),
-    Sending(Bytes),
-    Sent,
+    /// The request goes out, as far as the stream's [`Unsent`](super::unsent::Unsent) does not have it.
+    Sending,
     /// The trailers wait for the hook.
     Committing(Vec<Header>),
 }
@@ -45,7 +46,7 @@ pub(super) struct InterceptedCall {
     pub(super) call: Arc<Call>,
     pub(super) phase: InterceptPhase,
     pub(super) after: Option<Box<dyn After>>,
-    reply: BytesMut,
+    reply: HeldBody,
     reply_cut: bool,
 }
 
@@ -58,38 +59,39 @@ impl fmt::Debug for InterceptedCall {
 }
 
 impl InterceptedCall {
-    pub(super) fn new(call: Arc<Call>) -> Self {
+    pub(super) fn new(
+        call: Arc<Call>,
+        requests: &Arc<HeldBudget>,
+        copies: &Arc<HeldBudget>,
+    ) -> Self {
         Self {
             call,
-            phase: InterceptPhase::Collecting(BytesMut::new()),
+            phase: InterceptPhase::Collecting(HeldBody::new(requests)),
             after: None,
-            reply: BytesMut::new(),
+            reply: HeldBody::new(copies),
             reply_cut: false,
         }
     }
 
-    /// Whether the runtime may have the whole request.
-    pub(super) fn was_sent(&self) -> bool {
+    /// Whether the request was let go.
+    pub(super) fn was_let_go(&self) -> bool {
         matches!(
             self.phase,
-            InterceptPhase::Sent | InterceptPhase::Committing(_)
+            InterceptPhase::Sending | InterceptPhase::Committing(_)
         )
     }
 
     /// Keeps DATA of the reply for the hook, up to `max` octets.
     pub(super) fn collect_reply(&mut self, data: &[u8], max: usize) {
-        if self.after.is_none() || self.reply.len() + data.len() > max {
+        let keeps = self.after.is_some() && !self.reply_cut && self.reply.len() + data.len() <= max;
+        if !keeps || self.reply.extend(data).is_err() {
             self.reply_cut = true;
-        } else {
-            self.reply.extend_from_slice(data);
+            self.reply.take();
         }
     }
 
     /// The runtime has answered: the hook that is to hear of it, and what it hears. The trailers wait for it.
     pub(super) fn commit(&mut self, trailers: &[Header]) -> Option<(Box<dyn After>, CallOutcome)> {
-        if !self.was_sent() {
-            return None;
-        }
         let after = self.after.take()?;
         let outcome = self.outcome(trailers);
         self.phase = InterceptPhase::Committing(trailers.to_vec());
@@ -100,7 +102,7 @@ impl InterceptedCall {
         if let Some(status) = status::of(trailers) {
             return CallOutcome::Failed(status);
         }
-        let data = std::mem::take(&mut self.reply).freeze();
+        let data = self.reply.take();
         match only_message(&data) {
             Some(body) if !self.reply_cut => CallOutcome::Reply(body),
             _ => {

@@ -5,7 +5,7 @@
 //! SETTINGS ack                                       PING ack 7           RST_STREAM stream=1 CANCEL
 //! HEADERS stream=1 end_stream :path=/a.b/C           DATA stream=1 octets=10
 //! HEADERS stream=1 frames=2 :path=/a.b/C             DATA stream=1 end_stream message=hello
-//! GOAWAY last=5 NO_ERROR text to the end             KIND 12 stream=1, of no payload
+//! GOAWAY last=5 NO_ERROR text to the end             KIND 12 stream=1 flags=1 octets=4 of=255
 //! PREFACE                                            OCTETS that are no frame
 //! ```
 //!
@@ -28,10 +28,11 @@ const SETTINGS: [(&str, u16); 6] = [
     ("max_frame", 5),
     ("max_header_list", 6),
 ];
-const CODES: [(&str, u32); 8] = [
+const CODES: [(&str, u32); 9] = [
     ("NO_ERROR", frame::NO_ERROR),
     ("PROTOCOL_ERROR", frame::PROTOCOL_ERROR),
     ("FLOW_CONTROL_ERROR", frame::FLOW_CONTROL_ERROR),
+    ("STREAM_CLOSED", frame::STREAM_CLOSED),
     ("FRAME_SIZE_ERROR", frame::FRAME_SIZE_ERROR),
     ("REFUSED_STREAM", frame::REFUSED_STREAM),
     ("CANCEL", frame::CANCEL),
@@ -177,7 +178,12 @@ pub(super) fn read(line: &str) -> BytesMut {
                 out[4] &= !frame::END_HEADERS;
             }
         }
-        "KIND" => frame::put_head(&mut out, 0, words[0].parse().unwrap(), 0, stream),
+        "KIND" => {
+            let octets = value(words, "octets").unwrap_or(0);
+            let flags = value(words, "flags").unwrap_or(0);
+            frame::put_head(&mut out, octets, words[0].parse().unwrap(), flags, stream);
+            out.resize(frame::HEAD + octets, value(words, "of").unwrap_or(0));
+        }
         kind => panic!("{kind} is no frame"),
     }
     out

@@ -9,10 +9,11 @@ mod parameters;
 use super::{error::ConnectionError, output::FrameOutput};
 use crate::cri::{
     frame::{self, Head},
+    options::{Limit, ServerOptions},
     route::Route,
 };
 use bytes::BytesMut;
-use parameters::{Settings, max_frame};
+use parameters::{Settings, check};
 use std::collections::VecDeque;
 
 /// SETTINGS frames that may wait for their acknowledgement.
@@ -39,6 +40,8 @@ pub(super) struct SettingsExchange {
     received: u64,
     acknowledged: u64,
     upstreams: [UpstreamSettings; 2],
+    /// The relay's own bounds.
+    own: Settings,
     /// What the client was told.
     announced: Settings,
     /// Sockets that learn of the client's acknowledgements to come, in order.
@@ -64,15 +67,18 @@ impl UpstreamSettings {
 
 impl SettingsExchange {
     /// Writes the SETTINGS frame that a server's connection begins with.
-    pub(super) fn new(out: &mut FrameOutput) -> Self {
-        frame::put_head(&mut out.client, 0, frame::SETTINGS, 0, 0);
+    pub(super) fn new(options: &ServerOptions, out: &mut FrameOutput) -> Self {
+        let own = Settings::of_relay(options);
+        let announced = Settings::DEFAULT.least(own);
+        frame::put_settings(&mut out.client, announced.changes(Settings::DEFAULT));
         Self {
+            own,
             client: Vec::new(),
             client_max_frame: frame::DEFAULT_MAX_FRAME,
             received: 0,
             acknowledged: 0,
             upstreams: [UpstreamSettings::NEW; 2],
-            announced: Settings::DEFAULT,
+            announced,
             announcements: VecDeque::from([None]),
         }
     }
@@ -140,8 +146,9 @@ impl SettingsExchange {
             return Ok(());
         }
         for (key, value) in frame::settings(payload) {
+            check(key, value)?;
             if key == frame::MAX_FRAME_SIZE {
-                self.client_max_frame = max_frame(value)?;
+                self.client_max_frame = value;
             }
             match self.client.iter().position(|(known, _)| *known == key) {
                 Some(at) => self.client[at].1 = value,
@@ -186,7 +193,7 @@ impl SettingsExchange {
         let send = window_change(before, upstream.settings);
         let received = self.upstreams.iter().filter(|upstream| upstream.received);
         let common = received.map(|upstream| upstream.settings);
-        let common = common.reduce(Settings::least).unwrap_or(Settings::DEFAULT);
+        let common = common.fold(self.own, Settings::least);
         let recv = window_change(self.announced, common);
         if common == self.announced {
             put_acknowledgement(&mut out.upstream(route).octets);
@@ -222,10 +229,10 @@ fn put_acknowledgement(out: &mut BytesMut) {
     frame::put_head(out, 0, frame::SETTINGS, frame::ACK, 0);
 }
 
-fn to_usize(value: u32) -> usize {
+pub(super) fn to_usize(value: u32) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
 fn too_many() -> ConnectionError {
-    ConnectionError::new(frame::ENHANCE_YOUR_CALM, "too many SETTINGS")
+    ConnectionError::too_many(Limit::IdleFrames, "too many SETTINGS")
 }

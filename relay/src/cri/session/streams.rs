@@ -1,7 +1,18 @@
 //! Streams (RFC 9113, 5.1): the calls that are open, and how far new ones are taken.
 
-use super::{intercepted::InterceptedCall, output::FrameOutput, settings::WindowChange};
-use crate::cri::{frame, options::ServerOptions, route::Route, tap::ObserverTap};
+use super::{
+    error::ConnectionError,
+    intercepted::InterceptedCall,
+    output::FrameOutput,
+    settings::{WindowChange, to_usize},
+    unsent::Unsent,
+};
+use crate::cri::{
+    frame,
+    options::{Limit, ServerOptions},
+    route::Route,
+    tap::ObserverTap,
+};
 use std::{collections::HashMap, time::Instant};
 
 /// A call that is open.
@@ -21,17 +32,30 @@ pub(super) struct Stream {
     pub(super) send_window: i64,
     /// Octets that the client may send on it.
     pub(super) recv_window: i64,
-    /// Frames of it that wait for a window of the runtime, and octets of DATA in them.
-    pub(super) awaiting_frames: usize,
-    pub(super) awaiting_octets: i64,
+    /// Its first header block was taken in.
+    pub(super) opened: bool,
+    /// What of its request waits for the runtime.
+    pub(super) unsent: Unsent,
+    /// Octets of its header lists.
+    pub(super) header_octets: usize,
     pub(super) intercepted: Option<Box<InterceptedCall>>,
     pub(super) tap: Option<Box<ObserverTap>>,
+}
+
+impl Stream {
+    /// Whether the runtime may have the whole request of an intercepted call.
+    pub(super) fn request_sent(&self) -> bool {
+        let intercepted = self.intercepted.as_ref();
+        intercepted.is_some_and(|call| call.was_let_go()) && self.unsent.is_empty()
+    }
 }
 
 /// The streams of one client's connection.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     open: HashMap<u32, Stream>,
+    /// Octets of the header lists of all that are open.
+    header_octets: usize,
     /// The highest stream that the client has opened.
     last: u32,
     /// The last stream that the client was told is served.
@@ -53,11 +77,23 @@ impl Streams {
     }
 
     pub(super) fn remove(&mut self, id: u32) -> Option<Stream> {
-        self.open.remove(&id)
+        let stream = self.open.remove(&id)?;
+        self.header_octets -= stream.header_octets;
+        Some(stream)
     }
 
     pub(super) fn insert(&mut self, id: u32, stream: Stream) {
+        self.header_octets += stream.header_octets;
         self.open.insert(id, stream);
+    }
+
+    /// The bound that a further call with a header list of `octets` meets.
+    pub(super) fn full(&self, octets: usize, options: &ServerOptions) -> Option<Limit> {
+        if self.open.len() >= to_usize(options.max_concurrent_streams) {
+            return Some(Limit::Streams);
+        }
+        let headers = self.header_octets + octets > options.max_call_header_bytes;
+        headers.then_some(Limit::CallHeaders)
     }
 
     /// The initial windows have changed: those of open streams change as much (RFC 9113, 6.9.2).
@@ -96,6 +132,15 @@ impl Streams {
     /// Whether the client has not opened stream `id` yet.
     pub(super) fn is_idle(&self, id: u32) -> bool {
         id > self.last
+    }
+
+    /// A frame that makes no sense on a stream that the client has not opened, or never can.
+    pub(super) fn check_opened(&self, name: &str, id: u32) -> Result<(), ConnectionError> {
+        if !self.is_idle(id) && !id.is_multiple_of(2) {
+            return Ok(());
+        }
+        let text = format!("{name} on stream {id}, which is not open");
+        Err(ConnectionError::new(frame::PROTOCOL_ERROR, text))
     }
 
     /// Notes that the client opens stream `id`; false when the client was told that it is not served.

@@ -10,8 +10,7 @@ use crate::cri::{
     frame,
     intercept::{After, Before, Call, CallOutcome, Interceptor, Status},
     observe::{Event, Interest, Kind, Observer},
-    options::ServerOptions,
-    outage::Outages,
+    options::{Limit, ServerOptions},
     route::{Route, Upstreams},
     shared::ConnectionContext,
 };
@@ -19,7 +18,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use proptest::{collection as several, prelude::*};
 use std::{
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -28,17 +27,11 @@ fn shared(sockets: usize, interceptor: Option<Arc<dyn Interceptor>>) -> Connecti
         1 => "/run/runtime",
         _ => "/run/images",
     };
-    ConnectionContext {
-        upstreams: Upstreams {
-            runtime: Some("/run/runtime".into()),
-            image: Some(image.into()),
-        },
-        options: ServerOptions::default(),
-        interceptor,
-        observers: Vec::new(),
-        seq: AtomicU64::new(1),
-        outages: Outages::default(),
-    }
+    let upstreams = Upstreams {
+        runtime: Some("/run/runtime".into()),
+        image: Some(image.into()),
+    };
+    ConnectionContext::new(upstreams, ServerOptions::default(), interceptor, Vec::new())
 }
 
 fn session() -> Session {
@@ -94,6 +87,11 @@ impl Observer for Log {
         let line = format!("observer< {kind:?} {} {event}", call.method());
         self.0.lock().unwrap().push(line);
     }
+
+    fn limit_reached(&self, limit: Limit) {
+        let line = format!("observer< limit {}", limit.as_str());
+        self.0.lock().unwrap().push(line);
+    }
 }
 
 /// A session that is played line by line.
@@ -118,7 +116,24 @@ impl Play {
         if words.contains(&"observer") {
             shared.observers.push(Arc::clone(&observer) as _);
         }
-        shared.options.max_message_bytes = 1 << 17;
+        let options = &mut shared.options;
+        options.max_message_bytes = 1 << 17;
+        options.max_observed_bytes = 1 << 17;
+        let bound = |key, bound: &mut usize| *bound = value(&words, key).unwrap_or(*bound);
+        bound("message", &mut options.max_message_bytes);
+        bound("held_octets", &mut options.max_held_bytes);
+        bound("held_octets_of_all", &mut options.max_held_bytes_of_all);
+        bound("free", &mut options.free_held_bytes);
+        bound("kept_octets", &mut options.max_kept_bytes);
+        bound("header_list", &mut options.max_header_list_bytes);
+        bound("call_headers", &mut options.max_call_header_bytes);
+        bound("continuations", &mut options.max_continuations);
+        bound("unread", &mut options.max_unread_bytes);
+        bound("unread_answers", &mut options.max_unread_answer_bytes);
+        let bound = |key, bound: &mut u32| *bound = value(&words, key).unwrap_or(*bound);
+        bound("streams", &mut options.max_concurrent_streams);
+        bound("idle_frames", &mut options.max_idle_frames);
+        bound("resets", &mut options.max_resets);
         Self {
             session: Session::new(Arc::new(shared)),
             observer,
@@ -127,8 +142,18 @@ impl Play {
         }
     }
 
+    /// A line that ends with `times=N` is played so often before anything that is to be sent is read.
     fn line(&mut self, line: &str) -> Vec<String> {
+        let (line, times) = line.split_once(" times=").unwrap_or((line, "1"));
         let mut out = Vec::new();
+        for _ in 0..times.parse().unwrap() {
+            self.play(line, &mut out);
+        }
+        self.outcome(&mut out);
+        together(out)
+    }
+
+    fn play(&mut self, line: &str, out: &mut Vec<String>) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match (words[0], sender(line)) {
             ("hook>", _) => self.hook(&words[1..], line),
@@ -154,8 +179,6 @@ impl Play {
             },
             _ => panic!("{line}"),
         }
-        self.outcome(&mut out);
-        out
     }
 
     fn lost(&mut self, route: Route, why: &str) {
@@ -212,6 +235,14 @@ impl Play {
 
     /// All that the last line brought about.
     fn outcome(&mut self, out: &mut Vec<String>) {
+        if !self.session.takes_from_client() {
+            out.push("relay: takes nothing from the client".to_owned());
+        }
+        for route in self.session.shared.upstreams.routes() {
+            if !self.session.takes_from_upstream(*route) {
+                out.push(format!("relay: takes nothing from the {}", route.name()));
+            }
+        }
         out.append(&mut self.wire.sent(&mut self.session.out));
         for hook in std::mem::take(&mut self.session.hooks) {
             out.push(match hook {
@@ -236,6 +267,16 @@ impl Play {
             out.push("relay: finished".to_owned());
         }
     }
+}
+
+/// Lines that repeat the one before as one line.
+fn together(lines: Vec<String>) -> Vec<String> {
+    let equal = lines.chunk_by(|line, next| line == next);
+    let lines = equal.map(|lines| match lines.len() {
+        1 => lines[0].clone(),
+        times => format!("{} times={times}", lines[0]),
+    });
+    lines.collect()
 }
 
 fn assert_session_table(file: &str) {
@@ -273,6 +314,16 @@ fn connections_that_are_lost_and_goodbyes() {
 #[test]
 fn intercepted_calls() {
     assert_session_table("session_intercepted.txt");
+}
+
+#[test]
+fn mistakes_of_the_client_and_of_the_runtime() {
+    assert_session_table("session_mistakes.txt");
+}
+
+#[test]
+fn bounds() {
+    assert_session_table("session_bounds.txt");
 }
 
 /// Frames that are well cut but otherwise anything, on few streams so that they meet.

@@ -1,8 +1,9 @@
 //! What the runtime sends, and connections to it that come and go.
 
 use super::{
-    Session,
+    Session, check_frame,
     error::ConnectionError,
+    excess::Excess,
     headers::{HeaderBlocks, Received},
     next_frame, number, parameter, unavailable,
 };
@@ -20,13 +21,15 @@ impl Session {
         if let Some(octets) = self.settings.client_header_table() {
             self.upstream_headers[route.index()].set_own_table_size(octets);
         }
-        self.out.upstream(route).connect();
+        self.out.upstream(route).connected = true;
         for stream in self.streams.iter_mut().filter(|s| s.route == route) {
             if let Some(tap) = stream.tap.as_mut().filter(|_| stream.client_done) {
                 tap.sent();
             }
         }
-        self.flow.grant_upstreams(&mut self.out);
+        let out = &mut self.out;
+        self.flow.open_calls(route, &mut self.streams, out);
+        self.flow.grant_upstreams(out);
     }
 
     /// The connection to the socket of `route` is gone: its calls fail, the client's connection stays.
@@ -34,8 +37,8 @@ impl Session {
         for id in self.streams.select(|stream| stream.route == route) {
             self.fail(id, unavailable(why));
         }
-        let max_list = self.shared.options.max_header_list_bytes;
-        self.upstream_headers[route.index()] = HeaderBlocks::new(max_list);
+        self.upstream_headers[route.index()] = HeaderBlocks::new(&self.shared.options);
+        self.upstream_idle_frames[route.index()] = Excess::default();
         *self.out.upstream(route) = Default::default();
         self.settings.upstream_lost(route, &mut self.out);
         self.pings.upstream_lost(route, &mut self.out);
@@ -49,8 +52,17 @@ impl Session {
         route: Route,
         input: &mut BytesMut,
     ) -> Result<(), ConnectionError> {
-        while let Some((head, octets)) = next_frame(input, self.settings.max_frame_to_client())? {
-            self.upstream_frame(route, head, &octets)?;
+        while self.takes_from_upstream(route) {
+            let max_frame = self.settings.max_frame_to_client();
+            let Some((head, octets)) = next_frame(input, max_frame)? else {
+                break;
+            };
+            self.upstream_frame(route, head, &octets)
+                .inspect_err(|error| {
+                    if let Some(limit) = error.limit {
+                        self.shared.limit_reached(limit);
+                    }
+                })?;
         }
         Ok(())
     }
@@ -63,26 +75,25 @@ impl Session {
     ) -> Result<(), ConnectionError> {
         let headers = &mut self.upstream_headers[route.index()];
         headers.check_order(head)?;
+        check_frame(head)?;
         let id = head.stream;
         let payload = &octets[frame::HEAD..];
         match head.kind {
             frame::DATA => self.upstream_data(route, head, octets),
-            frame::HEADERS | frame::CONTINUATION => {
-                if let Some(received) = headers.receive(head, octets)? {
-                    self.upstream_headers_received(route, &received);
-                }
-                Ok(())
-            }
+            frame::HEADERS | frame::CONTINUATION => match headers.receive(head, octets)? {
+                Some(received) => self.upstream_headers_received(route, &received),
+                None => Ok(()),
+            },
             frame::WINDOW_UPDATE => {
-                self.upstream_window_update(route, id, number(octets) & frame::MAX_WINDOW);
-                Ok(())
+                self.upstream_window_update(route, id, number(octets) & frame::MAX_WINDOW)
             }
-            frame::RST_STREAM => {
-                self.upstream_reset(route, id, octets);
-                Ok(())
+            frame::RST_STREAM => self.upstream_reset(route, id, octets),
+            frame::SETTINGS => {
+                self.idle_frame(Some(route))?;
+                self.upstream_settings(route, head, payload)
             }
-            frame::SETTINGS => self.upstream_settings(route, head, payload),
             frame::PING => {
+                self.idle_frame(Some(route))?;
                 let out = &mut self.out;
                 self.pings.receive_from_upstream(route, head, payload, out)
             }
@@ -91,7 +102,7 @@ impl Session {
                 frame::PROTOCOL_ERROR,
                 "the runtime pushes, which gRPC never does",
             )),
-            _ => Ok(()),
+            _ => self.idle_frame(Some(route)),
         }
     }
 
@@ -112,8 +123,9 @@ impl Session {
             return Ok(());
         };
         self.streams.change_windows(route, change);
-        self.flow.resume_upstream(route, &mut self.streams, out);
-        self.send_intercepted();
+        let max_frame = self.settings.max_frame_to_upstream(route);
+        self.flow.set_max_frame(route, max_frame);
+        self.flow.retry_upstream(route, &mut self.streams, out);
         for id in self.streams.select(|_| true) {
             if let Some(stream) = self.streams.get_mut(id) {
                 stream.grant_client(id, &mut self.out);
@@ -122,28 +134,49 @@ impl Session {
         Ok(())
     }
 
-    fn upstream_window_update(&mut self, route: Route, id: u32, octets: u32) {
-        if id == 0 {
-            self.flow.window_update_from_upstream(route, octets);
-        } else if let Some(stream) = self.streams.on_route(id, route) {
-            stream.send_window = stream.send_window.saturating_add(i64::from(octets));
-        }
+    fn upstream_window_update(
+        &mut self,
+        route: Route,
+        id: u32,
+        octets: u32,
+    ) -> Result<(), ConnectionError> {
+        self.idle_frame(Some(route))?;
         let out = &mut self.out;
-        self.flow.resume_upstream(route, &mut self.streams, out);
         if id == 0 {
+            self.flow.window_update_from_upstream(route, octets)?;
+            self.flow.resume_upstream(route, &mut self.streams, out);
             self.flow.grant_client(out);
-        } else if let Some(stream) = self.streams.get_mut(id) {
-            stream.grant_client(id, out);
+            return Ok(());
         }
-        self.send_intercepted();
+        self.streams.check_opened("WINDOW_UPDATE", id)?;
+        let Some(stream) = self.streams.on_route(id, route) else {
+            return Ok(()); // of a call that is over
+        };
+        let window = stream.send_window + i64::from(octets);
+        if octets == 0 || window > i64::from(frame::MAX_WINDOW) {
+            let text = format!("WINDOW_UPDATE of {octets} octets on stream {id}");
+            return Err(ConnectionError::new(frame::PROTOCOL_ERROR, text));
+        }
+        stream.send_window = window;
+        if !stream.unsent.is_empty() {
+            self.flow.send_unsent(id, stream, out);
+        }
+        stream.grant_client(id, out);
+        Ok(())
     }
 
-    fn upstream_reset(&mut self, route: Route, id: u32, octets: &Bytes) {
+    fn upstream_reset(
+        &mut self,
+        route: Route,
+        id: u32,
+        octets: &Bytes,
+    ) -> Result<(), ConnectionError> {
+        self.streams.check_opened("RST_STREAM", id)?;
         match self.streams.get(id) {
-            Some(stream) if stream.route != route => return,
-            None if self.streams.is_idle(id) => return,
+            Some(stream) if stream.route != route => return Ok(()),
             // The client may not have ended its half yet, though the reply is complete.
-            _ => {}
+            None => self.idle_frame(Some(route))?,
+            Some(_) => {}
         }
         let stream = self.streams.remove(id);
         if let Some(stream) = &stream {
@@ -153,6 +186,7 @@ impl Session {
         if let Some(stream) = stream {
             self.abandon(stream, "the runtime reset the call");
         }
+        Ok(())
     }
 
     fn upstream_data(
@@ -161,44 +195,54 @@ impl Session {
         head: Head,
         octets: &Bytes,
     ) -> Result<(), ConnectionError> {
-        let id = head.stream;
+        let (id, end) = (head.stream, head.has(frame::END_STREAM));
+        let payload = &octets[frame::HEAD..];
+        let range = frame::content(head, payload)
+            .ok_or_else(|| ConnectionError::new(frame::PROTOCOL_ERROR, "DATA is all padding"))?;
+        let content = &payload[range];
+        self.streams.check_opened("DATA", id)?;
         self.flow.receive_from_upstream(route, head.len)?;
+        if content.is_empty() && !end {
+            self.idle_frame(Some(route))?;
+        }
         let Some(stream) = self.streams.on_route(id, route) else {
             // The client was told that this call is over: it fills no window.
             self.flow.grant_upstreams(&mut self.out);
-            return Ok(());
+            return self.idle_frame(Some(route));
         };
-        if stream.tap.is_some() || stream.intercepted.is_some() {
-            let payload = &octets[frame::HEAD..];
-            let range = frame::content(head, payload).ok_or_else(|| {
-                ConnectionError::new(frame::PROTOCOL_ERROR, "DATA is all padding")
-            })?;
-            let max = self.shared.options.max_message_bytes;
-            if let Some(intercepted) = &mut stream.intercepted {
-                intercepted.collect_reply(&payload[range.clone()], max);
-            }
-            if let Some(tap) = &mut stream.tap {
-                tap.reply(&payload[range]);
-            }
+        if let Some(intercepted) = &mut stream.intercepted {
+            intercepted.collect_reply(content, self.shared.options.max_observed_bytes);
+        }
+        if let Some(tap) = &mut stream.tap {
+            tap.reply(content);
+        }
+        if !content.is_empty() {
+            self.useful_frame(route);
         }
         self.flow.send_to_client(id, octets, &mut self.out);
-        if head.has(frame::END_STREAM) {
+        if end {
             self.finish(id, &[]);
         }
         Ok(())
     }
 
-    fn upstream_headers_received(&mut self, route: Route, received: &Received) {
+    fn upstream_headers_received(
+        &mut self,
+        route: Route,
+        received: &Received,
+    ) -> Result<(), ConnectionError> {
         let (id, end, list) = (received.stream, received.end_stream, &received.list);
+        self.streams.check_opened("HEADERS", id)?;
         let Some(stream) = self.streams.on_route(id, route) else {
-            return;
+            return self.idle_frame(Some(route));
         };
         if end {
             if let Some(tap) = &mut stream.tap {
                 tap.answered();
             }
             if self.commit(id, list) {
-                return; // the client sees the end once the hook has run
+                self.useful_frame(route);
+                return Ok(()); // the client sees the end once the hook has run
             }
         } else {
             // An informational response is not yet the response.
@@ -208,6 +252,8 @@ impl Session {
         if end {
             self.finish(id, list);
         }
+        self.useful_frame(route);
+        Ok(())
     }
 
     /// A socket says goodbye: the client hears it too. Calls above its last stream were not processed.

@@ -1,6 +1,9 @@
 //! The parameters of SETTINGS (RFC 9113, 6.5.2).
 
-use crate::cri::{frame, session::error::ConnectionError};
+use crate::cri::{frame, options::ServerOptions, session::error::ConnectionError};
+
+/// The largest frame that the relay takes of a client: a frame is taken in whole.
+const MAX_FRAME: u32 = 1 << 20;
 
 /// The settings of a receiver that matter to its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,16 @@ impl Settings {
         max_header_list: u32::MAX,
     };
 
+    /// What the relay takes, whatever the sockets do.
+    pub(super) fn of_relay(options: &ServerOptions) -> Self {
+        Self {
+            max_concurrent_streams: options.max_concurrent_streams,
+            initial_window: frame::MAX_WINDOW,
+            max_frame: MAX_FRAME,
+            max_header_list: u32::try_from(options.max_header_list_bytes).unwrap_or(u32::MAX),
+        }
+    }
+
     /// What both take.
     pub(super) fn least(self, other: Self) -> Self {
         Self {
@@ -35,14 +48,11 @@ impl Settings {
     /// Takes in the payload of a SETTINGS frame.
     pub(super) fn update(&mut self, payload: &[u8]) -> Result<(), ConnectionError> {
         for (key, value) in frame::settings(payload) {
+            check(key, value)?;
             match key {
                 frame::MAX_CONCURRENT_STREAMS => self.max_concurrent_streams = value,
-                frame::INITIAL_WINDOW_SIZE if value > frame::MAX_WINDOW => {
-                    let text = format!("INITIAL_WINDOW_SIZE {value}");
-                    return Err(ConnectionError::new(frame::FLOW_CONTROL_ERROR, text));
-                }
                 frame::INITIAL_WINDOW_SIZE => self.initial_window = value,
-                frame::MAX_FRAME_SIZE => self.max_frame = max_frame(value)?,
+                frame::MAX_FRAME_SIZE => self.max_frame = value,
                 frame::MAX_HEADER_LIST_SIZE => self.max_header_list = value,
                 _ => {}
             }
@@ -68,11 +78,24 @@ impl Settings {
     }
 }
 
-/// The value of SETTINGS_MAX_FRAME_SIZE, if it can be.
-pub(super) fn max_frame(value: u32) -> Result<u32, ConnectionError> {
-    if (1 << 14..1 << 24).contains(&value) {
-        return Ok(value);
+/// Whether a parameter may have this value.
+pub(super) fn check(key: u16, value: u32) -> Result<(), ConnectionError> {
+    let (name, legal, code) = match key {
+        frame::ENABLE_PUSH => ("ENABLE_PUSH", value <= 1, frame::PROTOCOL_ERROR),
+        frame::INITIAL_WINDOW_SIZE => (
+            "INITIAL_WINDOW_SIZE",
+            value <= frame::MAX_WINDOW,
+            frame::FLOW_CONTROL_ERROR,
+        ),
+        frame::MAX_FRAME_SIZE => (
+            "MAX_FRAME_SIZE",
+            (1 << 14..1 << 24).contains(&value),
+            frame::PROTOCOL_ERROR,
+        ),
+        _ => return Ok(()),
+    };
+    if legal {
+        return Ok(());
     }
-    let text = format!("MAX_FRAME_SIZE {value}");
-    Err(ConnectionError::new(frame::PROTOCOL_ERROR, text))
+    Err(ConnectionError::new(code, format!("{name} {value}")))
 }

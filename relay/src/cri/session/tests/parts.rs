@@ -2,6 +2,7 @@
 
 use crate::cri::{
     frame::{self, Head},
+    held::{HeldBudget, HeldUse},
     options::ServerOptions,
     route::Route,
     session::{
@@ -15,10 +16,15 @@ use crate::cri::{
         pings::Pings,
         settings::SettingsExchange,
         streams::{Stream, Streams},
+        unsent::Unsent,
     },
+    shared::ConnectionContext,
 };
 use bytes::{Bytes, BytesMut};
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// What a part sends, and what else it says.
 fn outcome<T>(
@@ -30,6 +36,11 @@ fn outcome<T>(
     let mut lines = wire.sent(out);
     lines.extend(result.map_or_else(|error| Some(show_error(&error)), say));
     lines
+}
+
+fn budget() -> Arc<HeldBudget> {
+    let shared = ConnectionContext::for_tests(ServerOptions::default());
+    HeldBudget::new(&Arc::new(shared), HeldUse::Requests)
 }
 
 fn frame(line: &str) -> (Head, Bytes) {
@@ -54,8 +65,9 @@ fn stream(route: Route, send_window: i64, recv_window: i64) -> Stream {
         replied: false,
         send_window,
         recv_window,
-        awaiting_frames: 0,
-        awaiting_octets: 0,
+        opened: true,
+        unsent: Unsent::default(),
+        header_octets: 0,
         intercepted: None,
         tap: None,
     }
@@ -65,7 +77,7 @@ fn stream(route: Route, send_window: i64, recv_window: i64) -> Stream {
 fn settings() {
     assert_table("settings.txt", || {
         let (mut out, mut wire) = (FrameOutput::default(), Wire::default());
-        let mut settings = SettingsExchange::new(&mut out);
+        let mut settings = SettingsExchange::new(&ServerOptions::default(), &mut out);
         drop(wire.sent(&mut out));
         move |line| {
             let (route, line, times) = repeated(line);
@@ -75,7 +87,7 @@ fn settings() {
                 change = match (route, line) {
                     (Some(route), "connected") => {
                         settings.connected(route, &mut out);
-                        out.upstream(route).connect();
+                        out.upstream(route).connected = true;
                         Ok(None)
                     }
                     (Some(route), "lost") => {
@@ -119,7 +131,7 @@ fn pings() {
                 drop(wire.sent(&mut out));
                 taken = match (route, line) {
                     (Some(route), "connected") => {
-                        out.upstream(route).connect();
+                        out.upstream(route).connected = true;
                         Ok(())
                     }
                     (Some(route), "lost") => {
@@ -152,7 +164,8 @@ fn pings() {
 fn flow() {
     assert_table("flow.txt", || {
         let (mut out, mut wire) = (FrameOutput::default(), Wire::default());
-        let mut flow = FlowControl::new(&Route::ALL);
+        let mut flow = FlowControl::new(&Route::ALL, 1 << 20);
+        let budget = budget();
         let mut streams = Streams::default();
         let mut windows = flow.show();
         move |line| {
@@ -175,7 +188,8 @@ fn flow() {
                     flow.drop_reply(id, &mut out);
                 }
                 (_, "connected", Some((Some(route), _))) => {
-                    out.upstream(route).connect();
+                    out.upstream(route).connected = true;
+                    flow.open_calls(route, &mut streams, &mut out);
                     flow.grant_upstreams(&mut out);
                 }
                 (_, "lost", Some((Some(route), _))) => {
@@ -190,7 +204,10 @@ fn flow() {
                     taken = flow.receive_from_client(head.len);
                     let stream = streams.get_mut(id).expect("the stream is open");
                     stream.receive_from_client(head.len);
-                    flow.send_to_upstream(id, stream, &octets, &mut out);
+                    let content = &octets[frame::HEAD..];
+                    let sent =
+                        flow.send_to_upstream(id, stream, &octets, content, &budget, &mut out);
+                    sent.expect("the budget is large");
                 }
                 (_, "DATA", Some((Some(route), line))) => {
                     let (head, octets) = frame(line);
@@ -199,14 +216,15 @@ fn flow() {
                 }
                 (_, "WINDOW_UPDATE", Some((None, line))) => {
                     let (_, octets) = frame(line);
-                    flow.window_update_from_client(number(&octets), &mut out);
+                    taken = flow.window_update_from_client(number(&octets), &mut out);
                 }
                 (_, "WINDOW_UPDATE", Some((Some(route), line))) => {
                     let (_, octets) = frame(line);
                     if let Some(stream) = streams.on_route(id, route) {
                         stream.send_window += i64::from(number(&octets));
+                        flow.send_unsent(id, stream, &mut out);
                     } else {
-                        flow.window_update_from_upstream(route, number(&octets));
+                        taken = flow.window_update_from_upstream(route, number(&octets));
                     }
                     flow.resume_upstream(route, &mut streams, &mut out);
                     if let Some(stream) = streams.get_mut(id) {
@@ -283,7 +301,11 @@ fn streams() {
 #[test]
 fn headers() {
     assert_table("headers.txt", || {
-        let mut headers = HeaderBlocks::new(100);
+        let mut headers = HeaderBlocks::new(&ServerOptions {
+            max_header_list_bytes: 100,
+            max_continuations: 10,
+            ..ServerOptions::default()
+        });
         move |line| {
             let (_, line) = sender(line).expect("a line has a sender");
             let mut input: BytesMut = read(line);

@@ -468,7 +468,7 @@ async fn deadlines_that_have_passed_or_make_no_sense_are_answered_as_by_the_runt
     let runtime = Runtime::start().unwrap();
     let relay = Relay::start(&runtime, &["--policy", "none"]).unwrap();
     let mut different = Vec::new();
-    for timeout in ["0n", "-1S", "S", "1", "1x", "999999999S", "99999999H", ""] {
+    for timeout in ["S", "1", "1x", "999999999S", "99999999H", ""] {
         let mut answers = Vec::new();
         for socket in [runtime.socket(), relay.socket()] {
             let wire = Wire::connect(&socket).await.unwrap();
@@ -485,7 +485,8 @@ async fn deadlines_that_have_passed_or_make_no_sense_are_answered_as_by_the_runt
     // Of these the runtime says so too, unless the request is there whole before it looks.
     let wire = Wire::connect(&relay.socket()).await.unwrap();
     for timeout in ["0n", "-1S"] {
-        let answer = wire.call_with(VERSION, &[], &[("grpc-timeout", timeout)]);
-        assert_eq!(answer.await.unwrap().status(), Some(4));
+        let timeout = [("grpc-timeout", timeout)];
+        let answer = wire.call_with(VERSION, &[], &timeout).await;
+        assert_eq!(answer.unwrap().status(), Some(4));
     }
 }

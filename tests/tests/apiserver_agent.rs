@@ -276,6 +276,7 @@ async fn node_operations_reach_the_node_with_the_shipped_rights() {
         label: true,
         taint: true,
         exclusive_lists: 3,
+        non_isolcpus_lists: 2,
     };
     desired.ensure(&client).await.unwrap();
     desired.ensure(&client).await.unwrap();
@@ -296,10 +297,13 @@ async fn node_operations_reach_the_node_with_the_shipped_rights() {
     let node = client.node().await.unwrap();
     assert_eq!(node["metadata"]["labels"]["cmk.intel.com/cmk-node"], "true");
     assert_eq!(node["metadata"]["annotations"]["a.b/c"], "true");
-    assert_eq!(
-        node["status"]["capacity"]["cmk.intel.com/exclusive-cores"],
-        "3"
-    );
+    for (resource, lists) in [
+        ("exclusive-cores", "3"),
+        ("exclusive-non-isolcpus-cores", "2"),
+    ] {
+        let capacity = &node["status"]["capacity"][format!("cmk.intel.com/{resource}")];
+        assert_eq!(capacity, lists, "{resource}");
+    }
     let taints = node["spec"]["taints"].as_array().unwrap();
     let keys: Vec<_> = taints
         .iter()

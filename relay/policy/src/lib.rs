@@ -53,7 +53,9 @@ pub use request::{
         AnnotationError, Entry as AnnotationEntry, RESOURCES_ANNOTATION, entry_of_annotation,
     },
     basis::{Annotated, Basis, judge_pod},
-    cmk_isolate::{EXCLUSIVE_CORES, Isolate, parse_isolate},
+    cmk_isolate::{
+        EXCLUSIVE_CORES, EXCLUSIVE_NON_ISOLCPUS_CORES, Isolate, NON_ISOLCPUS_POOL, parse_isolate,
+    },
     estimate::{
         CriResources, estimate, milli_from_quota, milli_from_shares, quota_from_milli,
         shares_from_milli,

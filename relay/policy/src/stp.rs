@@ -76,13 +76,6 @@ impl StaticPools {
         })
     }
 
-    /// Capacity to advertise for [`EXCLUSIVE_CORES`]: lists in exclusive pools.
-    #[must_use]
-    pub fn exclusive_lists(&self) -> usize {
-        let exclusive = self.pools.values().filter(|pool| pool.exclusive);
-        exclusive.map(|pool| pool.lists.len()).sum()
-    }
-
     fn decide(
         &self,
         view: View<'_>,
@@ -93,13 +86,17 @@ impl StaticPools {
         let name = &asked.pool;
         let pool = self.pools.get(name);
         let pool = pool.ok_or_else(|| format!("non-existent pool {name:?}"))?;
-        if pool.exclusive && asked.exclusive == 0 {
+        let exclusive = match asked.exclusive {
+            0 if pool.exclusive => asked.lists_if_exclusive,
+            requested => requested,
+        };
+        if pool.exclusive && exclusive == 0 {
             return Err(
                 "exclusive pool specified but the number of exclusive CPUs requested is 0"
                     .to_string(),
             );
         }
-        if !pool.exclusive && asked.exclusive > 0 {
+        if !pool.exclusive && exclusive > 0 {
             return Err(format!(
                 "container \"{}\" with exclusive CPUs set to run in non-exclusive pool {name:?}",
                 request.full_name()
@@ -131,7 +128,7 @@ impl StaticPools {
         candidates.sort_by_key(|(load, index, _)| (*load, *index));
         let socket = asked.socket;
         let on_socket = socket.map_or(String::new(), |id| format!(" with socket id {id}"));
-        let count = asked.exclusive.max(1);
+        let count = exclusive.max(1);
         if candidates.len() < count {
             return Err(if pool.exclusive {
                 format!(
@@ -148,7 +145,7 @@ impl StaticPools {
             .map(|(_, _, list)| list.cpus)
             .collect();
         let placement = self.placement(view.topology, request, name, lists, asked);
-        let mut reasons = vec![match asked.exclusive {
+        let mut reasons = vec![match exclusive {
             0 => Reason::SharedPool {
                 pool: name.clone(),
                 socket,
@@ -199,11 +196,18 @@ impl StaticPools {
             .iter()
             .fold(CpuSet::EMPTY, |all, list| all.union(list));
         let online = Cpus::from(assigned.intersection(&topology.online));
-        let exclusive = self.pools.get(name).is_some_and(|pool| pool.exclusive);
-        let mut env = vec![("CMK_CPUS_ASSIGNED".to_string(), plain(&online))];
+        let pool = self.pools.get(name);
+        let exclusive = pool.is_some_and(|pool| pool.exclusive);
+        let numbers = pool.map_or(Vec::new(), |pool| pool.numbered(&lists, &online));
+        let mut env = vec![
+            ("CMK_CPUS_ASSIGNED".to_string(), plain(&numbers)),
+            ("CMK_CPUS_ASSIGNED_MASK".to_string(), hex_mask(&online)),
+        ];
         for (key, pool) in [("CMK_CPUS_SHARED", "shared"), ("CMK_CPUS_INFRA", "infra")] {
             if let Some(pool) = self.pools.get(pool) {
-                env.push((key.to_string(), plain(&pool.cpus())));
+                let lists: Vec<CpuSet> = pool.lists.iter().map(|list| list.cpus).collect();
+                let numbers = pool.numbered(&lists, &pool.cpus());
+                env.push((key.to_string(), plain(&numbers)));
             }
         }
         Placement {
@@ -551,9 +555,20 @@ fn load(
 }
 
 /// CPU numbers one by one, as CMK wrote them: its users split them at commas.
-fn plain(cpus: &CpuSet) -> String {
+fn plain(cpus: &[CpuId]) -> String {
     let numbers: Vec<String> = cpus.iter().map(|cpu| cpu.to_string()).collect();
     numbers.join(",")
+}
+
+/// The CPUs as one hexadecimal number, the way CMK writes it: capitals, no prefix, no leading zeros.
+fn hex_mask(cpus: &CpuSet) -> String {
+    let digits = cpus.iter().last().map_or(0, |highest| highest.0 / 4);
+    let digit = |place: u32| {
+        let bits = (0..4).filter(|bit| cpus.contains(CpuId(place * 4 + bit)));
+        char::from_digit(bits.map(|bit| 1 << bit).sum(), 16)
+    };
+    let digits = (0..=digits).rev().filter_map(digit);
+    digits.map(|digit| digit.to_ascii_uppercase()).collect()
 }
 
 fn refusal(text: String) -> Refusal {

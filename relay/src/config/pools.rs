@@ -175,16 +175,24 @@ fn from_cmk(dir: &Path, topology: &Topology) -> io::Result<Result<PoolsConfig, P
 /// The entries below `pools` with the content of files, down to the CPU lists; what CMK keeps below those
 /// does not define pools.
 fn collect(dir: &Path, below: &str, found: &mut Vec<(String, Option<String>)>) -> io::Result<()> {
-    for entry in std::fs::read_dir(dir.join(below))? {
-        let entry = entry?;
+    let named = |path: &Path, error: io::Error| {
+        io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    };
+    let directory = dir.join(below);
+    for entry in std::fs::read_dir(&directory).map_err(|error| named(&directory, error))? {
+        let entry = entry.map_err(|error| named(&directory, error))?;
         let path = format!("{below}/{}", entry.file_name().to_string_lossy());
-        if std::fs::metadata(entry.path())?.is_dir() {
+        if std::fs::metadata(entry.path())
+            .map_err(|error| named(&entry.path(), error))?
+            .is_dir()
+        {
             if path.matches('/').count() < 3 {
                 collect(dir, &path, found)?;
             }
             found.push((path, None));
         } else {
-            let content = std::fs::read(entry.path())?;
+            let content =
+                std::fs::read(entry.path()).map_err(|error| named(&entry.path(), error))?;
             found.push((path, Some(String::from_utf8_lossy(&content).into_owned())));
         }
     }

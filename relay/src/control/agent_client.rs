@@ -39,7 +39,9 @@ pub const CMK_TAINT: &str = "cmk";
 /// Effect of the taint [`CMK_TAINT`].
 pub const CMK_EFFECT: &str = "NoSchedule";
 /// Extended resource: how many exclusive CPU lists there are.
-pub const CMK_CAPACITY: &str = "cmk.intel.com/exclusive-cores";
+pub const CMK_CAPACITY: &str = resmgr_policy::EXCLUSIVE_CORES;
+/// The same for the exclusive pool beside the CPUs that the kernel isolates.
+pub const CMK_NON_ISOLCPUS_CAPACITY: &str = resmgr_policy::EXCLUSIVE_NON_ISOLCPUS_CORES;
 
 /// Why a node operation was not done.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +94,8 @@ pub struct CmkProperties {
     pub taint: bool,
     /// Capacity of [`CMK_CAPACITY`]: number of CPU lists in exclusive pools.
     pub exclusive_lists: usize,
+    /// Capacity of [`CMK_NON_ISOLCPUS_CAPACITY`]: number of CPU lists in the exclusive pool of that name.
+    pub non_isolcpus_lists: usize,
 }
 
 impl fmt::Display for CmkProperties {
@@ -118,17 +122,21 @@ impl NodeProperty for CmkProperties {
         let node = agent.node().await?;
         let label = self.label.then_some("true");
         let taint = self.taint.then_some("true");
-        let count = self.exclusive_lists.to_string();
-        let known = node["status"]["capacity"][CMK_CAPACITY].as_str();
-        let capacity = known.unwrap_or("0") == count;
-        if capacity
+        let capacities = [
+            (CMK_CAPACITY, self.exclusive_lists),
+            (CMK_NON_ISOLCPUS_CAPACITY, self.non_isolcpus_lists),
+        ];
+        let capacities = capacities.map(|(name, count)| (name.to_owned(), count.to_string()));
+        let mut capacities = BTreeMap::from(capacities);
+        let known = &node["status"]["capacity"];
+        capacities.retain(|name, count| known[name].as_str().unwrap_or("0") != count);
+        if capacities.is_empty()
             && label_patch(&node, CMK_LABEL, label).is_none()
             && taint_patches(&node, CMK_TAINT, taint, CMK_EFFECT).is_none()
         {
             return Ok(false);
         }
-        if !capacity {
-            let capacities = BTreeMap::from([(CMK_CAPACITY.to_owned(), count)]);
+        if !capacities.is_empty() {
             agent.set_capacity(capacities).await?;
         }
         agent.set_label(CMK_LABEL, label).await?;

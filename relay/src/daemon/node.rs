@@ -11,6 +11,7 @@ use crate::{
     ledger::{Marks, StateFile},
     manager::{ManagerHandle, Snapshot},
 };
+use resmgr_policy::NON_ISOLCPUS_POOL;
 use resmgr_topology::Topology;
 use std::{
     path::{Path, PathBuf},
@@ -86,7 +87,7 @@ impl NodePublisher {
             PolicyName::StaticPools => CmkProperties {
                 label: config.policy.pools.label_node,
                 taint: config.policy.pools.taint_node,
-                exclusive_lists: exclusive_lists(config, topology),
+                ..exclusive_lists(config, topology)
             },
             _ => CmkProperties::default(),
         };
@@ -197,7 +198,7 @@ fn of_pools(property: &CmkProperties) -> Marks {
     Marks {
         label: property.label,
         taint: property.taint,
-        capacity: property.exclusive_lists > 0,
+        capacity: property.exclusive_lists + property.non_isolcpus_lists > 0,
         conflict: false,
     }
 }
@@ -230,10 +231,16 @@ fn remember(directory: &Path, marks: Marks) {
 }
 
 /// How many CPU lists the exclusive pools have. Pools in force can be read: they were, when they came.
-fn exclusive_lists(config: &Config, topology: &Topology) -> usize {
+fn exclusive_lists(config: &Config, topology: &Topology) -> CmkProperties {
     let pools = config::pools::load(&config.policy.pools, topology).unwrap_or_default();
-    let exclusive = pools.pools.values().filter(|pool| pool.exclusive);
-    exclusive.map(|pool| pool.cpu_lists.len()).sum()
+    let mut lists = CmkProperties::default();
+    for (name, pool) in pools.pools.iter().filter(|(_, pool)| pool.exclusive) {
+        match name.as_str() {
+            NON_ISOLCPUS_POOL => lists.non_isolcpus_lists += pool.cpu_lists.len(),
+            _ => lists.exclusive_lists += pool.cpu_lists.len(),
+        }
+    }
+    lists
 }
 
 #[cfg(test)]

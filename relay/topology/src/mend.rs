@@ -75,7 +75,7 @@ pub(crate) fn mend(
     ]
     .into_iter()
     .filter(|(cpus, _)| !cpus.is_empty())
-    .map(|(cpus, what)| format!("CPUs {cpus} {what}"))
+    .map(|(cpus, problem)| format!("CPUs {cpus} {problem}"))
     .collect()
 }
 

@@ -1,7 +1,8 @@
 //! `cmk isolate …` command lines: containers made for CMK ask for CPUs this way.
 //!
-//! The prefix is not executed: what remains of the line is. Inside `sh -c "cmk isolate … command"` the
-//! shell and the quoting of the command stay as they are.
+//! `cmk isolate [OPTION…] --pool=POOL COMMAND [-- ARGUMENT…]`: options may also stand behind the command, until
+//! `--`, which is CMK's own. None of it is executed: what remains of the line is. Inside
+//! `sh -c "cmk isolate … command"` the shell and the quoting of the command stay as they are.
 
 use alloc::{
     format,
@@ -11,6 +12,10 @@ use alloc::{
 
 /// The extended resource that counts exclusive CPU lists.
 pub const EXCLUSIVE_CORES: &str = "cmk.intel.com/exclusive-cores";
+/// The same for the pool [`NON_ISOLCPUS_POOL`].
+pub const EXCLUSIVE_NON_ISOLCPUS_CORES: &str = "cmk.intel.com/exclusive-non-isolcpus-cores";
+/// The exclusive pool of CPUs that the kernel does not isolate.
+pub const NON_ISOLCPUS_POOL: &str = "exclusive-non-isolcpus";
 
 /// A recognised command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,28 +37,107 @@ pub struct Isolate {
 pub fn parse_isolate(command: &[String], args: &[String]) -> Result<Option<Isolate>, String> {
     let line: Vec<&str> = command.iter().chain(args).map(String::as_str).collect();
     if let Some((mut found, rest)) = parse(&line)? {
-        let rest = line.get(rest..).unwrap_or_default();
-        found.command = rest.iter().map(|word| (*word).to_string()).collect();
+        found.command = selected(&line, &rest);
         return Ok(Some(found));
     }
     for (index, text) in line.iter().enumerate() {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let Some((mut found, rest)) = parse(&words)? else {
+        let before = line.get(..index).unwrap_or_default();
+        let script = is_shell(before).then(|| shell_words(text));
+        let texts: Vec<&str> = match &script {
+            Some(words) => words.iter().map(|word| word.text.as_str()).collect(),
+            None => text.split_whitespace().collect(),
+        };
+        let Some((mut found, rest)) = parse(&texts)? else {
             continue;
         };
-        let before = line.get(..index).unwrap_or_default();
-        let rest = words.get(rest..).unwrap_or_default();
-        if is_shell(before) {
-            found.command = line.iter().map(|word| (*word).to_string()).collect();
-            if let Some(slot) = found.command.get_mut(index) {
-                *slot = tail(text, rest.len()).to_string();
+        found.command = match &script {
+            Some(words) => {
+                let mut command: Vec<String> = line.iter().map(ToString::to_string).collect();
+                if let Some(slot) = command.get_mut(index) {
+                    *slot = without(text, words, &rest);
+                }
+                command
             }
-        } else {
-            found.command = rest.iter().map(|word| (*word).to_string()).collect();
-        }
+            None => selected(&texts, &rest),
+        };
         return Ok(Some(found));
     }
     Ok(None)
+}
+
+fn selected(words: &[&str], indexes: &[usize]) -> Vec<String> {
+    let selected = indexes.iter().filter_map(|index| words.get(*index));
+    selected.map(ToString::to_string).collect()
+}
+
+/// A word of a text: what it says, and where it stands.
+struct Word {
+    text: String,
+    start: usize,
+    end: usize,
+}
+
+/// The words of the first simple command, as a POSIX shell splits and unquotes them (Shell Command Language,
+/// 2.2 and 2.3); variables are left as they are.
+fn shell_words(script: &str) -> Vec<Word> {
+    let mut words: Vec<Word> = Vec::new();
+    let mut word: Option<Word> = None;
+    let mut quote = None;
+    let mut letters = script.char_indices().peekable();
+    while let Some((at, letter)) = letters.next() {
+        let next = letters.peek().map(|(_, next)| *next);
+        let mut said = Some(letter);
+        match (quote, letter) {
+            (None | Some('"'), '\\') if next == Some('\n') => {
+                // The line goes on.
+                letters.next();
+                continue;
+            }
+            (None, '\\') => said = letters.next().map(|(_, escaped)| escaped),
+            (Some('"'), '\\') if next.is_some_and(|next| "$`\"\\".contains(next)) => {
+                said = letters.next().map(|(_, escaped)| escaped);
+            }
+            (None, '"' | '\'') => {
+                quote = Some(letter);
+                said = None;
+            }
+            (Some(open), _) if open == letter => {
+                quote = None;
+                said = None;
+            }
+            (None, ' ' | '\t') => {
+                words.extend(word.take());
+                continue;
+            }
+            (None, '\n') if words.is_empty() && word.is_none() => continue,
+            (None, '\n' | ';' | '&' | '|' | '<' | '>' | '(' | ')') => break,
+            _ => {}
+        }
+        let word = word.get_or_insert_with(|| Word {
+            text: String::new(),
+            start: at,
+            end: at,
+        });
+        word.text.extend(said);
+        word.end = letters.peek().map_or(script.len(), |(next, _)| *next);
+    }
+    words.extend(word);
+    words
+}
+
+/// The script without those of its first words that are not kept.
+fn without(script: &str, words: &[Word], kept: &[usize]) -> String {
+    let mut text = String::new();
+    let mut from = words.first().map_or(0, |word| word.start);
+    for (index, word) in words.iter().enumerate() {
+        let next = words.get(index + 1).map_or(word.end, |next| next.start);
+        if kept.contains(&index) {
+            text.push_str(script.get(from..next).unwrap_or_default());
+        }
+        from = next;
+    }
+    text.push_str(script.get(from..).unwrap_or_default());
+    text.trim().to_string()
 }
 
 /// A `cmk isolate` found in a command line, with its options and without the command it would run; empty
@@ -67,18 +151,6 @@ pub(crate) fn isolate_words(command: &[String], args: &[String]) -> Vec<String> 
     words.extend(found.socket.map(|id| format!("--socket-id={id}")));
     words.extend(found.no_affinity.then(|| "--no-affinity".to_string()));
     words
-}
-
-/// The last `count` words of a text, verbatim.
-fn tail(text: &str, count: usize) -> &str {
-    let mut rest = text.trim();
-    let mut skip = rest.split_whitespace().count().saturating_sub(count);
-    while skip > 0 {
-        let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
-        rest = rest.get(end..).unwrap_or_default().trim_start();
-        skip -= 1;
-    }
-    rest
 }
 
 fn base(word: &str) -> &str {
@@ -95,20 +167,19 @@ fn is_shell(before: &[&str]) -> bool {
     shell && script
 }
 
-/// Options, and the index of the first word of the real command.
-fn parse(words: &[&str]) -> Result<Option<(Isolate, usize)>, String> {
+/// Options, and the indexes of the words of the real command.
+fn parse(words: &[&str]) -> Result<Option<(Isolate, Vec<usize>)>, String> {
     match words {
         [cmk, "isolate", ..] if base(cmk) == "cmk" => {}
         _ => return Ok(None),
     }
     let mut found = Isolate::default();
+    let mut command = Vec::new();
     let mut index = 2;
     while let Some(word) = words.get(index) {
-        if !word.starts_with('-') || *word == "-" {
-            break;
-        }
         index += 1;
         if *word == "--" {
+            command.extend(index..words.len());
             break;
         }
         let option = word.strip_prefix('-').unwrap_or(word);
@@ -117,7 +188,17 @@ fn parse(words: &[&str]) -> Result<Option<(Isolate, usize)>, String> {
             Some((name, value)) => (name, Some(unquoted(value))),
             None => (option, None),
         };
-        if value.is_none() && matches!(name, "pool" | "socket-id" | "conf-dir") {
+        let takes_value = matches!(name, "pool" | "socket-id" | "conf-dir" | "namespace");
+        // Behind the command only what is surely CMK's is.
+        let is_option = match command.is_empty() {
+            true => word.starts_with('-') && *word != "-",
+            false => word.starts_with("--") && (takes_value || name == "no-affinity"),
+        };
+        if !is_option {
+            command.push(index - 1);
+            continue;
+        }
+        if value.is_none() && takes_value {
             value = words.get(index).map(|word| unquoted(word));
             index += 1;
             if value.is_none() {
@@ -138,7 +219,7 @@ fn parse(words: &[&str]) -> Result<Option<(Isolate, usize)>, String> {
                 found.no_affinity =
                     !matches!(value, Some("false" | "0" | "f" | "F" | "FALSE" | "False"));
             }
-            ("conf-dir", _) | (_, Some(_)) => {}
+            (_, Some(_)) => {}
             (_, None) => {
                 return Err(format!(
                     "cmk isolate: unknown option {word}: write {word}=VALUE, or -- before the command"
@@ -146,7 +227,7 @@ fn parse(words: &[&str]) -> Result<Option<(Isolate, usize)>, String> {
             }
         }
     }
-    Ok(Some((found, index.min(words.len()))))
+    Ok(Some((found, command)))
 }
 
 fn unquoted(value: &str) -> &str {
@@ -257,6 +338,86 @@ mod tests {
             found.command,
             words(&["/bin/bash", "-ec", "echo 'a  b' && sleep 9", "arg"])
         );
+    }
+
+    #[test]
+    fn options_may_stand_behind_the_command_until_its_arguments() {
+        for (line, command) in [
+            (
+                &[
+                    "cmk",
+                    "isolate",
+                    "--pool=p",
+                    "echo",
+                    "x",
+                    "--no-affinity",
+                    "--namespace=n",
+                ][..],
+                &["echo", "x"][..],
+            ),
+            (
+                &[
+                    "cmk",
+                    "isolate",
+                    "run",
+                    "--pool",
+                    "p",
+                    "--no-affinity",
+                    "--",
+                    "-a",
+                    "--pool=q",
+                    "--",
+                ],
+                &["run", "-a", "--pool=q", "--"],
+            ),
+            (
+                &[
+                    "cmk",
+                    "isolate",
+                    "--no-affinity",
+                    "--pool=p",
+                    "ls",
+                    "-l",
+                    "--all",
+                    "-pool",
+                ],
+                &["ls", "-l", "--all", "-pool"],
+            ),
+        ] {
+            let found = parse_isolate(&words(line), &[]).unwrap().unwrap();
+            assert_eq!(found.pool.as_deref(), Some("p"), "{line:?}");
+            assert!(found.no_affinity, "{line:?}");
+            assert_eq!(found.command, words(command), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_script_is_read_as_the_shell_reads_it() {
+        for (script, rest) in [
+            (
+                "cmk isolate \\\n  --pool=p \\\n  sleep \\\n  9",
+                "sleep \\\n  9",
+            ),
+            ("\n cmk isolate --po\\\nol='p' sleep 9\n", "sleep 9"),
+            ("'cmk' isolate --pool \"p\" sleep 9 # nap", "sleep 9 # nap"),
+            (
+                "cmk isolate sh -c 'a; b' --pool=p && ls --pool=q -- x",
+                "sh -c 'a; b'  && ls --pool=q -- x",
+            ),
+            (
+                "cmk isolate --pool=p run -- --pool=q >log",
+                "run --pool=q >log",
+            ),
+            (
+                "cmk isolate --pool=p echo a\\ b \"\\$c\"",
+                "echo a\\ b \"\\$c\"",
+            ),
+        ] {
+            let found = parse_isolate(&words(&["sh", "-c"]), &words(&[script]));
+            let found = found.unwrap().unwrap();
+            assert_eq!(found.pool.as_deref(), Some("p"), "{script}");
+            assert_eq!(found.command, words(&["sh", "-c", rest]), "{script}");
+        }
     }
 
     #[test]

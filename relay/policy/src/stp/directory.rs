@@ -8,7 +8,7 @@ use alloc::{
 };
 use resmgr_topology::CpuSet;
 
-/// Makes pools of a directory tree in CMK's layout: `pools/POOL/exclusive` (a file; `1` means exclusive)
+/// Makes pools of a directory tree in CMK's layout: `pools/POOL/exclusive` (a file: `1` exclusive, `0` shared)
 /// and `pools/POOL/SOCKET/CPULIST/` (directories). `entries` are paths relative to the directory with the
 /// content of files, `None` for directories. Files below a CPU list (CMK's `tasks`) are ignored.
 ///
@@ -30,7 +30,13 @@ pub fn pools_from_directory<'a>(
             }
             (["pools", pool, "exclusive"], Some(content)) => {
                 let pool = config.pools.entry((*pool).to_string()).or_default();
-                pool.exclusive = content.trim_end_matches('\n') == "1";
+                match content.trim() {
+                    "0" => pool.exclusive = false,
+                    "1" => pool.exclusive = true,
+                    value => problems.push(format!(
+                        "{path}: {value:?} is neither 0 (shared) nor 1 (exclusive)"
+                    )),
+                }
             }
             (["pools", pool, socket], None) => {
                 config.pools.entry((*pool).to_string()).or_default();
@@ -51,7 +57,9 @@ pub fn pools_from_directory<'a>(
             }
             (["pools", _, _, _, ..], Some(_)) => {}
             _ if parts.first() != Some(&"pools") => {}
-            _ => problems.push(format!("{path}: not expected in a CMK configuration")),
+            _ => problems.push(format!(
+                "{path}: not expected in a CMK configuration (pools/POOL/exclusive and pools/POOL/SOCKET/CPULIST/)"
+            )),
         }
     }
     // Directories list in no order: lowest CPU first.

@@ -4,7 +4,10 @@ use crate::{
     explanation::Reason,
     request::{
         Request,
-        cmk_isolate::{EXCLUSIVE_CORES, go_integer, parse_isolate, program},
+        cmk_isolate::{
+            EXCLUSIVE_CORES, EXCLUSIVE_NON_ISOLCPUS_CORES, NON_ISOLCPUS_POOL, go_integer,
+            parse_isolate, program,
+        },
     },
 };
 use alloc::{
@@ -17,7 +20,10 @@ use alloc::{
 pub(super) struct PoolRequest {
     pub(super) pool: String,
     pub(super) socket: Option<u32>,
+    /// How many lists of an exclusive pool it requests by the extended resource of the pool.
     pub(super) exclusive: usize,
+    /// How many it gets of an exclusive pool when it requests none.
+    pub(super) lists_if_exclusive: usize,
     pub(super) no_affinity: bool,
     pub(super) command: Option<Vec<String>>,
     /// How that was learnt, and what was ignored.
@@ -28,8 +34,6 @@ impl PoolRequest {
     pub(super) fn of(request: &Request) -> Result<Self, String> {
         let mut asked = Self::default();
         let mut pool = None;
-        let count = request.requirements.extended.get(EXCLUSIVE_CORES).copied();
-        asked.exclusive = usize::try_from(count.unwrap_or(0)).unwrap_or(0);
         let isolate = parse_isolate(&request.command, &request.args)?;
         if let Some(found) = &isolate {
             asked.notes.push(Reason::CmkIsolate {
@@ -40,6 +44,7 @@ impl PoolRequest {
             asked.no_affinity = found.no_affinity;
             asked.command = Some(found.command.clone());
         }
+        let mut num_cores = None;
         for (key, value) in &request.env {
             match key.as_str() {
                 "STP_POOL" if !value.is_empty() => pool = Some(value.clone()),
@@ -50,12 +55,7 @@ impl PoolRequest {
                     }),
                 },
                 "STP_NO_AFFINITY" => asked.no_affinity = true,
-                "CMK_NUM_CORES" if value.parse().ok() != Some(asked.exclusive) => {
-                    asked.notes.push(Reason::NumCoresIgnored {
-                        value: value.clone(),
-                        requested: asked.exclusive,
-                    });
-                }
+                "CMK_NUM_CORES" => num_cores = Some(value),
                 _ => {}
             }
         }
@@ -65,6 +65,22 @@ impl PoolRequest {
         asked.pool = pool.unwrap_or_else(|| "shared".to_string());
         if asked.pool == "infra" {
             asked.socket = None;
+        }
+        let resource = match asked.pool.as_str() {
+            NON_ISOLCPUS_POOL => EXCLUSIVE_NON_ISOLCPUS_CORES,
+            _ => EXCLUSIVE_CORES,
+        };
+        let count = request.requirements.extended.get(resource).copied();
+        asked.exclusive = usize::try_from(count.unwrap_or(0)).unwrap_or(0);
+        let stated: Option<usize> = num_cores.and_then(|value| value.parse().ok());
+        // CMK itself counts by the variable, and takes one list without it.
+        if isolate.is_some() && asked.exclusive == 0 {
+            asked.lists_if_exclusive = stated.unwrap_or(1);
+        } else if let Some(value) = num_cores.filter(|_| stated != Some(asked.exclusive)) {
+            asked.notes.push(Reason::NumCoresIgnored {
+                value: value.clone(),
+                requested: asked.exclusive,
+            });
         }
         Ok(asked)
     }

@@ -7,7 +7,7 @@ use alloc::{
     string::{String, ToString},
     vec::Vec,
 };
-use resmgr_topology::{CpuSet, PackageId, Topology};
+use resmgr_topology::{CpuId, CpuSet, PackageId, Topology};
 use serde::{Deserialize, Serialize};
 
 /// The document: pools by name. Customary are `exclusive`, `shared` and `infra`.
@@ -51,6 +51,20 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
+    /// The CPUs of its lists as numbers, list by list, each in the order it is configured in; of a list of which only
+    /// some are among `cpus`, those alone.
+    pub(crate) fn numbered(&self, lists: &[CpuSet], cpus: &CpuSet) -> Vec<CpuId> {
+        let mut numbers = Vec::new();
+        for list in lists {
+            let configured = self.lists.iter().find(|known| known.cpus == *list);
+            match configured.filter(|_| list.is_subset(cpus)) {
+                Some(whole) => numbers.extend(&whole.order),
+                None => numbers.extend(list.intersection(cpus).iter()),
+            }
+        }
+        numbers
+    }
+
     /// All its CPUs.
     pub(crate) fn cpus(&self) -> CpuSet {
         let lists = self.lists.iter();
@@ -59,10 +73,12 @@ impl Pool {
 }
 
 /// A CPU list of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct List {
     pub(crate) socket: u32,
     pub(crate) cpus: CpuSet,
+    /// The same as they are listed: `0,8,1,9` names core by core.
+    pub(crate) order: Vec<CpuId>,
 }
 
 /// Checks the document against the machine; tells every problem.
@@ -119,9 +135,18 @@ pub(crate) fn validate(
                 }
             }
             seen.push((cpus, name.clone()));
+            let ranges = list.cpuset.split(',');
+            let ranges = ranges.filter_map(|range| range.parse::<CpuSet>().ok());
+            let mut order: Vec<CpuId> = Vec::new();
+            for cpu in ranges.flat_map(|range| range.iter().collect::<Vec<_>>()) {
+                if !order.contains(&cpu) {
+                    order.push(cpu);
+                }
+            }
             lists.push(List {
                 socket: list.socket,
                 cpus,
+                order,
             });
         }
         let exclusive = pool.exclusive;

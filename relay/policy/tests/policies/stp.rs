@@ -2,8 +2,8 @@
 
 use super::common::*;
 use resmgr_policy::{
-    CpuListConfig, EXCLUSIVE_CORES, PoolConfig, PoolsConfig, QosClass::Guaranteed, Refusal,
-    Request, StaticPools, pools_from_directory,
+    CpuListConfig, EXCLUSIVE_CORES, EXCLUSIVE_NON_ISOLCPUS_CORES, NON_ISOLCPUS_POOL, PoolConfig,
+    PoolsConfig, QosClass::Guaranteed, Refusal, Request, StaticPools, pools_from_directory,
 };
 
 pub(super) fn pools() -> PoolsConfig {
@@ -123,6 +123,7 @@ fn without_affinity_only_the_environment_tells() {
     assert_eq!(decision.changes[0].placement.cpus, cpus("2-3"));
     let expected = [
         ("CMK_CPUS_ASSIGNED", "0,1"),
+        ("CMK_CPUS_ASSIGNED_MASK", "3"),
         ("CMK_CPUS_SHARED", "4,5,6,7"),
         ("CMK_CPUS_INFRA", "10,11,12,13,14,15"),
     ];
@@ -131,6 +132,95 @@ fn without_affinity_only_the_environment_tells() {
         expected.map(|(key, value)| (key.into(), value.into()))
     );
     assert_eq!(placed.command, Some(vec!["sleep".into(), "9".into()]));
+}
+
+fn isolates(pool: &str, env: &[(&str, &str)]) -> Request {
+    let mut request = asks("app", 0, env);
+    let line = ["cmk", "isolate", &*format!("--pool={pool}"), "sleep", "9"];
+    request.command = line.map(String::from).into();
+    request
+}
+
+#[test]
+fn without_a_resource_the_variable_counts_lists_and_without_it_there_is_a_single_list() {
+    let lists = |env: &[(&str, &str)]| {
+        world()
+            .place(&isolates("exclusive", env))
+            .map(|placed| placed.lists.len())
+    };
+    assert_eq!(lists(&[]), Ok(1));
+    assert_eq!(lists(&[("CMK_NUM_CORES", "2")]), Ok(2));
+    refused(
+        world().place(&isolates("exclusive", &[("CMK_NUM_CORES", "0")])),
+        "requested is 0",
+    );
+    let mut both = isolates("exclusive", &[("CMK_NUM_CORES", "2")]);
+    both.requirements.extended.insert(EXCLUSIVE_CORES.into(), 3);
+    assert_eq!(world().place(&both).unwrap().lists.len(), 3);
+    assert!(
+        world()
+            .place(&isolates("shared", &[]))
+            .unwrap()
+            .exclusive
+            .is_empty()
+    );
+}
+
+#[test]
+fn the_pool_beside_isolated_cpus_has_a_resource_of_its_own() {
+    let mut config = pools();
+    let list = config
+        .pools
+        .get_mut("exclusive")
+        .unwrap()
+        .cpu_lists
+        .pop()
+        .unwrap();
+    let pool = PoolConfig {
+        exclusive: true,
+        cpu_lists: vec![list],
+    };
+    config.pools.insert(NON_ISOLCPUS_POOL.into(), pool);
+    let policy = StaticPools::new(&n4c16(), &config).unwrap();
+    let mut world = World::new(n4c16(), policy);
+    let mut request = asks("app", 2, &[("STP_POOL", NON_ISOLCPUS_POOL)]);
+    refused(world.place(&request), "requested is 0");
+    request
+        .requirements
+        .extended
+        .insert(EXCLUSIVE_NON_ISOLCPUS_CORES.into(), 1);
+    assert_eq!(world.place(&request).unwrap().cpus, cpus("8-9"));
+}
+
+#[test]
+fn variables_list_cpus_in_the_order_of_their_lists() {
+    let mut config = pools();
+    let exclusive = config.pools.get_mut("exclusive").unwrap();
+    exclusive.cpu_lists[0].cpuset = "1,3,0,2".into();
+    exclusive.cpu_lists.remove(1);
+    config.pools.get_mut("infra").unwrap().cpu_lists[0].cpuset = "10,14,11,12-13,15".into();
+    let policy = StaticPools::new(&n4c16(), &config).unwrap();
+    let mut world = World::new(n4c16(), policy);
+    let env = world.place(&asks("app", 1, &[EXCLUSIVE])).unwrap().env;
+    let value = |name: &str| {
+        env.iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    };
+    assert_eq!(value("CMK_CPUS_ASSIGNED"), Some("1,3,0,2"));
+    assert_eq!(value("CMK_CPUS_ASSIGNED_MASK"), Some("F"));
+    assert_eq!(value("CMK_CPUS_INFRA"), Some("10,14,11,12,13,15"));
+    let mut world = World::new(
+        n4c16().with_online(cpus("1-15")).unwrap(),
+        StaticPools::new(&n4c16(), &config).unwrap(),
+    );
+    let env = world.place(&asks("app", 1, &[EXCLUSIVE])).unwrap().env;
+    assert_eq!(env[0].1, "1,2,3");
+    let env = world
+        .place(&asks("log", 0, &[("STP_POOL", "infra")]))
+        .unwrap()
+        .env;
+    assert_eq!(env[1], ("CMK_CPUS_ASSIGNED_MASK".into(), "FC00".into()));
 }
 
 #[test]
@@ -247,4 +337,17 @@ fn the_directory_of_cmk_is_understood() {
     let problems =
         pools_from_directory([("pools/p/x/1", None), ("pools/p/0/a", None)]).unwrap_err();
     assert_eq!(problems.len(), 2, "{problems:?}");
+    let stray = [
+        ("pools/README", Some("x")),
+        ("pools/p/exclusive", Some("true\n")),
+    ];
+    let problems = pools_from_directory(stray).unwrap_err();
+    assert!(
+        problems[0].starts_with("pools/README: not expected"),
+        "{problems:?}"
+    );
+    assert!(
+        problems[1].starts_with("pools/p/exclusive: \"true\" is neither 0"),
+        "{problems:?}"
+    );
 }

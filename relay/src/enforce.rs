@@ -12,6 +12,7 @@
 
 pub mod cgroup;
 pub mod error;
+pub mod files;
 pub mod locate;
 pub mod mount;
 pub mod reconcile;
@@ -21,6 +22,7 @@ pub mod weight;
 
 pub use cgroup::{Actual, Cgroups, Found};
 pub use error::EnforceError;
+pub use files::{CgroupFiles, MountedFiles};
 pub use locate::Place;
 pub use mount::Hierarchy;
 pub use reconcile::{Drift, Field};

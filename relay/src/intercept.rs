@@ -12,5 +12,4 @@ mod status;
 pub use hooks::Hooks;
 pub use runtime::RuntimeView;
 
-#[cfg(test)]
-pub(crate) use request::{CreateContainerRequest, container_spec};
+pub use request::{CreateContainerRequest, container_spec};

@@ -59,7 +59,7 @@ pub use ticket::Ticket;
 use crate::{
     config::{FailPolicies, ResourcesFile},
     enforce::Cgroups,
-    ledger::{Loaded, StateWriter},
+    ledger::{Blocking, Loaded, StateWriter},
 };
 use event::ManagerEvent;
 use owner::Owner;
@@ -99,6 +99,8 @@ pub struct ManagerConfig {
     pub export: Option<PathBuf>,
     /// Which containers are shown it.
     pub resources_file: ResourcesFile,
+    /// Where work runs that blocks.
+    pub blocking: Blocking,
     /// Events that may wait; more make their senders wait.
     pub mailbox: usize,
     /// Forget what an earlier run decided (`--reset-policy`); what the runtime asked for is kept.
@@ -123,7 +125,8 @@ impl Manager {
             tracing::warn!(%problem, "the saved placement state is unusable; learning it from the runtime");
         }
         let (sender, events) = mpsc::channel(config.mailbox.max(2));
-        let (writer, durable) = StateWriter::new(config.ledger);
+        let disk = Arc::clone(config.ledger.disk());
+        let (writer, durable) = StateWriter::new(config.ledger, config.blocking);
         let (snapshot_out, snapshots) = watch::channel(Arc::new(Snapshot::empty(
             config.policy.name(),
             Arc::clone(&config.topology),
@@ -152,7 +155,7 @@ impl Manager {
         };
         let files = config.export.map(|base| {
             let isolated = config.topology.isolated;
-            ResourceFiles::new(base, isolated, config.resources_file)
+            ResourceFiles::new(disk, base, isolated, config.resources_file)
         });
         let owner = Owner::new(
             owner::OwnerParts {
@@ -167,6 +170,7 @@ impl Manager {
                 poll: Arc::clone(&handle.poll),
                 vanishing,
                 files,
+                blocking: config.blocking,
             },
             value.unwrap_or_default(),
             config.reset_policy,
@@ -199,6 +203,7 @@ impl Manager {
         let owner = self.owner.run(self.events, stop.clone());
         let poller = async {
             tokio::select! {
+                biased;
                 () = self.poller.run() => {}
                 () = stop.cancelled() => {}
             }
@@ -206,11 +211,13 @@ impl Manager {
         let writer = self.writer.run();
         tokio::pin!(writer);
         tokio::select! {
+            biased;
             ((), ()) = futures::future::join(owner, poller) => {}
             () = &mut writer => return,
         }
         // What the owner handed over last goes to disk before we leave.
         tokio::select! {
+            biased;
             () = writer => {}
             _saved_or_not = tokio::time::timeout(Duration::from_secs(2), durable.flushed()) => {}
         }

@@ -6,6 +6,7 @@ use crate::{
     cri::{client::RuntimeClient, intercept::Interceptor, observe::Observer},
     enforce::{Cgroups, Hierarchy},
     intercept::{Hooks, RuntimeView},
+    ledger::Blocking,
     manager::{self, Ledger, Manager, ManagerHandle},
     metrics::{placement::PlacementMetrics, registry::Metrics},
 };
@@ -93,6 +94,7 @@ pub(super) fn parts(
         reconcile_interval: config.enforce.reconcile_interval,
         export: Some(config.enforce.state_dir.join("containers")),
         resources_file: config.enforce.resources_file,
+        blocking: Blocking::Threads,
         mailbox: MAILBOX,
         reset_policy: config.policy.reset,
     })

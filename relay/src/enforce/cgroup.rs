@@ -3,12 +3,17 @@
 //! cgroup v1 wants a child's cpuset inside its parent's at every moment, so nested cgroups (a container
 //! that runs containers) shrink before and grow after their parent. cgroup v2 narrows children itself.
 
-use super::{CgroupSettings, EnforceError, Hierarchy, Place, locate::children, weight::Conversion};
-use cgroups_rs::fs::{cpu::CpuController, cpuset::CpuSetController};
+use super::{
+    CgroupSettings, EnforceError, Hierarchy, Place,
+    files::{CgroupFiles, MountedFiles},
+    locate::children,
+    watch::Watch,
+    weight::Conversion,
+};
 use resmgr_topology::{CpuSet, NodeId};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -41,6 +46,7 @@ pub struct Actual {
 #[derive(Debug)]
 pub struct Cgroups {
     hierarchy: Hierarchy,
+    files: Box<dyn CgroupFiles>,
     found: Mutex<BTreeMap<String, Found>>,
     weights: Conversion,
 }
@@ -49,11 +55,27 @@ impl Cgroups {
     /// Containers under these mounts.
     #[must_use]
     pub fn new(hierarchy: Hierarchy) -> Self {
+        let files = MountedFiles::new(hierarchy.clone());
+        Self::with_files(hierarchy, Box::new(files))
+    }
+
+    /// Containers in a hierarchy that need not be the machine's.
+    #[must_use]
+    pub fn with_files(hierarchy: Hierarchy, files: Box<dyn CgroupFiles>) -> Self {
         Self {
             hierarchy,
+            files,
             found: Mutex::default(),
             weights: Conversion::default(),
         }
+    }
+
+    /// Notices what happens to containers' cgroups from now on. Within a Tokio runtime only.
+    ///
+    /// # Errors
+    /// When nothing can be noticed.
+    pub fn watch(&self) -> io::Result<Box<dyn Watch>> {
+        self.files.watch()
     }
 
     /// The mounts.
@@ -76,7 +98,7 @@ impl Cgroups {
     pub fn learn_weights(&self, place: &Place<'_>, asked: u64, wanted: u64) {
         if self.hierarchy.is_v2()
             && let Ok(Found { cpu: Some(cpu), .. }) = self.locate(place)
-            && let Ok(weight) = self.cpu(&cpu).shares()
+            && let Some(weight) = self.shares(&cpu)
         {
             self.weights.learn(asked, wanted, weight);
         }
@@ -89,21 +111,22 @@ impl Cgroups {
     pub fn locate(&self, place: &Place<'_>) -> Result<Found, EnforceError> {
         let mut cache = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = cache.get(place.id) {
-            if found.cpuset.is_dir() {
+            if self.files.is_directory(&found.cpuset) {
                 return Ok(found.clone());
             }
             cache.remove(place.id);
         }
-        let cpuset =
-            place
-                .find(self.hierarchy.cpuset_root())
-                .ok_or_else(|| EnforceError::Absent {
-                    container: place.id.to_owned(),
-                    parent: place.parent.to_owned(),
-                })?;
+        let cpuset = place
+            .find(&*self.files, self.hierarchy.cpuset_root())
+            .ok_or_else(|| EnforceError::Absent {
+                container: place.id.to_owned(),
+                parent: place.parent.to_owned(),
+            })?;
         let cpu = match &self.hierarchy {
             Hierarchy::V2 { .. } => Some(cpuset.clone()),
-            Hierarchy::V1 { cpu, .. } => cpu.as_ref().and_then(|root| place.find(root)),
+            Hierarchy::V1 { cpu, .. } => {
+                cpu.as_ref().and_then(|root| place.find(&*self.files, root))
+            }
         };
         let found = Found { cpuset, cpu };
         // A runtime makes a container's cgroups one controller after the other: the rest is still to come.
@@ -121,11 +144,12 @@ impl Cgroups {
     pub fn search(&self, place: &Place<'_>) -> Result<Found, EnforceError> {
         match self.locate(place) {
             Err(absent @ EnforceError::Absent { .. }) => {
-                let cpuset = place.search(self.hierarchy.cpuset_root()).ok_or(absent)?;
+                let root = self.hierarchy.cpuset_root();
+                let cpuset = place.search(&*self.files, root).ok_or(absent)?;
                 let cpu = self
                     .hierarchy
                     .cpu_root()
-                    .and_then(|root| place.search(root));
+                    .and_then(|root| place.search(&*self.files, root));
                 let found = Found { cpuset, cpu };
                 self.found
                     .lock()
@@ -151,20 +175,20 @@ impl Cgroups {
     /// When the cgroup is absent or its files are unreadable or in no known format.
     pub fn read(&self, place: &Place<'_>) -> Result<Actual, EnforceError> {
         let found = self.locate(place)?;
-        let cpus = read_cpus(&found.cpuset.join("cpuset.cpus"))
+        let cpus = self
+            .read_cpus(&found.cpuset.join("cpuset.cpus"))
             .map_err(|error| self.controller(&found.cpuset, error))?;
         let effective = if self.hierarchy.is_v2() {
-            read_cpus(&found.cpuset.join("cpuset.cpus.effective"))?
+            self.read_cpus(&found.cpuset.join("cpuset.cpus.effective"))?
         } else {
             cpus
         };
-        let mems = read_nodes(&found.cpuset.join("cpuset.mems"))?;
+        let mems = self.read_nodes(&found.cpuset.join("cpuset.mems"))?;
         let (mut cpu_shares, mut cpu_quota) = (None, None);
         if let Some(cpu) = &found.cpu {
-            let controller = self.cpu(cpu);
             // Absent files mean that the controller is not enabled there: nothing to say.
-            cpu_shares = controller.shares().ok();
-            cpu_quota = controller.cfs_quota().ok();
+            cpu_shares = self.shares(cpu);
+            cpu_quota = self.quota(cpu);
         }
         Ok(Actual {
             cpus,
@@ -211,7 +235,7 @@ impl Cgroups {
             wanted.cpus = asked.cpus;
             if wanted.cpus.is_empty() {
                 self.inherit(&found.cpuset, "cpuset.cpus", |path| {
-                    wanted.cpus = read_cpus(path)?;
+                    wanted.cpus = self.read_cpus(path)?;
                     Ok(())
                 })?;
             }
@@ -220,7 +244,7 @@ impl Cgroups {
             wanted.mems.clone_from(&asked.mems);
             if wanted.mems.as_ref().is_none_or(|mems| mems.is_empty()) {
                 self.inherit(&found.cpuset, "cpuset.mems", |path| {
-                    wanted.mems = Some(read_nodes(path)?.into());
+                    wanted.mems = Some(self.read_nodes(path)?.into());
                     Ok(())
                 })?;
             }
@@ -258,7 +282,8 @@ impl Cgroups {
         if self.hierarchy.is_v2() {
             // cgroups-rs' write of an empty string is no write(2) at all; the kernel wants a newline.
             let path = directory.join(file);
-            return fs::write(&path, "\n").map_err(|source| self.refused(&path, "", source));
+            let emptied = self.files.write(&path, "\n");
+            return emptied.map_err(|source| self.refused(&path, "", source));
         }
         match directory.parent() {
             Some(parent) => copy(&parent.join(file)),
@@ -270,46 +295,61 @@ impl Cgroups {
         let Some(directory) = &found.cpu else {
             return Ok(());
         };
-        let controller = self.cpu(directory);
         if let Some(shares) = wanted.cpu_shares.filter(|shares| *shares > 0) {
-            let (file, value) = if self.hierarchy.is_v2() {
-                ("cpu.weight", self.weights.weight(shares))
-            } else {
-                ("cpu.shares", shares)
+            let value = match self.hierarchy.is_v2() {
+                true => self.weights.weight(shares),
+                false => shares,
             };
-            let path = directory.join(file);
             let same = |is| self.are_shares(is, shares);
-            if !controller.shares().is_ok_and(same) {
-                controller
-                    .set_shares(value)
-                    .map_err(|error| self.refused(&path, &value.to_string(), cause(&error)))?;
-                check(
-                    &path,
-                    &value.to_string(),
-                    controller.shares().ok().map(|is| is.to_string()),
-                )?;
+            if !self.shares(directory).is_some_and(same) {
+                let (path, text) = (directory.join(self.shares_file()), value.to_string());
+                let set = self.files.set_shares(directory, value);
+                set.map_err(|source| self.refused(&path, &text, source))?;
+                let is = self.shares(directory);
+                check(&path, &text, is.map(|is| is.to_string()))?;
             }
         }
         if let Some(quota) = wanted.cpu_quota.filter(|quota| *quota != 0) {
-            let file = if self.hierarchy.is_v2() {
-                "cpu.max"
-            } else {
-                "cpu.cfs_quota_us"
-            };
-            let path = directory.join(file);
-            // cgroup v2 reads `max`, which cgroups-rs gives as the largest number.
-            let same = |is: i64| is == quota || (quota < 0 && (is < 0 || is == i64::MAX));
-            if !controller.cfs_quota().is_ok_and(same) {
-                controller
-                    .set_cfs_quota(quota)
-                    .map_err(|error| self.refused(&path, &quota.to_string(), cause(&error)))?;
-                let is = controller.cfs_quota().ok();
+            let same = |is: i64| is == quota || (quota < 0 && is < 0);
+            if !self.quota(directory).is_some_and(same) {
+                let (path, text) = (directory.join(self.quota_file()), quota.to_string());
+                let set = self.files.set_quota(directory, quota);
+                set.map_err(|source| self.refused(&path, &text, source))?;
+                let is = self.quota(directory);
                 if !is.is_some_and(same) {
-                    check(&path, &quota.to_string(), is.map(|is| is.to_string()))?;
+                    check(&path, &text, is.map(|is| is.to_string()))?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn shares_file(&self) -> &'static str {
+        match self.hierarchy.is_v2() {
+            true => "cpu.weight",
+            false => "cpu.shares",
+        }
+    }
+
+    fn quota_file(&self) -> &'static str {
+        match self.hierarchy.is_v2() {
+            true => "cpu.max",
+            false => "cpu.cfs_quota_us",
+        }
+    }
+
+    fn shares(&self, directory: &Path) -> Option<u64> {
+        let text = self.files.read(&directory.join(self.shares_file()));
+        text.ok()?.trim().parse().ok()
+    }
+
+    /// The quota; -1 is none, which is `max` under cgroup v2.
+    fn quota(&self, directory: &Path) -> Option<i64> {
+        let text = self.files.read(&directory.join(self.quota_file())).ok()?;
+        match text.split_whitespace().next()? {
+            "max" => Some(-1),
+            quota => quota.parse().ok(),
+        }
     }
 
     /// The CPUs that any cgroup can have now, when that is a true part of `wanted`: the rest is offline,
@@ -322,7 +362,9 @@ impl Cgroups {
         } else {
             "cpuset.cpus"
         };
-        let root = read_cpus(&self.hierarchy.cpuset_root().join(file)).ok()?;
+        let root = self
+            .read_cpus(&self.hierarchy.cpuset_root().join(file))
+            .ok()?;
         let part = wanted.intersection(&root);
         (part != *wanted && !part.is_empty()).then_some(part)
     }
@@ -344,17 +386,17 @@ impl Cgroups {
 
     fn write_exactly(&self, directory: &Path, wanted: &CpuSet) -> Result<(), EnforceError> {
         let path = directory.join("cpuset.cpus");
-        let old = match read_cpus(&path) {
+        let old = match self.read_cpus(&path) {
             Ok(old) => old,
             Err(error) => {
                 self.enable(directory, error)?;
-                read_cpus(&path)?
+                self.read_cpus(&path)?
             }
         };
         let nested = if self.hierarchy.is_v2() {
             Vec::new()
         } else {
-            children(directory)
+            children(&*self.files, directory)
         };
         if nested.is_empty() {
             if old != *wanted {
@@ -363,13 +405,13 @@ impl Cgroups {
         } else if old != *wanted || !wanted.is_subset(&old) {
             self.write_nested(directory, &nested, &old, wanted)?;
         }
-        let is = read_cpus(&path)?;
+        let is = self.read_cpus(&path)?;
         if is != *wanted {
             return Err(read_back(&path, wanted, &is));
         }
         if self.hierarchy.is_v2() {
             let path = directory.join("cpuset.cpus.effective");
-            let is = read_cpus(&path)?;
+            let is = self.read_cpus(&path)?;
             if is != *wanted && self.online_part(wanted) != Some(is) {
                 return Err(read_back(&path, wanted, &is));
             }
@@ -388,7 +430,7 @@ impl Cgroups {
     ) -> Result<(), EnforceError> {
         let mut targets = Vec::new();
         for child in nested {
-            let had = read_cpus(&child.join("cpuset.cpus"))?;
+            let had = self.read_cpus(&child.join("cpuset.cpus"))?;
             let left = had.intersection(wanted);
             let target = if had == *old || left.is_empty() {
                 *wanted
@@ -415,11 +457,7 @@ impl Cgroups {
     fn set_cpus(&self, directory: &Path, wanted: &CpuSet) -> Result<(), EnforceError> {
         let path = directory.join("cpuset.cpus");
         let text = wanted.to_string();
-        let set = || {
-            self.cpuset(directory)
-                .set_cpus(&text)
-                .map_err(|error| cause(&error))
-        };
+        let set = || self.files.set_cpus(directory, &text);
         match set() {
             Ok(()) => Ok(()),
             // EACCES of cgroup v1: an ancestor lacks a CPU, as after it was offline for a moment.
@@ -443,14 +481,14 @@ impl Cgroups {
             .collect();
         let mut widened = false;
         for ancestor in ancestors.into_iter().rev() {
-            let Ok(has) = read_cpus(&ancestor.join("cpuset.cpus")) else {
+            let Ok(has) = self.read_cpus(&ancestor.join("cpuset.cpus")) else {
                 return false;
             };
             if wanted.is_subset(&has) {
                 continue;
             }
             let all = has.union(wanted);
-            match self.cpuset(ancestor).set_cpus(&all.to_string()) {
+            match self.files.set_cpus(ancestor, &all.to_string()) {
                 Ok(()) => {
                     widened = true;
                     tracing::warn!(cgroup = %ancestor.display(), had = %has, now = %all,
@@ -465,19 +503,18 @@ impl Cgroups {
     fn write_mems(&self, directory: &Path, wanted: &BTreeSet<NodeId>) -> Result<(), EnforceError> {
         let path = directory.join("cpuset.mems");
         let text = nodes_text(wanted);
-        let is = read_nodes(&path)?;
+        let is = self.read_nodes(&path)?;
         if is == *wanted {
             return Ok(());
         }
         let nested = if self.hierarchy.is_v2() {
             Vec::new()
         } else {
-            children(directory)
+            children(&*self.files, directory)
         };
         let write = |directory: &Path, text: &str| {
-            self.cpuset(directory)
-                .set_mems(text)
-                .map_err(|error| self.refused(&directory.join("cpuset.mems"), text, cause(&error)))
+            let set = self.files.set_mems(directory, text);
+            set.map_err(|source| self.refused(&directory.join("cpuset.mems"), text, source))
         };
         let both: BTreeSet<_> = is.union(wanted).copied().collect();
         if !nested.is_empty() {
@@ -490,7 +527,7 @@ impl Cgroups {
             }
         }
         write(directory, &text)?;
-        let is = read_nodes(&path)?;
+        let is = self.read_nodes(&path)?;
         check(&path, &text, Some(nodes_text(&is)))
     }
 
@@ -509,11 +546,12 @@ impl Cgroups {
         ancestors.reverse();
         for ancestor in ancestors {
             let path = ancestor.join("cgroup.subtree_control");
-            let enabled = fs::read_to_string(&path).unwrap_or_default();
+            let enabled = self.files.read(&path).unwrap_or_default();
             if enabled.split_whitespace().any(|word| word == "cpuset") {
                 continue;
             }
-            fs::write(&path, "+cpuset").map_err(|source| self.refused(&path, "+cpuset", source))?;
+            let enabled = self.files.write(&path, "+cpuset");
+            enabled.map_err(|source| self.refused(&path, "+cpuset", source))?;
         }
         Ok(())
     }
@@ -522,8 +560,8 @@ impl Cgroups {
     fn controller(&self, directory: &Path, error: EnforceError) -> EnforceError {
         if self.hierarchy.is_v2()
             && error.is_absent()
-            && directory.join("cgroup.procs").exists()
-            && !directory.join("cpuset.cpus").exists()
+            && self.files.is_directory(directory)
+            && self.files.read(&directory.join("cpuset.cpus")).is_err()
         {
             return EnforceError::NoController {
                 path: directory.to_owned(),
@@ -539,7 +577,7 @@ impl Cgroups {
             && source.kind() != io::ErrorKind::NotFound
             && file.to_string_lossy().starts_with("cpuset.")
             && let Some(parent) = directory.parent()
-            && let Ok(has) = fs::read_to_string(parent.join(file))
+            && let Ok(has) = self.files.read(&parent.join(file))
         {
             hint = format!(" (its parent has {:?})", has.trim());
         }
@@ -551,21 +589,21 @@ impl Cgroups {
         }
     }
 
-    fn cpuset(&self, directory: &Path) -> CpuSetController {
-        CpuSetController::new(
-            directory.to_owned(),
-            self.hierarchy.cpuset_root().to_owned(),
-            self.hierarchy.is_v2(),
-        )
+    fn read_cpus(&self, path: &Path) -> Result<CpuSet, EnforceError> {
+        let text = self.files.read(path).map_err(|source| EnforceError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        text.parse().map_err(|_bad| EnforceError::Format {
+            path: path.to_owned(),
+            found: text.trim().to_owned(),
+            expected: "a list such as 0-3,8",
+        })
     }
 
-    fn cpu(&self, directory: &Path) -> CpuController {
-        let root = self.hierarchy.cpu_root().unwrap_or(directory);
-        CpuController::new(
-            directory.to_owned(),
-            root.to_owned(),
-            self.hierarchy.is_v2(),
-        )
+    fn read_nodes(&self, path: &Path) -> Result<BTreeSet<NodeId>, EnforceError> {
+        let nodes = self.read_cpus(path)?; // the same list format
+        Ok(nodes.iter().map(|node| NodeId(node.0)).collect())
     }
 }
 
@@ -575,26 +613,6 @@ fn nodes_text(nodes: &BTreeSet<NodeId>) -> String {
         .map(|node| resmgr_topology::CpuId(node.0))
         .collect(); // the same list format
     as_set.to_string()
-}
-
-fn read_text(path: &Path) -> Result<String, EnforceError> {
-    fs::read_to_string(path).map_err(|source| EnforceError::Read {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn read_cpus(path: &Path) -> Result<CpuSet, EnforceError> {
-    let text = read_text(path)?;
-    text.parse().map_err(|_bad| EnforceError::Format {
-        path: path.to_owned(),
-        found: text.trim().to_owned(),
-        expected: "a list such as 0-3,8",
-    })
-}
-
-fn read_nodes(path: &Path) -> Result<BTreeSet<NodeId>, EnforceError> {
-    Ok(read_cpus(path)?.iter().map(|node| NodeId(node.0)).collect())
 }
 
 fn read_back(path: &Path, wanted: &CpuSet, found: &CpuSet) -> EnforceError {
@@ -615,19 +633,6 @@ fn check(path: &Path, wanted: &str, found: Option<String>) -> Result<(), Enforce
         wanted: wanted.to_owned(),
         found,
     })
-}
-
-/// The system's error inside one of cgroups-rs.
-fn cause(error: &cgroups_rs::fs::error::Error) -> io::Error {
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<io::Error>())
-        .map_or_else(
-            || io::Error::other(error.to_string()),
-            |io| match io.raw_os_error() {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => io::Error::new(io.kind(), io.to_string()),
-            },
-        )
 }
 
 #[cfg(test)]

@@ -3,11 +3,8 @@
 //! Runtimes name the directory after the container; the kubelet names the parent. Both forms of the
 //! parent (`/kubepods/burstable/podX` and `…/kubepods-burstable-podX.slice`) and both drivers occur.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use super::files::CgroupFiles;
+use std::path::{Path, PathBuf};
 
 /// How deep and how wide the search goes for a container that is not where it should be.
 const SEARCH_DEPTH: usize = 8;
@@ -25,7 +22,7 @@ pub struct Place<'a> {
 impl Place<'_> {
     /// The container's directory under the hierarchy mounted at `root`, if it exists.
     #[must_use]
-    pub fn find(&self, root: &Path) -> Option<PathBuf> {
+    pub fn find(&self, files: &dyn CgroupFiles, root: &Path) -> Option<PathBuf> {
         if self.id.is_empty() || self.id.contains('/') {
             return None;
         }
@@ -34,7 +31,7 @@ impl Place<'_> {
             let parent = root.join(parent);
             for name in &names {
                 let candidate = parent.join(name);
-                if candidate.is_dir() {
+                if files.is_directory(&candidate) {
                     return Some(candidate);
                 }
             }
@@ -44,12 +41,12 @@ impl Place<'_> {
 
     /// Like [`Place::find`], and searches the whole hierarchy when that finds nothing.
     #[must_use]
-    pub fn search(&self, root: &Path) -> Option<PathBuf> {
-        self.find(root).or_else(|| {
+    pub fn search(&self, files: &dyn CgroupFiles, root: &Path) -> Option<PathBuf> {
+        self.find(files, root).or_else(|| {
             if self.id.len() < 12 {
                 return None; // too short to be anybody's unique name
             }
-            search(root, &names(self.id))
+            search(files, root, &names(self.id))
         })
     }
 }
@@ -108,27 +105,25 @@ pub fn expand_slice(slice: &str) -> PathBuf {
     path
 }
 
-fn search(root: &Path, names: &[String]) -> Option<PathBuf> {
+fn search(files: &dyn CgroupFiles, root: &Path, names: &[String]) -> Option<PathBuf> {
     let mut level = vec![root.to_owned()];
     let mut seen = 0;
     for _ in 0..SEARCH_DEPTH {
         let mut next = Vec::new();
         for directory in &level {
-            let Ok(entries) = fs::read_dir(directory) else {
+            let Ok(inside) = files.directories(directory) else {
                 continue; // ended meanwhile
             };
-            for entry in entries.flatten() {
-                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    continue;
-                }
+            for path in inside {
                 seen += 1;
                 if seen > SEARCH_DIRECTORIES {
                     return None;
                 }
-                if names.iter().any(|name| entry.file_name() == name.as_str()) {
-                    return Some(entry.path());
+                let named = path.file_name();
+                if named.is_some_and(|named| names.iter().any(|name| named == name.as_str())) {
+                    return Some(path);
                 }
-                next.push(entry.path());
+                next.push(path);
             }
         }
         level = next;
@@ -138,27 +133,14 @@ fn search(root: &Path, names: &[String]) -> Option<PathBuf> {
 
 /// All cgroups below `directory`, the deepest last.
 #[must_use]
-pub fn children(directory: &Path) -> Vec<PathBuf> {
-    // kernfs counts a link for each directory inside: the common case costs one call.
-    if fs::metadata(directory).is_ok_and(|metadata| metadata.nlink() == 2) {
-        return Vec::new();
-    }
-    let mut found = Vec::new();
+pub fn children(files: &dyn CgroupFiles, directory: &Path) -> Vec<PathBuf> {
+    // A cgroup that is gone meanwhile has none.
+    let inside = |directory: &Path| files.directories(directory).unwrap_or_default();
+    let mut found = inside(directory);
     let mut next = 0;
-    let list = |directory: &Path, found: &mut Vec<PathBuf>| {
-        let Ok(entries) = fs::read_dir(directory) else {
-            return; // gone meanwhile: no children
-        };
-        found.extend(
-            entries
-                .flatten()
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                .map(|entry| entry.path()),
-        );
-    };
-    list(directory, &mut found);
-    while let Some(child) = found.get(next).cloned() {
-        list(&child, &mut found);
+    while let Some(child) = found.get(next) {
+        let below = inside(child);
+        found.extend(below);
         next += 1;
     }
     found
@@ -167,6 +149,14 @@ pub fn children(directory: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::enforce::{Hierarchy, MountedFiles};
+    use std::fs;
+
+    fn files(root: &Path) -> MountedFiles {
+        MountedFiles::new(Hierarchy::V2 {
+            root: root.to_owned(),
+        })
+    }
 
     const ID: &str = "0123456789abcdef0123456789abcdef";
 
@@ -200,7 +190,7 @@ mod tests {
             fs::create_dir_all(&wanted).unwrap();
             let place = Place { id: ID, parent };
             assert_eq!(
-                place.find(root.path()),
+                place.find(&files(root.path()), root.path()),
                 Some(wanted),
                 "{parent} {directory}"
             );
@@ -216,8 +206,11 @@ mod tests {
             id,
             parent: "/kubepods/podX",
         };
-        assert_eq!(place(ID).find(root.path()), None);
-        assert_eq!(place(ID).search(root.path()), Some(wanted));
-        assert_eq!(place("../x").search(root.path()), None);
+        assert_eq!(place(ID).find(&files(root.path()), root.path()), None);
+        assert_eq!(
+            place(ID).search(&files(root.path()), root.path()),
+            Some(wanted)
+        );
+        assert_eq!(place("../x").search(&files(root.path()), root.path()), None);
     }
 }

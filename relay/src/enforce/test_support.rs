@@ -146,7 +146,10 @@ impl KernelCpuset {
 impl Drop for KernelCpuset {
     fn drop(&mut self) {
         let mut all = vec![self.root.clone()];
-        all.extend(super::locate::children(&self.root));
+        all.extend(super::locate::children(
+            &super::MountedFiles::new(self.cgroups.hierarchy().clone()),
+            &self.root,
+        ));
         for directory in all.iter().rev() {
             if let Err(error) = fs::remove_dir(directory) {
                 eprintln!("cannot remove {}: {error}", directory.display());

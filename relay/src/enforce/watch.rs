@@ -5,7 +5,7 @@
 //! cgroup is removed, which runtimes do as soon as a container's last process has ended. The periodic
 //! look at kernel and runtime remains the net.
 
-use futures::StreamExt;
+use futures::Stream;
 use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
 use resmgr_policy::ContainerId;
 use std::{
@@ -13,6 +13,8 @@ use std::{
     ffi::OsString,
     fmt, io,
     path::Path,
+    pin::Pin,
+    task::{Context, Poll, ready},
 };
 
 const FILES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
@@ -26,15 +28,33 @@ pub enum Noticed {
     Vanished(ContainerId),
 }
 
-/// Watches the cpuset files of containers, and their pods' cgroups for the ends of containers.
-pub struct Watcher {
+/// Notices writes to containers' cpusets, and their end.
+pub trait Watch: fmt::Debug + Send + Sync {
+    /// Whether a container is watched.
+    fn watches(&self, id: &ContainerId) -> bool;
+
+    /// Watches the files in a container's cpuset directory, and the directory itself in its parent.
+    ///
+    /// # Errors
+    /// When the cgroup is gone or the user's limit of watches is reached.
+    fn add(&mut self, id: &ContainerId, directory: &Path) -> io::Result<()>;
+
+    /// Stops watching a container.
+    fn remove(&mut self, id: &ContainerId);
+
+    /// What has been noticed next; an error ends the watch.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Noticed>>;
+}
+
+/// Watches the cpuset files of containers, and their pods' cgroups for the ends of containers, by inotify.
+pub struct InotifyWatch {
     events: EventStream<[u8; 4096]>,
     owners: HashMap<WatchDescriptor, ContainerId>,
     pods: HashMap<WatchDescriptor, BTreeMap<OsString, ContainerId>>,
     watched: BTreeMap<ContainerId, Vec<WatchDescriptor>>,
 }
 
-impl Watcher {
+impl InotifyWatch {
     /// Starts watching nothing. Must be called within a Tokio runtime.
     ///
     /// # Errors
@@ -48,17 +68,18 @@ impl Watcher {
         })
     }
 
-    /// Whether a container is watched.
-    #[must_use]
-    pub fn watches(&self, id: &ContainerId) -> bool {
+    fn end(&mut self, descriptor: WatchDescriptor) {
+        // The kernel has dropped the watch of a file that is gone: that is what was wanted.
+        drop(self.events.watches().remove(descriptor));
+    }
+}
+
+impl Watch for InotifyWatch {
+    fn watches(&self, id: &ContainerId) -> bool {
         self.watched.contains_key(id)
     }
 
-    /// Watches the files in a container's cpuset directory, and the directory itself in its parent.
-    ///
-    /// # Errors
-    /// When the cgroup is gone or the user's limit of watches is reached.
-    pub fn add(&mut self, id: &ContainerId, directory: &Path) -> io::Result<()> {
+    fn add(&mut self, id: &ContainerId, directory: &Path) -> io::Result<()> {
         if self.watches(id) {
             return Ok(());
         }
@@ -81,8 +102,7 @@ impl Watcher {
         Ok(())
     }
 
-    /// Stops watching a container.
-    pub fn remove(&mut self, id: &ContainerId) {
+    fn remove(&mut self, id: &ContainerId) {
         for descriptor in self.watched.remove(id).unwrap_or_default() {
             self.owners.remove(&descriptor);
             self.end(descriptor);
@@ -100,26 +120,17 @@ impl Watcher {
         }
     }
 
-    fn end(&mut self, descriptor: WatchDescriptor) {
-        // The kernel has dropped the watch of a file that is gone: that is what was wanted.
-        drop(self.events.watches().remove(descriptor));
-    }
-
-    /// Waits for something to notice.
-    ///
-    /// # Errors
-    /// When the inotify instance cannot be read.
-    pub async fn next(&mut self) -> io::Result<Noticed> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Noticed>> {
         loop {
-            let Some(event) = self.events.next().await else {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            let Some(event) = ready!(Pin::new(&mut self.events).poll_next(context)) else {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             };
             let event = event?;
             if event.mask.contains(EventMask::DELETE) {
                 let inside = self.pods.get(&event.wd);
                 let name = event.name.as_deref();
                 if let Some(id) = inside.zip(name).and_then(|(inside, name)| inside.get(name)) {
-                    return Ok(Noticed::Vanished(id.clone()));
+                    return Poll::Ready(Ok(Noticed::Vanished(id.clone())));
                 }
                 continue;
             }
@@ -129,15 +140,15 @@ impl Watcher {
             if event.mask.contains(EventMask::IGNORED) {
                 self.remove(&id);
             } else {
-                return Ok(Noticed::Written(id));
+                return Poll::Ready(Ok(Noticed::Written(id)));
             }
         }
     }
 }
 
-impl fmt::Debug for Watcher {
+impl fmt::Debug for InotifyWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watcher")
+        f.debug_struct("InotifyWatch")
             .field("containers", &self.watched.len())
             .finish_non_exhaustive()
     }
@@ -149,6 +160,10 @@ mod tests {
     use crate::enforce::test_support::KernelCpuset;
     use std::{fs, time::Duration};
 
+    async fn next(watch: &mut InotifyWatch) -> io::Result<Noticed> {
+        std::future::poll_fn(|context| watch.poll_next(context)).await
+    }
+
     #[tokio::test]
     async fn a_write_behind_our_back_is_noticed() {
         let Some(kernel) = KernelCpuset::new("watch") else {
@@ -157,10 +172,10 @@ mod tests {
         let place = kernel.container("c1");
         let directory = kernel.cgroups.locate(&place).unwrap().cpuset;
         let id = ContainerId("c1".into());
-        let mut watcher = Watcher::new().unwrap();
+        let mut watcher = InotifyWatch::new().unwrap();
         watcher.add(&id, &directory).unwrap();
         fs::write(directory.join("cpuset.cpus"), "0").unwrap();
-        let written = tokio::time::timeout(Duration::from_secs(10), watcher.next())
+        let written = tokio::time::timeout(Duration::from_secs(10), next(&mut watcher))
             .await
             .expect("the kernel tells")
             .unwrap();
@@ -174,7 +189,7 @@ mod tests {
         let Some(kernel) = KernelCpuset::new("vanish") else {
             return;
         };
-        let mut watcher = Watcher::new().unwrap();
+        let mut watcher = InotifyWatch::new().unwrap();
         let directories = ["c1", "c2"].map(|id| {
             let place = kernel.container(id);
             let directory = kernel.cgroups.locate(&place).unwrap().cpuset;
@@ -182,14 +197,14 @@ mod tests {
             directory
         });
         fs::remove_dir(&directories[1]).unwrap();
-        let gone = tokio::time::timeout(Duration::from_secs(10), watcher.next())
+        let gone = tokio::time::timeout(Duration::from_secs(10), next(&mut watcher))
             .await
             .expect("the kernel tells")
             .unwrap();
         assert_eq!(gone, Noticed::Vanished(ContainerId("c2".into())));
         watcher.remove(&ContainerId("c2".into()));
         fs::remove_dir(&directories[0]).unwrap();
-        let gone = tokio::time::timeout(Duration::from_secs(10), watcher.next())
+        let gone = tokio::time::timeout(Duration::from_secs(10), next(&mut watcher))
             .await
             .expect("the first is still watched")
             .unwrap();

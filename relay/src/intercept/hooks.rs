@@ -29,9 +29,11 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
+};
+use tokio::{
+    sync::{Mutex as PodLock, OwnedMutexGuard},
     time::Instant,
 };
-use tokio::sync::{Mutex as PodLock, OwnedMutexGuard};
 
 const METHODS: [&str; 9] = [
     "StopPodSandbox",

@@ -24,7 +24,7 @@ use std::{
 /// A `CreateContainerRequest`, of which only what concerns placement is read. The rest goes on as it came,
 /// whatever it is: since Kubernetes 1.36 the values of the environment need not be UTF-8, for instance.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct CreateContainerRequest {
+pub struct CreateContainerRequest {
     #[prost(string, tag = "1")]
     pub(super) pod_sandbox_id: String,
     #[prost(message, optional, tag = "2")]
@@ -64,8 +64,9 @@ struct LinuxContainerConfig {
     resources: Option<v1::LinuxContainerResources>,
 }
 
-/// Reads what is to be placed out of a CreateContainerRequest.
-pub(crate) fn container_spec(
+/// Reads what is to be placed out of a CreateContainerRequest. Estimates need the machine's memory in bytes.
+#[must_use]
+pub fn container_spec(
     create: &CreateContainerRequest,
     provisional: ContainerId,
     memory_total_bytes: u64,

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use resmgr_policy::{ContainerId, CriResources, PodRef};
 use serde_json::Value;
-use std::{collections::HashMap, sync::Arc, time::Instant};
-use tokio::sync::mpsc;
+use std::{collections::HashMap, sync::Arc};
+use tokio::{sync::mpsc, time::Instant};
 
 /// The runtime behind a client.
 #[derive(Clone, Debug)]

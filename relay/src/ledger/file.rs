@@ -1,14 +1,13 @@
 //! The files: a header line with version, sequence number and checksum, then JSON.
 
+use super::disk::{Disk, LocalDisk};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
     io,
     marker::PhantomData,
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 const VERSION: u32 = 2;
@@ -96,6 +95,7 @@ pub struct Loaded<R> {
 #[derive(Debug)]
 pub struct StateFile<R> {
     directory: PathBuf,
+    disk: Arc<dyn Disk>,
     /// Which file is written next; `None` as long as the files were not read.
     next: Mutex<Option<Turn>>,
     holds: PhantomData<fn() -> R>,
@@ -120,8 +120,15 @@ impl<R: StateRecord> StateFile<R> {
     /// The record in a directory that need not exist to be read from.
     #[must_use]
     pub fn at(directory: &Path) -> Self {
+        Self::on(Arc::new(LocalDisk), directory)
+    }
+
+    /// The record in a directory of a disk that need not be the machine's.
+    #[must_use]
+    pub fn on(disk: Arc<dyn Disk>, directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
+            disk,
             next: Mutex::new(None),
             holds: PhantomData,
         }
@@ -132,12 +139,17 @@ impl<R: StateRecord> StateFile<R> {
     /// # Errors
     /// When the directory cannot be made.
     pub fn open(directory: &Path) -> Result<Self, LedgerError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
+        let file = Self::at(directory);
+        file.disk
+            .create_directory(directory, 0o700)
             .map_err(failed("create the directory", directory))?;
-        Ok(Self::at(directory))
+        Ok(file)
+    }
+
+    /// The disk that the record is on.
+    #[must_use]
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// Where the files are.
@@ -152,7 +164,7 @@ impl<R: StateRecord> StateFile<R> {
         let suffixes = SLOTS.iter().chain(&SUFFIXES_OF_VERSION_1);
         suffixes
             .into_iter()
-            .any(|suffix| self.named(suffix).exists())
+            .any(|suffix| self.disk.exists(&self.named(suffix)))
     }
 
     fn named(&self, suffix: &str) -> PathBuf {
@@ -171,7 +183,7 @@ impl<R: StateRecord> StateFile<R> {
         let mut problems = Vec::new();
         let mut newest: Option<(StoredRecord<R>, usize)> = None;
         for (slot, suffix) in SLOTS.iter().enumerate() {
-            match read(&self.named(suffix)) {
+            match read(&*self.disk, &self.named(suffix)) {
                 Ok(Some(read)) => {
                     let newer =
                         |(newest, _): &(StoredRecord<R>, usize)| read.sequence > newest.sequence;
@@ -193,7 +205,7 @@ impl<R: StateRecord> StateFile<R> {
         }
         let mut value = None;
         for suffix in SUFFIXES_OF_VERSION_1 {
-            match read(&self.named(suffix)) {
+            match read(&*self.disk, &self.named(suffix)) {
                 Ok(read) => value = value.or(read.map(|read: StoredRecord<R>| read.value)),
                 Err(problem) => problems.push(problem),
             }
@@ -218,23 +230,16 @@ impl<R: StateRecord> StateFile<R> {
             path: path.clone(),
             source,
         })?;
-        let fresh = !path.exists();
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(&path)
-            .map_err(failed("open", &path))?;
-        file.write_all_at(&bytes, 0)
-            .map_err(failed("write", &path))?;
-        let length = file.metadata().map_err(failed("look at", &path))?.len();
+        let fresh = !self.disk.exists(&path);
+        let file = self.disk.open(&path, 0o600);
+        let file = file.map_err(failed("open", &path))?;
+        file.overwrite(&bytes).map_err(failed("write", &path))?;
+        let length = file.length().map_err(failed("look at", &path))?;
         if length > bytes.len() as u64 {
-            file.set_len(bytes.len() as u64)
+            file.set_length(bytes.len() as u64)
                 .map_err(failed("shorten", &path))?;
         }
-        file.sync_data().map_err(failed("fsync", &path))?;
+        file.sync().map_err(failed("fsync", &path))?;
         if fresh {
             self.synced()?;
         }
@@ -257,7 +262,7 @@ impl<R: StateRecord> StateFile<R> {
         *next = None;
         self.remove(&SUFFIXES_OF_VERSION_1)?;
         self.remove(&SLOTS)?;
-        if !self.directory.exists() {
+        if !self.disk.exists(&self.directory) {
             return Ok(());
         }
         self.synced()
@@ -266,7 +271,7 @@ impl<R: StateRecord> StateFile<R> {
     fn remove(&self, suffixes: &[&str]) -> Result<(), LedgerError> {
         for suffix in suffixes {
             let path = self.named(suffix);
-            match fs::remove_file(&path) {
+            match self.disk.remove(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(failed("remove", &path)(error));
                 }
@@ -277,9 +282,8 @@ impl<R: StateRecord> StateFile<R> {
     }
 
     fn synced(&self) -> Result<(), LedgerError> {
-        File::open(&self.directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(failed("fsync", &self.directory))
+        let synced = self.disk.sync_directory(&self.directory);
+        synced.map_err(failed("fsync", &self.directory))
     }
 }
 
@@ -317,8 +321,11 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read<R: StateRecord>(path: &Path) -> Result<Option<StoredRecord<R>>, LedgerError> {
-    let bytes = match fs::read(path) {
+fn read<R: StateRecord>(
+    disk: &dyn Disk,
+    path: &Path,
+) -> Result<Option<StoredRecord<R>>, LedgerError> {
+    let bytes = match disk.read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("read", path)(error)),
@@ -366,7 +373,7 @@ mod tests {
     use super::*;
     use crate::ledger::LastGood;
 
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     type File = StateFile<LastGood>;
 

@@ -1,6 +1,9 @@
 //! Writes the latest value of a record whenever it has changed: many changes, one fsync.
 
-use super::file::{LedgerError, StateFile, StateRecord};
+use super::{
+    blocking::Blocking,
+    file::{LedgerError, StateFile, StateRecord},
+};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
@@ -33,6 +36,7 @@ pub struct Durable<R> {
 #[derive(Debug)]
 pub struct StateWriter<R> {
     file: Arc<StateFile<R>>,
+    blocking: Blocking,
     values: watch::Receiver<(u64, Arc<R>)>,
     health: watch::Sender<Health>,
 }
@@ -40,11 +44,12 @@ pub struct StateWriter<R> {
 impl<R: StateRecord + Default + Send + Sync + 'static> StateWriter<R> {
     /// A writer and its handle.
     #[must_use]
-    pub fn new(file: StateFile<R>) -> (Self, Durable<R>) {
+    pub fn new(file: StateFile<R>, blocking: Blocking) -> (Self, Durable<R>) {
         let (values, values_in) = watch::channel(Default::default());
         let (health_out, health) = watch::channel(Health::default());
         let writer = Self {
             file: Arc::new(file),
+            blocking,
             values: values_in,
             health: health_out,
         };
@@ -57,6 +62,7 @@ impl<R: StateRecord + Default + Send + Sync + 'static> StateWriter<R> {
         let mut health = Health::default();
         loop {
             let lost = tokio::select! {
+                biased;
                 changed = self.values.changed() => changed.is_err(),
                 // The disk may have room again, and nothing else may ever change.
                 () = tokio::time::sleep(RETRY), if health.problem.is_some() => false,
@@ -66,7 +72,7 @@ impl<R: StateRecord + Default + Send + Sync + 'static> StateWriter<R> {
             }
             let (generation, value) = self.values.borrow_and_update().clone();
             let file = Arc::clone(&self.file);
-            let stored = tokio::task::spawn_blocking(move || file.store(&value)).await;
+            let stored = self.blocking.run(move || file.store(&value)).await;
             let problem = match stored {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(one_line(&error)),
@@ -165,7 +171,7 @@ mod tests {
         let file = StateFile::open(directory.path()).unwrap();
         let obstacle = directory.path().join("node-marks.a");
         std::fs::create_dir(&obstacle).unwrap();
-        let (writer, durable) = StateWriter::new(file);
+        let (writer, durable) = StateWriter::new(file, Blocking::Threads);
         let writing = tokio::spawn(writer.run());
         durable.hand_over(1, Arc::new(Marks::default()));
         durable.wait(1).await.unwrap_err();

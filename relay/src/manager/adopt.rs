@@ -8,7 +8,8 @@ use super::{
     runtime::Listing,
 };
 use resmgr_policy::ContainerId;
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
+use tokio::time::Instant;
 
 /// The live containers of a list, and how far they have come.
 type Live = BTreeMap<ContainerId, Stage>;

@@ -1,6 +1,7 @@
 //! Asks the policy, with a deadline, survives its panics, and checks what it decides.
 
 use super::{answer::DenyKind, clock::monotonic};
+use crate::ledger::Blocking;
 use resmgr_policy::{
     ContainerId, Decision, Measured, Policy, Refusal, Request, State, View, Violation, check,
 };
@@ -92,16 +93,23 @@ pub(super) struct Decider {
     pub(super) topology: Arc<Topology>,
     pub(super) measured: Arc<Measured>,
     pub(super) timeout: Duration,
+    blocking: Blocking,
     calls: Arc<Semaphore>,
 }
 
 impl Decider {
-    pub(super) fn new(policy: Arc<dyn Policy>, topology: Arc<Topology>, timeout: Duration) -> Self {
+    pub(super) fn new(
+        policy: Arc<dyn Policy>,
+        topology: Arc<Topology>,
+        timeout: Duration,
+        blocking: Blocking,
+    ) -> Self {
         Self {
             policy,
             topology,
             measured: Arc::default(),
             timeout,
+            blocking,
             calls: Arc::new(Semaphore::new(MAX_HANGING)),
         }
     }
@@ -117,7 +125,7 @@ impl Decider {
         };
         let (policy, topology) = (Arc::clone(&self.policy), Arc::clone(&self.topology));
         let (measured, state) = (Arc::clone(&self.measured), Arc::clone(state));
-        let task = tokio::task::spawn_blocking(move || {
+        let task = self.blocking.run(move || {
             let _held_until_the_answer = permit;
             let view = View {
                 topology: &topology,

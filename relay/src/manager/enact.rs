@@ -80,7 +80,9 @@ impl Owner {
             return Ok(());
         }
         let cgroups = Arc::clone(&self.cgroups);
-        let failures = tokio::task::spawn_blocking(move || write_all(&cgroups, &work, undo))
+        let failures = self
+            .blocking
+            .run(move || write_all(&cgroups, &work, undo))
             .await
             .unwrap_or_else(|panic| vec![panic.to_string()]);
         self.counts.write_failures += failures.len() as u64;
@@ -165,7 +167,7 @@ impl Owner {
             .cloned()
             .collect();
         let cgroups = Arc::clone(&self.cgroups);
-        let compared = tokio::task::spawn_blocking(move || {
+        let compared = self.blocking.run(move || {
             let compared = work.into_iter().map(|work| work.run(&cgroups));
             compared.collect::<Vec<_>>()
         });

@@ -4,10 +4,8 @@
 //! before it was removed still has it: neither is news.
 
 use resmgr_policy::ContainerId;
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::Instant;
 
 /// How long a removed container is remembered: a list takes less than this from request to reply.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(120);

@@ -19,18 +19,22 @@ use crate::{
     config::{FailPolicies, OnFailure},
     enforce::{
         CgroupSettings, Cgroups, Plan,
-        watch::{Noticed, Watcher},
+        watch::{Noticed, Watch},
     },
-    ledger::Durable,
+    ledger::{Blocking, Durable},
 };
 use resmgr_policy::{ContainerId, Policy, State};
 use resmgr_topology::{CpuSet, Topology};
 use std::{
     collections::BTreeMap,
+    future::{pending, poll_fn},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::{Instant, Interval, MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 
 /// While the runtime starts a container, its cgroup is looked at this often: between the creation of the
@@ -50,6 +54,7 @@ pub(super) struct OwnerParts {
     pub(super) poll: Arc<Notify>,
     pub(super) vanishing: mpsc::Sender<ContainerId>,
     pub(super) files: Option<ResourceFiles>,
+    pub(super) blocking: Blocking,
 }
 
 #[derive(Debug)]
@@ -64,6 +69,7 @@ pub(super) struct Owner {
     /// Tells the poller which container's cgroup has vanished.
     vanishing: mpsc::Sender<ContainerId>,
     pub(super) files: Option<ResourceFiles>,
+    pub(super) blocking: Blocking,
     pub(super) containers: Containers,
     /// Counts what has been published.
     pub(super) generation: u64,
@@ -80,7 +86,7 @@ pub(super) struct Owner {
     pub(super) restored: bool,
     /// What runs is to be placed anew once it is known.
     pub(super) reset: bool,
-    pub(super) watcher: Option<Watcher>,
+    pub(super) watcher: Option<Box<dyn Watch>>,
     pub(super) feedback: Feedback,
 }
 
@@ -98,7 +104,12 @@ impl Owner {
             containers.unplace_all(None);
         }
         Self {
-            decider: Decider::new(parts.policy, parts.topology, parts.policy_timeout),
+            decider: Decider::new(
+                parts.policy,
+                parts.topology,
+                parts.policy_timeout,
+                parts.blocking,
+            ),
             cgroups: parts.cgroups,
             fail: parts.fail,
             tick: parts.tick,
@@ -107,6 +118,7 @@ impl Owner {
             poll: parts.poll,
             vanishing: parts.vanishing,
             files: parts.files,
+            blocking: parts.blocking,
             containers,
             generation: 0,
             reservations: Reservations::default(),
@@ -128,7 +140,7 @@ impl Owner {
         mut events: mpsc::Receiver<ManagerEvent>,
         stop: CancellationToken,
     ) {
-        self.watcher = Watcher::new()
+        self.watcher = (self.cgroups.watch())
             .inspect_err(|error| {
                 tracing::warn!(%error, "inotify unavailable; cpuset drift is detected by polling");
             })
@@ -137,24 +149,37 @@ impl Owner {
         let mut early = Vec::new();
         while !self.synced {
             tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
                 event = events.recv() => match event {
                     Some(ManagerEvent::Listed { listing, unknown }) => self.sync(&listing, unknown).await,
                     Some(event) => early.push(event),
                     None => return,
                 },
-                () = stop.cancelled() => return,
             }
         }
         for event in early {
             self.handle(event).await;
         }
         let looks = !self.tick.is_zero();
-        let mut tick = tokio::time::interval(self.tick.max(Duration::from_millis(1)));
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut starting = tokio::time::interval(STARTING_LOOK);
-        starting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = delayed(self.tick.max(Duration::from_millis(1)));
+        let mut starting = delayed(STARTING_LOOK);
         loop {
+            // In this order, so that equal runs are equal. Looks come first and then pause for their whole
+            // period, however long they took: events come in between. A file that is written without pause
+            // keeps only later notices waiting.
             tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = tick.tick(), if looks => {
+                    self.reconcile_all().await;
+                    self.check_measurements();
+                    tick.reset();
+                }
+                _ = starting.tick(), if !self.unsettled.is_empty() => {
+                    self.settle_starting().await;
+                    starting.reset();
+                }
                 event = events.recv() => match event {
                     Some(event) => self.handle(event).await,
                     None => return,
@@ -168,14 +193,6 @@ impl Owner {
                         self.watcher = None;
                     }
                 },
-                _ = starting.tick(), if !self.unsettled.is_empty() => {
-                    self.settle_starting().await;
-                }
-                _ = tick.tick(), if looks => {
-                    self.reconcile_all().await;
-                    self.check_measurements();
-                }
-                () = stop.cancelled() => return,
             }
         }
     }
@@ -422,7 +439,9 @@ impl Owner {
     async fn restore(&mut self) -> RestoreReport {
         self.restored = true;
         let (containers, cgroups) = (self.containers.clone(), Arc::clone(&self.cgroups));
-        let report = tokio::task::spawn_blocking(move || restore(&containers, &cgroups)).await;
+        let report = (self.blocking)
+            .run(move || restore(&containers, &cgroups))
+            .await;
         self.containers
             .unplace_all(Some("given back to the runtime"));
         self.publish();
@@ -475,9 +494,15 @@ impl Owner {
     }
 }
 
-async fn next_notice(watcher: &mut Option<Watcher>) -> std::io::Result<Noticed> {
+fn delayed(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn next_notice(watcher: &mut Option<Box<dyn Watch>>) -> std::io::Result<Noticed> {
     match watcher {
-        Some(watcher) => watcher.next().await,
-        None => std::future::pending().await,
+        Some(watcher) => poll_fn(|context| watcher.poll_next(context)).await,
+        None => pending().await,
     }
 }

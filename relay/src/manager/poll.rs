@@ -81,9 +81,10 @@ impl Poller {
                 false => self.interval,
             };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.poll.notified() => {}
+                biased;
                 Some(id) = self.vanished.recv() => self.until_gone(&id).await,
+                () = self.poll.notified() => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

@@ -2,11 +2,8 @@
 
 use super::answer::ContainerSpec;
 use resmgr_policy::{Basis, Request};
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// Refused creations: the kubelet tries the next container of the pod meanwhile, and what both show tells
 /// whether either has a request of its own.

@@ -3,10 +3,8 @@
 use super::containers::Containers;
 use crate::enforce::CgroupSettings;
 use resmgr_policy::ContainerId;
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::Instant;
 
 /// How long a reservation of unknown end is kept while the runtime does not show its container.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(30);

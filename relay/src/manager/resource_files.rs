@@ -5,22 +5,17 @@
 //! else: what is taken back is taken back here too.
 
 use super::containers::{ContainerRef, Containers};
-use crate::config::ResourcesFile;
+use crate::{config::ResourcesFile, ledger::Disk};
 use resmgr_policy::{Placement, Request, wants_resources_file};
 use resmgr_topology::CpuSet;
-use std::{
-    collections::BTreeMap,
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 const FILE: &str = "resources.sh";
 
 /// The directories of all containers.
 #[derive(Debug)]
 pub(super) struct ResourceFiles {
+    disk: Arc<dyn Disk>,
     base: PathBuf,
     isolated: CpuSet,
     shown: ResourcesFile,
@@ -30,12 +25,16 @@ pub(super) struct ResourceFiles {
 
 impl ResourceFiles {
     /// Takes over the directories that an earlier run has left under `base`.
-    pub(super) fn new(base: PathBuf, isolated: CpuSet, shown: ResourcesFile) -> Self {
-        let directories = fs::read_dir(&base).into_iter().flatten().flatten();
-        let texts = directories
-            .filter_map(|entry| Some((entry.file_name().into_string().ok()?, None)))
-            .collect();
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        base: PathBuf,
+        isolated: CpuSet,
+        shown: ResourcesFile,
+    ) -> Self {
+        let directories = disk.list(&base).unwrap_or_default();
+        let texts = directories.into_iter().map(|name| (name, None)).collect();
         Self {
+            disk,
             base,
             isolated,
             shown,
@@ -80,7 +79,7 @@ impl ResourceFiles {
                 }
                 Err(error) => {
                     tracing::warn!(%error, container = %container.id, "resources.sh not written");
-                    if self.base.join(&name).is_dir() {
+                    if self.disk.exists(&self.base.join(&name)) {
                         self.texts.insert(name, None);
                     }
                 }
@@ -125,20 +124,17 @@ impl ResourceFiles {
     fn write(&self, name: &str, text: &str) -> io::Result<()> {
         let directory = self.base.join(name);
         let file = directory.join(FILE);
-        if fs::read_to_string(&file).is_ok_and(|old| old == text) {
+        if (self.disk.read(&file)).is_ok_and(|old| old == text.as_bytes()) {
             return Ok(());
         }
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&directory)?;
+        self.disk.create_directory(&directory, 0o755)?;
         let temporary = directory.join(".resources.sh.new");
-        fs::write(&temporary, text)?;
-        fs::rename(temporary, file)
+        self.disk.write(&temporary, text.as_bytes())?;
+        self.disk.rename(&temporary, &file)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_dir_all(Path::new(&self.base).join(name)) {
+        match self.disk.remove_directory(&self.base.join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
@@ -166,9 +162,10 @@ fn directory_name(container: ContainerRef<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::LocalDisk;
     use crate::manager::tests::spec;
     use resmgr_policy::{Container, ContainerId, Request, State};
-    use std::sync::Arc;
+    use std::{fs, path::Path};
 
     /// Containers on these CPUs, of which the first list is exclusive.
     fn containers(placed: &[(&str, &str, &str)]) -> Containers {
@@ -216,7 +213,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path().join("containers");
         let isolated = "3".parse().unwrap();
-        let mut files = ResourceFiles::new(base.clone(), isolated, ResourcesFile::Always);
+        let mut files = ResourceFiles::new(
+            Arc::new(LocalDisk),
+            base.clone(),
+            isolated,
+            ResourcesFile::Always,
+        );
         let web = containers(&[("web", "", "0-7"), ("none", "", "")]);
         files.follow(&web);
         let alone = BTreeMap::from([("sandbox-web-0".to_owned(), lists("", "", "0-7"))]);
@@ -243,7 +245,7 @@ mod tests {
         let base = directory.path().to_owned();
         let web = containers(&[("web", "", "0-7")]);
         let isolated = CpuSet::EMPTY;
-        let new = |shown| ResourceFiles::new(base.clone(), isolated, shown);
+        let new = |shown| ResourceFiles::new(Arc::new(LocalDisk), base.clone(), isolated, shown);
         new(ResourcesFile::Always).follow(&web);
         fs::create_dir(base.join("gone-long-ago-0")).unwrap();
         // It is shown no more to new containers, and goes on being true for those that have it.
@@ -257,7 +259,12 @@ mod tests {
     fn only_containers_that_ask_are_shown_their_file_by_default() {
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path().to_owned();
-        let mut files = ResourceFiles::new(base.clone(), CpuSet::EMPTY, ResourcesFile::Asked);
+        let mut files = ResourceFiles::new(
+            Arc::new(LocalDisk),
+            base.clone(),
+            CpuSet::EMPTY,
+            ResourcesFile::Asked,
+        );
         let web = containers(&[("web", "", "0-7")]);
         files.follow(&web);
         assert_eq!(read(&base), BTreeMap::new());

@@ -3,8 +3,8 @@
 use super::{answer::ContainerSpec, containers::Stage};
 use crate::enforce::CgroupSettings;
 use async_trait::async_trait;
-use std::{fmt, sync::Arc, time::Instant};
-use tokio::sync::mpsc;
+use std::{fmt, sync::Arc};
+use tokio::{sync::mpsc, time::Instant};
 
 /// One live container in the runtime's list. Exited ones are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,11 +14,8 @@ use resmgr_policy::{
     Change, ContainerId, Decision, Explanation, Placement, QosClass, Refusal, Request, State, View,
 };
 use resmgr_topology::CpuSet;
-use std::{
-    path::Path,
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::Mutex, time::Duration};
+use tokio::time::Instant;
 
 mod churn;
 mod endings;
@@ -143,6 +140,7 @@ impl Node {
             reconcile_interval,
             export: Some(self.state.path().join("containers")),
             resources_file: ResourcesFile::Always,
+            blocking: Blocking::Threads,
             mailbox: 64,
             reset_policy: false,
         };
@@ -216,7 +214,7 @@ impl Running {
         let call = Call {
             seq: 1,
             path: format!("/runtime.v1.RuntimeService/{method}").into(),
-            received: Instant::now(),
+            received: std::time::Instant::now(),
             deadline: None,
         };
         assert!(self.hooks.wants(&call.path));

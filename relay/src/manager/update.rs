@@ -11,10 +11,8 @@ use super::{
 use crate::enforce::{CgroupSettings, Plan, Step};
 use resmgr_policy::{Basis, ContainerId, Request, Requirements};
 use resmgr_topology::CpuSet;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// A start that takes longer is left to the regular look.
 const STARTING_LIMIT: Duration = Duration::from_secs(60);

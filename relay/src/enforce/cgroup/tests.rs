@@ -1,6 +1,7 @@
 use super::*;
 use crate::enforce::test_support::{FakeTree, KernelCpuset};
 use resmgr_topology::CpuSet;
+use std::fs;
 
 fn cpus(list: &str) -> CpuSet {
     list.parse().unwrap()
@@ -98,7 +99,12 @@ fn the_kernel_takes_nested_moves_and_restores() {
     let directory = kernel.cgroups.locate(&place).unwrap().cpuset;
     let inner = kernel.nested(&directory, "inner");
     let innermost = kernel.nested(&inner, "innermost");
-    let read = |directory: &Path| read_cpus(&directory.join("cpuset.cpus")).unwrap();
+    let read = |directory: &Path| {
+        kernel
+            .cgroups
+            .read_cpus(&directory.join("cpuset.cpus"))
+            .unwrap()
+    };
     for list in ["0", "1", "0-1", "1", "0"] {
         kernel.cgroups.write(&place, &pinned(list)).unwrap();
         assert_eq!(read(&directory), cpus(list));

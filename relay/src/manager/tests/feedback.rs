@@ -34,6 +34,7 @@ async fn start(node: &Node, mode: RebalanceMode) -> Running {
         reconcile_interval: Duration::from_millis(20),
         export: None,
         resources_file: ResourcesFile::Never,
+        blocking: Blocking::Threads,
         mailbox: 64,
         reset_policy: false,
     };

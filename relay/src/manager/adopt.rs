@@ -50,6 +50,7 @@ impl Owner {
         for id in self.reservations.expired(Instant::now()) {
             self.abort(&id).await;
         }
+        self.catch_up_files();
     }
 
     async fn take_over(&mut self, listing: &Listing, unknown: Vec<ContainerSpec>) {

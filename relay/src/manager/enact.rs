@@ -34,6 +34,16 @@ impl Owner {
         self.show();
     }
 
+    /// What could not be written of the files that containers are shown is tried again: nothing else may ever
+    /// change.
+    pub(super) fn catch_up_files(&mut self) {
+        let synced = self.synced;
+        let behind = self.files.as_mut();
+        if let Some(files) = behind.filter(|files| synced && files.is_behind()) {
+            files.follow(&self.containers);
+        }
+    }
+
     /// Something that is not kept has changed: readers are told.
     pub(super) fn show(&mut self) {
         self.snapshots.send_replace(Arc::new(Snapshot {

@@ -21,6 +21,8 @@ pub(super) struct ResourceFiles {
     shown: ResourcesFile,
     /// What is in the file of each directory there is; `None` for one whose file has not been read.
     texts: BTreeMap<String, Option<String>>,
+    /// Something could not be written or removed, and is to be tried again.
+    behind: bool,
 }
 
 impl ResourceFiles {
@@ -39,6 +41,7 @@ impl ResourceFiles {
             isolated,
             shown,
             texts,
+            behind: false,
         }
     }
 
@@ -48,6 +51,7 @@ impl ResourceFiles {
         if self.texts.is_empty() && self.shown == ResourcesFile::Never {
             return;
         }
+        self.behind = false;
         let mut gone: BTreeMap<_, _> = std::mem::take(&mut self.texts);
         for container in containers.iter() {
             if gone.is_empty() && !self.shows(container.request) {
@@ -79,6 +83,7 @@ impl ResourceFiles {
                 }
                 Err(error) => {
                     tracing::warn!(%error, container = %container.id, "resources.sh not written");
+                    self.behind = true;
                     if self.disk.exists(&self.base.join(&name)) {
                         self.texts.insert(name, None);
                     }
@@ -88,9 +93,15 @@ impl ResourceFiles {
         for (name, text) in gone {
             if let Err(error) = self.remove(&name) {
                 tracing::warn!(%error, directory = name, "directory of resources.sh not removed");
+                self.behind = true;
                 self.texts.insert(name, text);
             }
         }
+    }
+
+    /// Whether the files are not what they should be: the disk has failed.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind
     }
 
     /// The directory that a container is shown; `None` when it is shown none, or there is no file in it.
@@ -253,6 +264,22 @@ mod tests {
         files.follow(&containers(&[("web", "", "1-7"), ("new", "", "1-7")]));
         let expected = BTreeMap::from([("sandbox-web-0".to_owned(), lists("", "", "1-7"))]);
         assert_eq!(read(&base), expected);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_removed_is_removed_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().to_owned();
+        let left = base.join("left");
+        fs::write(&left, "no directory").unwrap();
+        let disk = Arc::new(LocalDisk);
+        let mut files = ResourceFiles::new(disk, base, CpuSet::EMPTY, ResourcesFile::Always);
+        files.follow(&Containers::default());
+        assert!(files.is_behind());
+        fs::remove_file(&left).unwrap();
+        fs::create_dir(&left).unwrap();
+        files.follow(&Containers::default());
+        assert!(!files.is_behind() && !left.exists());
     }
 
     #[test]

@@ -108,6 +108,9 @@ struct Turn {
     sequence: u64,
     /// The index of the file in [`SLOTS`].
     slot: usize,
+    /// The files whose names are known to survive a power cut. A file that is found may have been made by a
+    /// process that was killed, or by a write that failed, before the directory was fsynced.
+    named: [bool; SLOTS.len()],
 }
 
 /// What was read from one file.
@@ -199,6 +202,7 @@ impl<R: StateRecord> StateFile<R> {
             let turn = Turn {
                 sequence: read.sequence + 1,
                 slot: 1 - slot,
+                named: [false; SLOTS.len()],
             };
             let value = Some(read.value);
             return (Loaded { value, problems }, turn);
@@ -213,6 +217,7 @@ impl<R: StateRecord> StateFile<R> {
         let turn = Turn {
             sequence: 1,
             slot: 0,
+            named: [false; SLOTS.len()],
         };
         (Loaded { value, problems }, turn)
     }
@@ -230,7 +235,6 @@ impl<R: StateRecord> StateFile<R> {
             path: path.clone(),
             source,
         })?;
-        let fresh = !self.disk.exists(&path);
         let file = self.disk.open(&path, 0o600);
         let file = file.map_err(failed("open", &path))?;
         file.overwrite(&bytes).map_err(failed("write", &path))?;
@@ -240,14 +244,17 @@ impl<R: StateRecord> StateFile<R> {
                 .map_err(failed("shorten", &path))?;
         }
         file.sync().map_err(failed("fsync", &path))?;
-        if fresh {
+        let mut named = turn.named;
+        let first = !std::mem::replace(&mut named[turn.slot], true);
+        if first {
             self.synced()?;
         }
         *next = Some(Turn {
             sequence: turn.sequence + 1,
             slot: 1 - turn.slot,
+            named,
         });
-        if fresh {
+        if first {
             self.remove(&SUFFIXES_OF_VERSION_1)?;
         }
         Ok(())

@@ -173,7 +173,17 @@ impl World {
         let wish = create_request(&id, "default", parent, milli);
         if matches!(end, End::Cancelled) {
             let mut call = Box::pin(self.relay().call("CreateContainer", &wish));
-            let _pending_or_done = futures::poll!(&mut call);
+            if let std::task::Poll::Ready(Before::Forward {
+                after: Some(after), ..
+            }) = futures::poll!(&mut call)
+            {
+                // Where nothing is decided no disk is waited for: the answer may come before the caller goes.
+                let status = crate::cri::intercept::Status {
+                    code: 2,
+                    message: "no".into(),
+                };
+                after.after(CallOutcome::Failed(status)).await;
+            }
             return;
         }
         let Before::Forward { request, after } = self.relay().call("CreateContainer", &wish).await

@@ -8,7 +8,7 @@
 
 pub mod draw;
 pub mod kernel;
-mod random;
+pub mod random;
 pub mod report;
 pub mod run;
 mod setup;

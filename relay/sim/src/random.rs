@@ -2,10 +2,12 @@
 
 /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// A generator whose numbers depend on the seed alone.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -18,12 +20,12 @@ impl Random {
     }
 
     /// From 0 to `end` minus one; 0 when there is nothing to choose from.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.next().checked_rem(end).unwrap_or(0)
     }
 
     /// Evenly from half to one and a half times the mean.
-    pub(crate) fn around(&mut self, mean: u64) -> u64 {
+    pub fn around(&mut self, mean: u64) -> u64 {
         mean / 2 + self.below(mean.max(1))
     }
 }

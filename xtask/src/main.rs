@@ -14,6 +14,7 @@ mod bench_relay;
 mod bench_repin;
 mod bench_telemetry;
 mod build_ebpf;
+mod chaos;
 mod demo;
 mod fuzz;
 mod go;
@@ -41,6 +42,8 @@ enum Task {
     Bench(bench_relay::Bench),
     /// Build the BPF object that `cri-resmgr` embeds.
     BuildEbpf,
+    /// Run the manager on simulated nodes on which all fails that can.
+    Chaos(chaos::Arguments),
     /// Show pods under `null` and under a policy, in front of a private containerd.
     Demo(demo::Arguments),
     /// Give every reader of foreign input what libFuzzer makes up.
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Bench(bench) => bench_relay::run_task(&bench),
         Task::BuildEbpf => build_ebpf::run(),
+        Task::Chaos(arguments) => chaos::run_task(&arguments),
         Task::Demo(arguments) => demo::run_task(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Setup(arguments) => setup::run_task(&arguments),

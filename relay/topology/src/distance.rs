@@ -7,6 +7,11 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
+/// Distances firmware typically reports: to a node itself, within the package, beyond.
+pub(crate) const LOCAL: u16 = 10;
+pub(crate) const IN_PACKAGE: u16 = 12;
+pub(crate) const FAR: u16 = 21;
+
 /// What a task leaves behind when it moves from one CPU to another, cheapest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

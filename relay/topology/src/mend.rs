@@ -5,9 +5,9 @@
 
 use crate::{
     cpuset::CpuSet,
+    distance::{FAR, LOCAL},
     ids::{NodeId, PackageId},
     model::{Cpu, Node},
-    parts::{FAR, LOCAL},
 };
 use alloc::{
     collections::{BTreeMap, BTreeSet},

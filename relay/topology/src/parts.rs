@@ -3,6 +3,7 @@
 
 use crate::{
     cpuset::{CpuSet, MAX_CPUS},
+    distance::{FAR, IN_PACKAGE, LOCAL},
     ids::{CoreId, CpuId, DieId, L2Id, LlcId, NodeId, PackageId},
     mend::mend,
     model::{Cpu, Group, Node, Topology},
@@ -221,11 +222,6 @@ fn check_nodes(
     };
     Ok((nodes, distances))
 }
-
-/// Distances firmware typically reports: to a node itself, within the package, beyond.
-pub(crate) const LOCAL: u16 = 10;
-const IN_PACKAGE: u16 = 12;
-pub(crate) const FAR: u16 = 21;
 
 /// Distances firmware typically reports.
 fn made_up(cpus: &[Cpu], nodes: &[Node]) -> Vec<Vec<u16>> {

@@ -71,7 +71,7 @@ fn selected(words: &[&str], indexes: &[usize]) -> Vec<String> {
 }
 
 /// A word of a text: what it says, and where it stands.
-struct Word {
+struct ShellWord {
     text: String,
     start: usize,
     end: usize,
@@ -79,9 +79,9 @@ struct Word {
 
 /// The words of the first simple command, as a POSIX shell splits and unquotes them (Shell Command Language,
 /// 2.2 and 2.3); variables are left as they are.
-fn shell_words(script: &str) -> Vec<Word> {
-    let mut words: Vec<Word> = Vec::new();
-    let mut word: Option<Word> = None;
+fn shell_words(script: &str) -> Vec<ShellWord> {
+    let mut words: Vec<ShellWord> = Vec::new();
+    let mut word: Option<ShellWord> = None;
     let mut quote = None;
     let mut letters = script.char_indices().peekable();
     while let Some((at, letter)) = letters.next() {
@@ -113,7 +113,7 @@ fn shell_words(script: &str) -> Vec<Word> {
             (None, '\n' | ';' | '&' | '|' | '<' | '>' | '(' | ')') => break,
             _ => {}
         }
-        let word = word.get_or_insert_with(|| Word {
+        let word = word.get_or_insert_with(|| ShellWord {
             text: String::new(),
             start: at,
             end: at,
@@ -126,7 +126,7 @@ fn shell_words(script: &str) -> Vec<Word> {
 }
 
 /// The script without those of its first words that are not kept.
-fn without(script: &str, words: &[Word], kept: &[usize]) -> String {
+fn without(script: &str, words: &[ShellWord], kept: &[usize]) -> String {
     let mut text = String::new();
     let mut from = words.first().map_or(0, |word| word.start);
     for (index, word) in words.iter().enumerate() {

@@ -11,6 +11,7 @@
 //!
 //! The kubelet is told last and set right first. It must never be left pointing at a socket that nothing serves.
 
+mod change;
 mod error;
 mod host;
 mod journal;
@@ -18,17 +19,12 @@ mod kubelet;
 mod plan;
 mod run;
 
+pub use change::FileChange;
 pub use error::InstallError;
 pub use host::{AskVersion, Files, Host, LocalFiles, RestoreCpus, Say, ThisHost};
-pub use kubelet::KubeletSetup;
-pub use plan::{FileChange, InstallOptions, InstallPlan, PACKAGED_PROGRAM, plan};
+pub use kubelet::{KubeletSetup, RELAY_SOCKET};
+pub use plan::{InstallOptions, InstallPlan, OPTION_FILE, PACKAGED_PROGRAM, plan};
 pub use run::{dry_run, install, uninstall};
-
-/// The socket that the kubelet is pointed at; systemd holds it (`deploy/systemd/cri-resmgr.socket`).
-pub const RELAY_SOCKET: &str = "/run/cri-resmgr/cri-resmgr.sock";
-
-/// The option file that the service reads.
-pub const OPTION_FILE: &str = "/etc/cri-resmgr/cri-resmgr.conf";
 
 #[cfg(test)]
 mod tests;

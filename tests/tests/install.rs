@@ -1,14 +1,16 @@
-//! `cri-resmgr install` and `uninstall` as programs, on a node that is a folder: its systemd is a script, the
-//! relay that answers there is the real one, in front of a real containerd.
+//! `cri-resmgr install` and `uninstall` as programs. On a node that is a folder: its systemd is a script, the
+//! relay that answers there is the real one, in front of a real containerd. And on a node with a real systemd, in
+//! namespaces of its own.
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
-use resmgr_tests::{Relay, Runtime, built, installed, skip};
+use resmgr_tests::{Relay, Runtime, built, eventually, installed, skip};
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
     os::unix::fs::{PermissionsExt as _, symlink},
-    path::PathBuf,
-    process::{Command, Output},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
 const FLAGS: &str = "KUBELET_KUBEADM_ARGS=\"--container-runtime-endpoint=unix:///run/containerd/containerd.sock \
@@ -73,14 +75,8 @@ impl Node {
         fs::write(root.join("units/pid"), "1\n").unwrap();
         // The standard input of systemctl.
         fs::write(root.join("dev/null"), "").unwrap();
-        // Without debug information, which each installation would copy.
         let program = root.with_extension("program");
-        let stripped = Command::new("strip")
-            .arg("-o")
-            .arg(&program)
-            .arg(built("cri-resmgr").unwrap())
-            .status();
-        assert!(stripped.unwrap().success());
+        stripped(&program);
         Self { root, program }
     }
 
@@ -137,6 +133,13 @@ fn serve(relay: &Relay, node: &Node) {
     let folder = node.root.join("run/cri-resmgr");
     fs::create_dir(&folder).unwrap();
     fs::hard_link(relay.socket(), folder.join("cri-resmgr.sock")).unwrap();
+}
+
+/// The program without debug information, which each installation would copy.
+fn stripped(to: &Path) {
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(to).arg(built("cri-resmgr").unwrap());
+    assert!(strip.status().unwrap().success());
 }
 
 fn unavailable() -> Option<String> {
@@ -213,4 +216,219 @@ fn a_node_is_as_it_was_after_install_and_uninstall_also_when_install_is_killed_a
         succeeded(&node.run(&["uninstall"]));
         assert_eq!(node.files(), before, "killed at call {at} of systemctl");
     }
+}
+
+/// Lets a systemd run the files of this machine, in namespaces and cgroups of its own; what it writes is in memory.
+/// $1 is a folder with what the node gets, $2 a name for its cgroups.
+const BOOT: &str = r#"
+set -e
+cd "$1"
+cgroups() { awk '$3 ~ /^cgroup/ { print $2, $3, $4 }' /proc/mounts; }
+if [ -z "$INSIDE" ]; then
+    cgroups | while read -r folder kind options; do
+        mkdir "$folder/$2"
+        for file in cpuset.cpus cpuset.mems; do
+            if [ -e "$folder/$file" ]; then cat "$folder/$file" >"$folder/$2/$file"; fi
+        done
+        echo $$ >"$folder/$2/cgroup.procs"
+    done
+    INSIDE=1 exec unshare -fpmiuC --kill-child sh "$0" "$@"
+fi
+mount --make-rprivate /
+mkdir root store
+mount -t tmpfs tmpfs store
+mkdir store/up store/work
+mount -t overlay -o "lowerdir=/,upperdir=store/up,workdir=store/work" overlay root
+cd root
+# Nothing of this machine's own services.
+rm -rf etc/systemd/system/*.wants usr/lib/systemd/system/*.wants
+cp "$1"/units/* etc/systemd/system/
+mkdir -p var/lib/kubelet usr/local/bin
+cp "$1/kubelet" "$1/kubelet-cri" usr/local/bin/
+cp "$1/kubeadm-flags.env" var/lib/kubelet/
+cp "$1/cri-resmgr" root/
+mount -t proc proc proc
+list=$(cgroups)
+mount --rbind /sys sys
+echo "$list" | while read -r folder kind options; do
+    case $options in
+    *name=*) options=none,name=${options##*name=};;
+    *) options=${options##*,};;
+    esac
+    umount ".$folder"
+    case $kind in
+    cgroup2) mount -t cgroup2 cgroup2 ".$folder";;
+    *) mount -t cgroup -o "$options" cgroup ".$folder";;
+    esac
+done
+mount -t tmpfs tmpfs run
+mount -t tmpfs tmpfs tmp
+mount --rbind /dev dev
+exec chroot . env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /usr/lib/systemd/systemd --unit=node.target
+"#;
+
+const UNITS: [(&str, &str); 3] = [
+    (
+        "node.target",
+        "[Unit]\nRequires=basic.target\nWants=containerd.service kubelet.service\n",
+    ),
+    (
+        "containerd.service",
+        "[Service]\nExecStart=/usr/bin/containerd\nRestart=always\nStandardError=null\n",
+    ),
+    (
+        "kubelet.service",
+        "[Unit]\nAfter=containerd.service\n[Service]\nEnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env\n\
+         ExecStart=/usr/local/bin/kubelet $KUBELET_KUBEADM_ARGS\nRestart=always\nRestartSec=2\n\
+         StandardOutput=null\nStandardError=null\nCPUQuota=20%\n",
+    ),
+];
+
+/// Stands in for the kubelet: its CRI client, until its standard input ends.
+const KUBELET: &str = r#"#!/bin/sh
+mkfifo /tmp/input.$$
+sleep 1000000 >/tmp/input.$$ &
+exec /usr/local/bin/kubelet-cri "${1#*=}" kubelet "$1" </tmp/input.$$
+"#;
+
+/// A node whose first process is systemd.
+struct SystemdNode {
+    unshare: Child,
+    name: String,
+}
+
+impl SystemdNode {
+    fn boot(folder: &Path) -> Self {
+        let put = |name: &str, text: &str| {
+            let path = folder.join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        fs::create_dir(folder.join("units")).unwrap();
+        for (name, text) in UNITS {
+            put(&format!("units/{name}"), text);
+        }
+        put("boot", BOOT);
+        put("kubelet", KUBELET);
+        put("kubeadm-flags.env", FLAGS);
+        fs::copy(kubelet_cri(), folder.join("kubelet-cri")).unwrap();
+        stripped(&folder.join("cri-resmgr"));
+        let name = format!("resmgr-install-{}", std::process::id());
+        let unshare = Command::new("sh")
+            .arg(folder.join("boot"))
+            .arg(folder)
+            .arg(&name)
+            .stdin(Stdio::null())
+            .stdout(File::create(folder.join("log")).unwrap())
+            .stderr(File::create(folder.join("errors")).unwrap())
+            .spawn()
+            .unwrap();
+        Self { unshare, name }
+    }
+
+    /// Runs a line of shell on the node. `None` when it has no first process yet.
+    fn run(&self, line: &str) -> Option<Output> {
+        let id = self.unshare.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+        let mut command = Command::new("nsenter");
+        command.args([
+            "-a",
+            "-r",
+            "-w",
+            "-t",
+            children.trim(),
+            "/bin/sh",
+            "-c",
+            line,
+        ]);
+        Some(command.output().unwrap())
+    }
+
+    fn succeeds(&self, line: &str) -> bool {
+        self.run(line).is_some_and(|output| output.status.success())
+    }
+
+    fn says(&self, line: &str) -> String {
+        let output = self.run(line).unwrap();
+        succeeded(&output);
+        words(&output)
+    }
+}
+
+impl Drop for SystemdNode {
+    fn drop(&mut self) {
+        drop(self.unshare.kill().and_then(|()| self.unshare.wait()));
+        // The processes are gone a moment later.
+        let script = "for try in 1 2 3; do sleep 1; \
+                      for folder in $(awk '$3 ~ /^cgroup/ { print $2 }' /proc/mounts); do \
+                      find \"$folder/$0\" -depth -type d -exec rmdir {} + ; done; done 2>/dev/null";
+        drop(Command::new("sh").args(["-c", script, &self.name]).status());
+    }
+}
+
+fn kubelet_cri() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/kubelet-cri/kubelet-cri")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_systemd_is_as_it_was_after_install_and_uninstall() {
+    const WHAT: &str = "install: a node with systemd";
+    const LIMIT: Duration = Duration::from_secs(120);
+    if let Some(why) = unavailable() {
+        return skip::skip(WHAT, &why);
+    }
+    let programs = ["systemd", "containerd", "unshare", "nsenter", "awk"];
+    if let Some(missing) = programs.into_iter().find(|it| installed(it).is_none()) {
+        return skip::skip(WHAT, &format!("{missing} is not installed"));
+    }
+    if !kubelet_cri().is_file() {
+        return skip::skip(WHAT, "kubelet-cri is not built: cargo xtask setup");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let node = SystemdNode::boot(folder.path());
+    let up = async || node.succeeds("systemctl is-active --quiet containerd kubelet");
+    if !eventually(LIMIT, up).await {
+        let errors = fs::read_to_string(folder.path().join("errors")).unwrap();
+        return skip::skip(
+            WHAT,
+            &format!("systemd does not run in namespaces here: {errors:?}"),
+        );
+    }
+    // A link may lead to what changes by itself.
+    let files = "cd /etc; places='. /usr/local/bin /var/lib/kubelet /var/lib/cri-resmgr'; \
+                 (find $places -xdev -type f -exec sha256sum {} +; find $places -xdev -type l -printf '%p %l\\n') \
+                 2>/dev/null | sort; \
+                 systemctl is-active cri-resmgr.socket; systemctl is-enabled cri-resmgr.service; true";
+    let before = node.says(files);
+
+    let said = node.says("/root/cri-resmgr install");
+    assert!(
+        said.contains("kubelet.service runs and uses /run/cri-resmgr/cri-resmgr.sock"),
+        "{said}"
+    );
+    assert!(
+        node.succeeds("systemctl is-active --quiet cri-resmgr.service cri-resmgr.socket kubelet")
+    );
+    let words =
+        node.says("tr '\\0' ' ' </proc/$(systemctl show --value -p MainPID kubelet)/cmdline");
+    assert!(
+        words.contains("--container-runtime-endpoint=unix:///run/cri-resmgr/cri-resmgr.sock"),
+        "{words}"
+    );
+    // As a pod does: another root directory, the node's processes.
+    let said = node.says(
+        "mkdir /tmp/host && mount --rbind / /tmp/host && /root/cri-resmgr install --upgrade --host-root /tmp/host",
+    );
+    assert!(said.contains("nothing to change"), "{said}");
+    let restarts =
+        "systemctl restart cri-resmgr.service && systemctl show --value -p NRestarts kubelet";
+    assert_eq!(
+        node.says(restarts).trim(),
+        "0",
+        "the kubelet's calls wait while the relay is restarted"
+    );
+
+    node.says("/usr/local/bin/cri-resmgr uninstall");
+    assert_eq!(node.says(files), before);
+    assert!(node.succeeds("systemctl is-active --quiet kubelet"));
 }

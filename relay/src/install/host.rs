@@ -1,6 +1,6 @@
 //! The node that is changed: its files, its systemd, CRI through the relay.
 
-use super::InstallError;
+use super::error::InstallError;
 use std::{
     fmt,
     fs::{self, File},

@@ -1,6 +1,6 @@
 //! The changes made to this node, on disk before each is made: a JSON object a line.
 
-use super::{Host, InstallError};
+use super::{error::InstallError, host::Host};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -99,7 +99,13 @@ impl Journal {
         content: &[u8],
     ) -> Result<PathBuf, InstallError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let backup = Path::new(FOLDER).join(format!("{:02}-{name}", self.entries.len()));
+        let mut number = self.entries.len();
+        let mut backup = Path::new(FOLDER).join(format!("{number:02}-{name}"));
+        // An earlier installation's, which had more entries.
+        while host.read(&backup)?.is_some() {
+            number += 1;
+            backup = Path::new(FOLDER).join(format!("{number:02}-{name}"));
+        }
         host.write(&backup, content, 0o600)?;
         Ok(backup)
     }
@@ -112,6 +118,51 @@ impl Journal {
     ) -> Result<(), InstallError> {
         self.entries.truncate(from);
         self.store(host)
+    }
+
+    /// Notes that all changes are made. Of an upgrade nothing is kept but what differs from the first installation: uninstalling
+    /// goes back to what was before that.
+    pub(super) fn done(&mut self, host: &mut dyn Host) -> Result<(), InstallError> {
+        let mut kept: Vec<JournalEntry> = Vec::new();
+        for entry in self.entries.iter().cloned() {
+            let same = |before: &JournalEntry| match (before, &entry) {
+                (JournalEntry::File { path: a, .. }, JournalEntry::File { path: b, .. })
+                | (JournalEntry::Folder { path: a }, JournalEntry::Folder { path: b }) => a == b,
+                (JournalEntry::Begin { .. }, JournalEntry::Begin { .. })
+                | (JournalEntry::Units { .. }, JournalEntry::Units { .. }) => true,
+                _ => false,
+            };
+            match (kept.iter().position(same), &entry) {
+                (Some(at), JournalEntry::File { sha256: now, .. }) => {
+                    if let JournalEntry::File { sha256, .. } = &mut kept[at] {
+                        sha256.clone_from(now);
+                    }
+                }
+                (Some(at), JournalEntry::Begin { version: now, .. }) => {
+                    if let JournalEntry::Begin { version, .. } = &mut kept[at] {
+                        version.clone_from(now);
+                    }
+                }
+                (Some(_), _) | (None, JournalEntry::Done) => {}
+                (None, _) => kept.push(entry),
+            }
+        }
+        kept.push(JournalEntry::Done);
+        let all = std::mem::replace(&mut self.entries, kept);
+        if let Err(error) = self.store(host) {
+            self.entries = all; // what is to be undone
+            return Err(error);
+        }
+        for path in host.list(Path::new(FOLDER))? {
+            let needed = self.entries.iter().any(
+                |entry| matches!(entry, JournalEntry::File { backup: Some(backup), .. } if *backup == path),
+            );
+            if !needed && path != Path::new(FILE) {
+                // What stays is removed by uninstalling.
+                host.remove(&path).ok();
+            }
+        }
+        Ok(())
     }
 
     /// Where the last installation or upgrade begins, if it did not come to its end.

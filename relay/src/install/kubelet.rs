@@ -5,12 +5,15 @@
 //! units). k3s and RKE2 run the kubelet themselves: their own `container-runtime-endpoint` would switch their
 //! containerd off, so where that runs, the kubelet alone is told, by `kubelet-arg`.
 
-use super::{FileChange, Files, InstallError, RELAY_SOCKET};
+use super::{change::FileChange, error::InstallError, host::Files};
 use regex::Regex;
 use std::{
     path::{Path, PathBuf},
     sync::LazyLock,
 };
+
+/// The socket that the kubelet is pointed at; systemd holds it (`deploy/systemd/cri-resmgr.socket`).
+pub const RELAY_SOCKET: &str = "/run/cri-resmgr/cri-resmgr.sock";
 
 /// Where systemd looks for units, the first wins.
 const UNIT_FOLDERS: [&str; 5] = [

@@ -1,9 +1,16 @@
 //! Which files an installation changes, and to what. Pure but for reading them.
 
-use super::{Files, InstallError, KubeletSetup, OPTION_FILE, kubelet::same_socket};
+use super::{
+    change::FileChange,
+    error::InstallError,
+    host::Files,
+    kubelet::{KubeletSetup, same_socket},
+};
 use regex::Regex;
-use similar::TextDiff;
 use std::path::{Path, PathBuf};
+
+/// The option file that the service reads.
+pub const OPTION_FILE: &str = "/etc/cri-resmgr/cri-resmgr.conf";
 
 const SERVICE: &str = include_str!("../../../deploy/systemd/cri-resmgr.service");
 const SOCKET: &str = include_str!("../../../deploy/systemd/cri-resmgr.socket");
@@ -25,45 +32,6 @@ pub struct InstallOptions {
     pub kubelet: Option<String>,
     /// Take an installation that exists to this version.
     pub upgrade: bool,
-}
-
-/// A file that is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileChange {
-    /// Which.
-    pub path: PathBuf,
-    /// Its content now; `None` when there is no such file.
-    pub before: Option<Vec<u8>>,
-    /// Its content then.
-    pub after: Vec<u8>,
-    /// Its mode, if it is new.
-    pub mode: u32,
-    /// Whether the kubelet reads it.
-    pub of_kubelet: bool,
-}
-
-impl FileChange {
-    /// The change as a unified diff; the sizes of what is no text.
-    #[must_use]
-    pub fn diff(&self) -> String {
-        let path = self.path.display();
-        let before = self.before.as_deref().unwrap_or_default();
-        let old = match self.before {
-            Some(_) => path.to_string(),
-            None => "/dev/null".to_owned(),
-        };
-        match (str::from_utf8(before), str::from_utf8(&self.after)) {
-            (Ok(before), Ok(after)) => TextDiff::from_lines(before, after)
-                .unified_diff()
-                .header(&old, &path.to_string())
-                .to_string(),
-            _ => format!(
-                "--- {old}\n+++ {path}\nbinary, {} bytes → {} bytes\n",
-                before.len(),
-                self.after.len()
-            ),
-        }
-    }
 }
 
 /// All that an installation changes in files.

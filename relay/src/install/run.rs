@@ -1,10 +1,12 @@
 //! Carries out a plan on a host, and takes it back.
 
 use super::{
-    FileChange, Host, InstallError, InstallOptions, InstallPlan, OPTION_FILE, RELAY_SOCKET,
+    change::FileChange,
+    error::InstallError,
+    host::Host,
     journal::{FOLDER, Journal, JournalEntry, STATE},
-    kubelet::{endpoint_of, same_socket, unrelayed},
-    plan,
+    kubelet::{RELAY_SOCKET, endpoint_of, same_socket, unrelayed},
+    plan::{InstallOptions, InstallPlan, OPTION_FILE, plan},
 };
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -168,7 +170,7 @@ fn carry_out(
             host.say(&format!("{unit} does not run; it will use {RELAY_SOCKET}"));
         }
     }
-    journal.note(host, JournalEntry::Done)
+    journal.done(host)
 }
 
 /// Writes a file, with its folders.
@@ -289,6 +291,8 @@ fn undo(host: &mut dyn Host, journal: &mut Journal, from: usize) -> Result<(), I
         if !enabled {
             host.systemctl(&["disable", UNITS[0], UNITS[1]])?;
         }
+        // Only one that failed to start has something to be forgotten.
+        host.systemctl(&["reset-failed", UNITS[0], UNITS[1]]).ok();
     }
     let own_state = |path: &PathBuf| path != Path::new(FOLDER);
     if !ran && units.is_some() && host.list(Path::new(STATE))?.iter().any(own_state) {

@@ -172,6 +172,47 @@ fn every_option_file_is_read_by_the_program_it_is_for() {
 }
 
 #[test]
+fn the_daemon_set_installs_on_the_host_and_serves_nothing_itself() {
+    let text = std::fs::read_to_string(repository().join("deploy/cri-resmgr.yaml")).unwrap();
+    let objects = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    let objects: Vec<_> = objects.collect();
+    let words = objects
+        .iter()
+        .find_map(|line| line.trim().strip_prefix("args: "));
+    let words: Vec<String> = serde_json::from_str(words.unwrap()).unwrap();
+    assert_eq!(words[0], "install");
+    assert!(words.contains(&"--host-root=/host".to_owned()), "{words:?}");
+    for line in &objects {
+        // A socket that only a pod serves is gone when that pod is.
+        assert!(!line.contains(".sock") && !line.contains("/run/"), "{line}");
+    }
+    taken(&words.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_commands_of_the_page_on_installing_are_taken_by_the_program() {
+    let lines = command_lines("docs/install.md", "cri-resmgr");
+    assert!(lines.len() >= 4, "{lines:?}");
+    for line in lines {
+        let line = line.split('#').next().unwrap();
+        taken(&line.split_whitespace().skip(1).collect::<Vec<_>>());
+    }
+}
+
+/// The program takes these words for a command with its options.
+fn taken(words: &[&str]) {
+    let Some(program) = built("cri-resmgr") else {
+        return skip("commands", "cri-resmgr is not built: cargo build --bins");
+    };
+    let output = Command::new(program).args(words).arg("--help").output();
+    let output = output.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {errors}");
+}
+
+#[test]
 fn the_units_are_what_systemd_takes_for_units() {
     let Some(analyze) = installed("systemd-analyze") else {
         return skip("systemd units", "systemd-analyze is not installed");

@@ -7,6 +7,7 @@
 
 use protox::prost_reflect::{DescriptorPool, FieldDescriptor, Kind};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
     env,
@@ -63,6 +64,14 @@ fn embed_bpf_object() -> io::Result<()> {
             Vec::new()
         }
     };
+    // For `--version`.
+    if !bytes.is_empty() {
+        let digest: String = Sha256::digest(&bytes)
+            .iter()
+            .map(|it| format!("{it:02x}"))
+            .collect();
+        println!("cargo::rustc-env=CRI_RESMGR_BPF_SHA256={digest}");
+    }
     fs::write(out.join("cri-resmgr-ebpf.o"), bytes)?;
     if env::var_os("CARGO_FEATURE_BENCH").is_some() {
         let name = "cri-resmgr-ebpf-bench.o";

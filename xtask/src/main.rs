@@ -16,6 +16,7 @@ mod bench_telemetry;
 mod build_ebpf;
 mod chaos;
 mod demo;
+mod dist;
 mod fuzz;
 mod go;
 mod setup;
@@ -46,6 +47,8 @@ enum Task {
     Chaos(chaos::Arguments),
     /// Show pods under `null` and under a policy, in front of a private containerd.
     Demo(demo::Arguments),
+    /// Build what is handed out: tarballs, Debian package, images, checksums.
+    Dist(dist::Arguments),
     /// Give every reader of foreign input what libFuzzer makes up.
     Fuzz(fuzz::Arguments),
     /// Install what building, running and testing need, asking first.
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf => build_ebpf::run(),
         Task::Chaos(arguments) => chaos::run_task(&arguments),
         Task::Demo(arguments) => demo::run_task(&arguments),
+        Task::Dist(arguments) => dist::run_task(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Setup(arguments) => setup::run_task(&arguments),
         Task::Simulate(arguments) => simulate::run(&arguments),

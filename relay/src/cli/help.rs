@@ -6,10 +6,25 @@ use crate::config::options;
 use clap::{Arg, ArgAction};
 use clap_complete::Shell;
 
-/// What `--version` prints.
+/// What `--version` prints: version, commit (of what `cargo xtask dist` built), digest of the BPF object,
+/// features.
 #[must_use]
 pub fn version() -> String {
-    format!("cri-resmgr {}\n", env!("CARGO_PKG_VERSION"))
+    let features = [
+        ("ebpf", cfg!(feature = "ebpf")),
+        ("hwloc", cfg!(feature = "hwloc")),
+        ("faults", cfg!(feature = "faults")),
+        ("bench", cfg!(feature = "bench")),
+    ];
+    let features = features.into_iter().filter(|(_name, on)| *on);
+    let features: Vec<_> = features.map(|(name, _on)| name).collect();
+    format!(
+        "cri-resmgr {}\ncommit: {}\nBPF object: {}\nfeatures: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        option_env!("CRI_RESMGR_COMMIT").unwrap_or("not recorded"),
+        option_env!("CRI_RESMGR_BPF_SHA256").map_or("none".to_owned(), |it| format!("sha256:{it}")),
+        features.join(" ")
+    )
 }
 
 /// What `--list-loggers` prints.

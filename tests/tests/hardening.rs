@@ -171,7 +171,7 @@ fn get(port: u16, path: &str) -> String {
 /// A count of the metrics page.
 fn lost(port: u16, what: &str) -> u64 {
     let page = get(port, "/metrics");
-    let head = format!("cri_resmgr_lost_total{{what=\"{what}\"");
+    let head = format!("cri_resmgr_lost_total{{kind=\"{what}\"");
     let line = page.lines().find(|line| line.starts_with(&head));
     let value = line.and_then(|line| line.rsplit(' ').next());
     value.map_or(0, |value| value.parse().unwrap())

@@ -22,7 +22,8 @@ pub fn version() -> String {
         "cri-resmgr {}\ncommit: {}\nBPF object: {}\nfeatures: {}\n",
         env!("CARGO_PKG_VERSION"),
         option_env!("CRI_RESMGR_COMMIT").unwrap_or("not recorded"),
-        option_env!("CRI_RESMGR_BPF_SHA256").map_or("none".to_owned(), |it| format!("sha256:{it}")),
+        option_env!("CRI_RESMGR_BPF_SHA256")
+            .map_or("none".to_owned(), |digest| format!("sha256:{digest}")),
         features.join(" ")
     )
 }

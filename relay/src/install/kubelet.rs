@@ -82,7 +82,9 @@ impl KubeletSetup {
         let unit = unit_of_kubelet(files, unit)?;
         let mut texts = unit_texts(files, &unit)?;
         let config = last_capture(&texts, &CONFIG_FILE);
-        let distribution = ["k3s", "rke2"].into_iter().find(|it| unit.starts_with(it));
+        let distribution = ["k3s", "rke2"]
+            .into_iter()
+            .find(|name| unit.starts_with(name));
         if let Some(name) = distribution {
             let config =
                 config.unwrap_or_else(|| format!("/etc/rancher/{name}/config.yaml").into());
@@ -336,7 +338,7 @@ fn folder_texts(
 ) -> Result<Vec<(PathBuf, String)>, InstallError> {
     let mut texts = Vec::new();
     for path in files.list(folder)? {
-        if path.extension().is_some_and(|it| it == extension)
+        if path.extension().is_some_and(|found| found == extension)
             && let Some(text) = text(files, &path)?
         {
             texts.push((path, text));

@@ -194,8 +194,8 @@ impl Host for Node {
 
     fn remove(&mut self, path: &Path) -> Result<(), InstallError> {
         self.changes(|node| {
-            node.tree.files.retain(|it, _| !it.starts_with(path));
-            node.tree.folders.retain(|it| !it.starts_with(path));
+            node.tree.files.retain(|file, _| !file.starts_with(path));
+            node.tree.folders.retain(|folder| !folder.starts_with(path));
         })
     }
 
@@ -207,7 +207,7 @@ impl Host for Node {
         let units: Vec<String> = words
             .iter()
             .filter(|word| word.contains('.'))
-            .map(|&it| it.to_owned())
+            .map(|&word| word.to_owned())
             .collect();
         match words[0] {
             "is-active" if self.active.contains(&units[0]) => Ok(String::new()),

@@ -9,7 +9,7 @@ use std::fmt;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LossLabels {
-    what: &'static str,
+    kind: &'static str,
     reason: &'static str,
 }
 
@@ -24,11 +24,11 @@ impl LossMetrics {
     #[must_use]
     pub fn with(
         mut self,
-        what: &'static str,
+        kind: &'static str,
         reason: &'static str,
         count: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
-        self.0.push((LossLabels { what, reason }, Box::new(count)));
+        self.0.push((LossLabels { kind, reason }, Box::new(count)));
         self
     }
 }
@@ -45,7 +45,7 @@ impl Collector for LossMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut losses = encoder.encode_descriptor(
             "lost",
-            "What was lost at a bound, by what it was and which bound",
+            "What was lost at a bound, by kind and bound",
             None,
             MetricType::Counter,
         )?;
@@ -70,8 +70,8 @@ mod tests {
         metrics.register(|registry| registry.register_collector(Box::new(losses)));
         let page = metrics.page().unwrap();
         for line in [
-            "cri_resmgr_lost_total{what=\"log_lines\",reason=\"stalled\"} 3",
-            "cri_resmgr_lost_total{what=\"dump_events\",reason=\"stalled\"} 0",
+            "cri_resmgr_lost_total{kind=\"log_lines\",reason=\"stalled\"} 3",
+            "cri_resmgr_lost_total{kind=\"dump_events\",reason=\"stalled\"} 0",
         ] {
             assert!(page.contains(line), "{line} is not in\n{page}");
         }

@@ -203,7 +203,7 @@ impl Agent {
     /// Its log so far.
     #[must_use]
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()
+        crate::whole_log(&self.folder.join("agent.log"))
     }
 
     /// The answer of `/readyz`: whether it is 200, and the text.

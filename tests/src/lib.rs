@@ -25,7 +25,7 @@ pub use relay::Relay;
 pub use runtime::Runtime;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -41,6 +41,23 @@ pub async fn eventually<F: AsyncFnMut() -> bool>(limit: Duration, mut condition:
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The log of a program of ours, of which a thread writes the lines a moment after what they tell: as soon
+/// as it grows no more, and after a second at most.
+#[must_use]
+pub fn whole_log(path: &Path) -> String {
+    let read = || std::fs::read_to_string(path).unwrap_or_default();
+    let mut log = read();
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(50));
+        let later = read();
+        if later.len() == log.len() {
+            break;
+        }
+        log = later;
+    }
+    log
 }
 
 /// A program that this workspace builds, in the profile that this test was built in.

@@ -236,7 +236,7 @@ impl Relay {
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+        crate::whole_log(&self.folder.join("log"))
     }
 
     /// Ends it at once, as `kill -9` does.

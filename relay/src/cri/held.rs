@@ -99,6 +99,7 @@ impl HeldBudget {
     }
 
     /// The octets that are held.
+    #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn octets(&self) -> usize {
         self.octets.load(Ordering::Relaxed)
     }

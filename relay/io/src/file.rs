@@ -20,13 +20,19 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Opens a file to append to, mode 0600 even when it was there before; a regular file is emptied if `empty`.
 ///
 /// The file is made, or it is a regular file, a pipe that is read, or a character device, and belongs to our own
-/// user or to root. Neither a symbolic link nor a second name of a file is followed to it: in a directory
-/// where every user can write, both may lead to a file that no user named. Never waits for a reader.
+/// user or to root. In a directory where other users can write, no symbolic link is followed, and nowhere a second
+/// name of a file: both may lead to a file that no user named. Never waits for a reader.
 ///
 /// # Errors
 /// When it is none of these, or cannot be opened.
 pub fn open_output(path: &Path, empty: bool) -> io::Result<File> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    if check_directory(directory.unwrap_or(Path::new("."))).is_err() {
+        flags |= OFlag::O_NOFOLLOW;
+    }
     let opened = OpenOptions::new()
         .append(true)
         .create(true)
@@ -35,7 +41,7 @@ pub fn open_output(path: &Path, empty: bool) -> io::Result<File> {
         .open(path);
     let file = opened.map_err(|error| match error.raw_os_error() {
         Some(nix::libc::ELOOP) => {
-            refused("it is a symbolic link, which is not followed".to_owned())
+            refused("it is a symbolic link where other users can write: not followed".to_owned())
         }
         Some(nix::libc::ENXIO) => refused("it is a pipe without a reader, or a socket".to_owned()),
         _ => error,
@@ -132,6 +138,9 @@ mod tests {
         let (precious, link) = (folder.path().join("precious"), folder.path().join("link"));
         fs::write(&precious, "kept").unwrap();
         symlink(&precious, &link).unwrap();
+        // Only our own user, or root, can have put it there.
+        open_output(&link, false).unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).unwrap();
         assert!(why(&link).contains("symbolic link"), "{}", why(&link));
         let second = folder.path().join("second");
         fs::hard_link(&precious, &second).unwrap();

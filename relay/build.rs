@@ -68,7 +68,7 @@ fn embed_bpf_object() -> io::Result<()> {
     if !bytes.is_empty() {
         let digest: String = Sha256::digest(&bytes)
             .iter()
-            .map(|it| format!("{it:02x}"))
+            .map(|octet| format!("{octet:02x}"))
             .collect();
         println!("cargo::rustc-env=CRI_RESMGR_BPF_SHA256={digest}");
     }
@@ -188,9 +188,9 @@ fn put_field(out: &mut String, field: &FieldDescriptor) -> Result<(), Box<dyn Er
         Kind::Uint64 => "Uint64".to_owned(),
         Kind::Double => "Double".to_owned(),
         Kind::Message(below) => format!("Message(&{})", below.name()),
-        other => {
+        unknown => {
             let name = field.full_name();
-            return Err(format!("{name} is of type {other:?}, which no field of CRI had").into());
+            return Err(format!("{name} is of type {unknown:?}, which no field of CRI had").into());
         }
     };
     writeln!(

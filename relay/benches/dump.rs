@@ -326,15 +326,15 @@ fn dump(criterion: &mut Criterion) {
     for sample in samples() {
         let mut group = criterion.benchmark_group(sample.name);
         group.throughput(Throughput::Elements(1));
-        for (what, spec) in [("off", "off"), ("full", FULL)] {
+        for (switch, spec) in [("off", "off"), ("full", FULL)] {
             let dumper = dumper(spec, DumpFormat::Text);
-            group.bench_function(format!("{what}: on the way of a call"), |bencher| {
+            group.bench_function(format!("{switch}: on the way of a call"), |bencher| {
                 bencher.iter_custom(|calls| make_calls(&dumper, calls, &sample));
             });
         }
-        for (what, format) in [("text", DumpFormat::Text), ("json", DumpFormat::Json)] {
+        for (name, format) in [("text", DumpFormat::Text), ("json", DumpFormat::Json)] {
             let dumper = dumper(FULL, format);
-            group.bench_function(format!("{what}: the writer's CPU time"), |bencher| {
+            group.bench_function(format!("{name}: the writer's CPU time"), |bencher| {
                 bencher.iter_custom(|calls| {
                     let before = writer_cpu();
                     make_calls(&dumper, calls, &sample);

@@ -2,7 +2,7 @@
 //!
 //! The only module that speaks CRI. It never decides anything and never touches a cgroup.
 
-/// The messages of `runtime.v1`, for those who hook into calls.
+/// The messages of `runtime.v1`, for modules that hook into calls.
 pub use k8s_cri::v1 as message;
 
 pub mod client;

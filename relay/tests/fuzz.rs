@@ -59,9 +59,9 @@ impl Dice {
                     input.splice(to..to, part);
                 }
                 _ => {
-                    let other = &corpus[self.roll(corpus.len())];
-                    let from = self.roll(other.len() + 1);
-                    let part = other[from..].iter().copied().take(40);
+                    let second = &corpus[self.roll(corpus.len())];
+                    let from = self.roll(second.len() + 1);
+                    let part = second[from..].iter().copied().take(40);
                     input.splice(at..at, part);
                 }
             }

@@ -143,7 +143,7 @@ fn probe(path: &Path) -> nix::Result<()> {
 /// Why a connection is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
-    /// It is of a user who has no business here.
+    /// Its user is neither root nor our own.
     #[error("it is from user {0}")]
     User(u32),
     /// The kernel does not say whose it is.

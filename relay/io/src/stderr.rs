@@ -77,7 +77,7 @@ impl StderrQueue {
     /// # Errors
     /// When there is no standard error, or no thread can be had.
     pub fn start(report: impl FnMut(u64) -> String + Send + 'static) -> io::Result<Self> {
-        // A descriptor of our own: whoever prints without the queue does not wait for the thread.
+        // A descriptor of our own: code that prints without the queue does not wait for the thread.
         let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         Self::to(out, report)
     }

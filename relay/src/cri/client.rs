@@ -186,7 +186,7 @@ impl RuntimeClient {
     /// silent for ever: it has no deadline.
     ///
     /// Up to version 1 containerd has one queue for all listeners, so listening would take events away
-    /// from the kubelet; see [`RuntimeClient::tells_everybody`].
+    /// from the kubelet; see [`RuntimeClient::tells_all_listeners`].
     ///
     /// # Errors
     /// [`CallError`]; UNIMPLEMENTED from a runtime that does not tell.
@@ -224,7 +224,7 @@ impl RuntimeClient {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn tells_everybody(&self) -> Result<bool, CallError> {
+    pub async fn tells_all_listeners(&self) -> Result<bool, CallError> {
         let version = self.version().await?;
         Ok(version.runtime_name == "containerd" && major(&version.runtime_version) >= 2)
     }

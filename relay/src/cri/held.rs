@@ -193,12 +193,12 @@ mod tests {
         let beyond = HeldBody::new(&first).extend(&[0]).unwrap_err();
         let text = "the relay holds 100 octets of requests of a client at most";
         assert_eq!(beyond.to_string(), text);
-        let mut other = HeldBody::new(&second);
-        other.extend(&[0; 40]).unwrap();
+        let mut of_second = HeldBody::new(&second);
+        of_second.extend(&[0; 40]).unwrap();
         let text = "the relay holds 120 octets of requests of all clients at most";
-        let beyond = other.extend(&[0]).unwrap_err();
+        let beyond = of_second.extend(&[0]).unwrap_err();
         assert_eq!(beyond.to_string(), text);
-        drop(other);
+        drop(of_second);
         HeldBody::new(&second).extend(&[0; 10]).unwrap();
     }
 

@@ -68,7 +68,7 @@ pub fn bind(path: &Path, like: Option<&Path>) -> Result<UnixListener, ListenErro
 /// # Errors
 /// [`ListenError::Inherited`] when what was passed is not a listening Unix socket.
 pub fn inherited() -> Result<Option<UnixListener>, ListenError> {
-    let refuse = |what: &dyn std::fmt::Display| ListenError::Inherited(what.to_string());
+    let refuse = |reason: &dyn std::fmt::Display| ListenError::Inherited(reason.to_string());
     let mut fds = sd_notify::listen_fds().map_err(|error| refuse(&error))?;
     let Some(fd) = fds.next() else {
         return Ok(None);

@@ -336,7 +336,7 @@ impl Session {
             return;
         };
         if !stream.client_done {
-            // What the client may still send is of no use to anyone.
+            // The call is over: what the client may still send is of no use.
             self.out.upstream(stream.route).reset(id, frame::NO_ERROR);
         }
         self.resets.relieve(1);

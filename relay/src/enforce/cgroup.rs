@@ -157,7 +157,7 @@ impl Cgroups {
                     .insert(place.id.to_owned(), found.clone());
                 Ok(found)
             }
-            other => other,
+            located => located,
         }
     }
 
@@ -380,7 +380,7 @@ impl Cgroups {
                     None => Err(error),
                 }
             }
-            other => other,
+            written => written,
         }
     }
 
@@ -449,7 +449,7 @@ impl Cgroups {
             self.set_cpus(child, &had.union(target))?; // outermost first: room for theirs
         }
         for (child, _had, target) in targets.iter().rev() {
-            self.set_cpus(child, target)?; // innermost first: nobody may exceed its parent
+            self.set_cpus(child, target)?; // innermost first: no cgroup may exceed its parent
         }
         self.set_cpus(directory, wanted)
     }

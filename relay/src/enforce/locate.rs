@@ -44,7 +44,7 @@ impl Place<'_> {
     pub fn search(&self, files: &dyn CgroupFiles, root: &Path) -> Option<PathBuf> {
         self.find(files, root).or_else(|| {
             if self.id.len() < 12 {
-                return None; // too short to be anybody's unique name
+                return None; // too short to be a container's unique name
             }
             search(files, root, &names(self.id))
         })

@@ -31,10 +31,10 @@ impl fmt::Display for Field {
     }
 }
 
-/// Somebody else's write, found.
+/// A field of a container's cgroup that does not say what it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {
-    /// Whose cgroup.
+    /// The container that has the cgroup.
     pub container: ContainerId,
     /// What.
     pub field: Field,
@@ -133,7 +133,7 @@ pub fn reconcile(
         && actual.effective == part
         && (!v2 || actual.cpus == wanted.cpus)
     {
-        // CPUs went offline, which nobody wrote. Whoever watches them has other CPUs chosen.
+        // CPUs went offline, which is no write. The watch over hot-plug has other CPUs chosen.
         drifts.retain(|drift| !of_cpus(drift));
     }
     if !drifts.is_empty() {

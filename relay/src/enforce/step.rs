@@ -142,8 +142,8 @@ pub fn plan(changes: impl IntoIterator<Item = SettingsChange>) -> Plan {
         let free = moves.iter().position(|candidate| {
             moves
                 .iter()
-                .filter(|other| other.id != candidate.id)
-                .all(|other| other.undo.cpus.is_disjoint(&candidate.to.cpus))
+                .filter(|occupant| occupant.id != candidate.id)
+                .all(|occupant| occupant.undo.cpus.is_disjoint(&candidate.to.cpus))
         });
         plan.before.push(moves.remove(free.unwrap_or(0)));
     }

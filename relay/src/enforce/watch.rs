@@ -22,7 +22,7 @@ const FILES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 /// What was noticed of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Noticed {
-    /// Somebody, perhaps we, wrote to its cgroup.
+    /// A process, perhaps ours, wrote to its cgroup.
     Written(ContainerId),
     /// Its cgroup was removed.
     Vanished(ContainerId),

@@ -149,7 +149,7 @@ impl Runtime for RuntimeView {
     async fn exit_events(&self, exits: mpsc::Sender<Arc<str>>) -> ExitEventsUnavailable {
         let broken =
             |error| ExitEventsUnavailable::Broken(failed("listen to containers that end")(error));
-        match self.client.tells_everybody().await {
+        match self.client.tells_all_listeners().await {
             Ok(true) => {}
             Ok(false) => return ExitEventsUnavailable::NotOffered,
             Err(error) => return broken(error),

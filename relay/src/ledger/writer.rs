@@ -180,7 +180,7 @@ mod tests {
         let saved = health.wait_for(|health| health.durable == 1);
         tokio::time::timeout(Duration::from_secs(30), saved)
             .await
-            .expect("nobody has asked again")
+            .expect("the state is saved without being asked again")
             .unwrap();
         assert!(durable.health().problem.is_none());
         drop(durable);

@@ -271,7 +271,7 @@ fn write_all(cgroups: &Cgroups, work: &[(Step, Arc<ContainerRecord>)], undo: boo
             };
             match cgroups.change(&place, from, to, &record.requested) {
                 Err(error) if error.is_absent() => Ok(()), // not started, or ended: nothing runs there
-                other => other,
+                changed => changed,
             }
         };
     let mut failures = Vec::new();

@@ -309,8 +309,8 @@ impl Owner {
         }
         // Where nothing is written anywhere, for this container or for others, the runtime need not wait for
         // the ledger.
-        let others = || self.containers.plan_from(&before, &self.online());
-        let waits = revised || !desired.is_nothing() || !others().is_empty();
+        let steps = || self.containers.plan_from(&before, &self.online());
+        let waits = revised || !desired.is_nothing() || !steps().is_empty();
         self.publish();
         self.reservations
             .begin(&id, before, self.generation, growing, desired.cpuset());

@@ -199,7 +199,7 @@ mod tests {
             for op in ops {
                 match op {
                     Op::Begin(container, growing) => {
-                        let held = growing.iter().map(|other| (id(*other), settings("0")));
+                        let held = growing.iter().map(|sibling| (id(*sibling), settings("0")));
                         let before = Containers::default();
                         reservations.begin(&id(container), before, 1, held.collect(), settings("1"));
                         model.entry(container).or_default().extend(growing);

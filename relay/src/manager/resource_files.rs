@@ -147,7 +147,7 @@ impl ResourceFiles {
     fn remove(&self, name: &str) -> io::Result<()> {
         match self.disk.remove_directory(&self.base.join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+            removed => removed,
         }
     }
 }

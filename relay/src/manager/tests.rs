@@ -32,7 +32,7 @@ use toy::{Mood, Toy};
 struct Paper {
     containers: Mutex<Vec<Listed>>,
     updates: Mutex<Vec<(String, CgroupSettings)>>,
-    /// Whom endings are told; taken away, the stream breaks off.
+    /// Where endings are told; taken away, the stream breaks off.
     told: Mutex<Option<tokio::sync::mpsc::Sender<Arc<str>>>>,
     streams: std::sync::atomic::AtomicU32,
 }
@@ -257,12 +257,12 @@ impl Running {
     }
 
     /// Waits until the snapshot is as it should be.
-    async fn eventually(&self, what: &str, is: impl Fn(&Snapshot) -> bool) {
+    async fn eventually(&self, state: &str, is: impl Fn(&Snapshot) -> bool) {
         let mut snapshots = self.handle.snapshots();
         let waited =
             tokio::time::timeout(Duration::from_secs(20), snapshots.wait_for(|now| is(now)));
         if waited.await.is_err() {
-            panic!("never: {what}; {:?}", self.handle.snapshot());
+            panic!("never: {state}; {:?}", self.handle.snapshot());
         }
     }
 
@@ -362,7 +362,7 @@ async fn others_shrink_before_the_runtime_hears_of_an_exclusive_container() {
     relay
         .eventually("web committed", |now| {
             now.find("web")
-                .is_ok_and(|it| it.stage() != Stage::Reserved)
+                .is_ok_and(|container| container.stage() != Stage::Reserved)
         })
         .await;
     let before = relay
@@ -398,7 +398,7 @@ async fn what_was_placed_survives_a_kill_and_can_be_given_back() {
         .eventually("both committed", |now| {
             now.containers
                 .iter()
-                .all(|it| it.stage() != Stage::Reserved)
+                .all(|container| container.stage() != Stage::Reserved)
         })
         .await;
     let generation = relay.handle.snapshot().generation;
@@ -440,7 +440,8 @@ async fn a_container_that_ended_while_we_were_down_is_released() {
     relay.create(&node, "db", POD, 2000).await;
     relay
         .eventually("db committed", |now| {
-            now.find("db").is_ok_and(|it| it.stage() != Stage::Reserved)
+            now.find("db")
+                .is_ok_and(|container| container.stage() != Stage::Reserved)
         })
         .await;
     relay.handle.durable.flushed().await.unwrap();
@@ -472,7 +473,7 @@ async fn a_lost_reply_is_settled_by_asking_the_runtime() {
     relay
         .eventually("db under the runtime's id", |now| {
             now.find("named-by-the-runtime")
-                .is_ok_and(|it| it.placement.unwrap().exclusive == cpus("0-1"))
+                .is_ok_and(|container| container.placement.unwrap().exclusive == cpus("0-1"))
         })
         .await;
     assert_eq!(relay.handle.snapshot().containers.len(), 1);
@@ -529,7 +530,7 @@ async fn a_cgroup_that_gives_no_cpu_up_refuses_the_creation_and_is_named() {
     relay
         .eventually("web committed", |now| {
             now.find("web")
-                .is_ok_and(|it| it.stage() != Stage::Reserved)
+                .is_ok_and(|container| container.stage() != Stage::Reserved)
         })
         .await;
     let root = node.tree.cgroups.hierarchy().cpuset_root().to_owned();
@@ -567,10 +568,11 @@ async fn a_write_behind_our_back_is_repaired_and_counted() {
         .join("kubepods/pod/db/cpuset.cpus");
     relay
         .eventually("db committed", |now| {
-            now.find("db").is_ok_and(|it| it.stage() != Stage::Reserved)
+            now.find("db")
+                .is_ok_and(|container| container.stage() != Stage::Reserved)
         })
         .await;
-    // As the runtime makes it, before it fills it in: that is nobody's write.
+    // As the runtime makes it, before it fills it in: that is no drift.
     std::fs::write(&path, "").unwrap();
     node.comes_to(POD, "db", "0-1").await;
     // At once, as the kernel takes it: the file is never empty in between.

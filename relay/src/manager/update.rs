@@ -17,7 +17,7 @@ use tokio::time::Instant;
 /// A start that takes longer is left to the regular look.
 const STARTING_LIMIT: Duration = Duration::from_secs(60);
 
-/// What a new container of a pod tells of the others.
+/// What a new container of a pod tells of its siblings.
 #[derive(Debug, Default)]
 pub(super) struct PodJudgement {
     /// Containers that turn out to have no CPU request of their own.
@@ -165,7 +165,7 @@ impl Owner {
         let in_pod = |container: &ContainerRef<'_>| container.request.pod.sandbox == *pod;
         let members = self.containers.iter().filter(in_pod);
         let members: Vec<_> = members.collect();
-        let mut others: Vec<_> = members
+        let mut siblings: Vec<_> = members
             .iter()
             // The same container runs again: its earlier run has ended.
             .filter(|member| member.request.name != *name && *member.id != spec.request.id)
@@ -175,15 +175,15 @@ impl Owner {
         let refused = self.refused.of_pod(pod);
         let refused = refused.filter(|(refused, _basis)| *refused != name && !lives(refused));
         let mut refused: Vec<_> = refused.map(|(_name, basis)| basis.clone()).collect();
-        if pod.is_empty() || (others.is_empty() && refused.is_empty()) {
+        if pod.is_empty() || (siblings.is_empty() && refused.is_empty()) {
             return PodJudgement::default();
         }
         let before = spec.basis.clone();
-        let known = others.iter_mut().map(|(_id, _before, basis)| basis);
+        let known = siblings.iter_mut().map(|(_id, _before, basis)| basis);
         let known = refused.iter_mut().chain(known);
         let mut bases: Vec<_> = known.chain([&mut spec.basis]).collect();
         resmgr_policy::judge_pod(&mut bases);
-        let revised = others.into_iter().filter_map(|(id, before, basis)| {
+        let revised = siblings.into_iter().filter_map(|(id, before, basis)| {
             let revised = (basis.of_pod, basis.left) != (before.of_pod, before.left);
             revised.then(|| (id.clone(), basis))
         });

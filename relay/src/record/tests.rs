@@ -79,9 +79,9 @@ fn what_comes_and_goes_is_recorded_in_the_order_it_was_placed() {
     let two = state(&empty, &[asks("z", 500), asks("a", 500)]);
     recorder.placed(&two, &machine, none());
     recorder.measured(&Arc::default());
-    let mut one = State::clone(&two);
-    one.containers.remove(&ContainerId("z".into()));
-    recorder.placed(&Arc::new(one), &machine, none());
+    let mut remaining = State::clone(&two);
+    remaining.containers.remove(&ContainerId("z".into()));
+    recorder.placed(&Arc::new(remaining), &machine, none());
     recorder.stop(LIMIT);
     assert_eq!(told(&path), ["machine", "+z", "+a", "measured", "-z"]);
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
@@ -106,19 +106,21 @@ fn a_reservation_is_recorded_once_it_has_become_a_container() {
     );
     let mut created = State::clone(&later);
     created.containers.remove(&ContainerId("refused".into()));
-    let mut one = created
+    let mut container = created
         .containers
         .remove(&ContainerId("provisional".into()))
         .unwrap();
-    Arc::make_mut(&mut one.request).id = ContainerId("real".into());
-    created.containers.insert(one.request.id.clone(), one);
+    Arc::make_mut(&mut container.request).id = ContainerId("real".into());
+    created
+        .containers
+        .insert(container.request.id.clone(), container);
     recorder.placed(&Arc::new(created), &machine, none());
     recorder.stop(LIMIT);
     assert_eq!(told(&path), ["machine", "+real", "+late"]);
 }
 
 #[test]
-fn who_asks_for_something_else_is_placed_anew() {
+fn a_container_that_asks_for_something_else_is_placed_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace");
     let (machine, empty) = (machine(), State::default());
@@ -138,7 +140,7 @@ fn a_file_begun_anew_can_be_replayed_by_itself() {
     let recorder = Recorder::start(&path, &machine).unwrap();
     let two = state(&empty, &[asks("z", 500), asks("a", 500)]);
     recorder.placed(&two, &machine, none());
-    // Nobody moved it: nothing is lost.
+    // The file was not moved: nothing is lost.
     recorder.reopen();
     std::fs::rename(&path, &old).unwrap();
     recorder.reopen();
@@ -149,7 +151,7 @@ fn a_file_begun_anew_can_be_replayed_by_itself() {
 }
 
 #[test]
-fn who_reports_never_waits_and_what_did_not_fit_is_counted() {
+fn a_caller_that_reports_never_waits_and_what_did_not_fit_is_counted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -166,7 +168,7 @@ fn who_reports_never_waits_and_what_did_not_fit_is_counted() {
     assert!(recorder.dropped() > 0);
     drop(reader);
     assert!(std::fs::remove_file(&path).is_ok());
-    // With nobody left to read, the writer's call fails and it goes on.
+    // With no reader left, the writer's call fails and it goes on.
     recorder.stop(LIMIT);
 }
 

@@ -81,7 +81,7 @@ impl TraceWriter {
             path: path.to_owned(),
             source,
         })?;
-        let mut this = Self {
+        let mut writer = Self {
             path: path.to_owned(),
             file: Some(file),
             batch: Vec::new(),
@@ -92,8 +92,8 @@ impl TraceWriter {
             dropped,
             dropped_logged: 0,
         };
-        this.begin(0);
-        Ok(this)
+        writer.begin(0);
+        Ok(writer)
     }
 
     pub(super) fn run(mut self, queue: &Receiver<TraceMessage>) {

@@ -90,7 +90,7 @@ async fn a_hook_rewrites_the_request_and_has_run_before_the_client_sees_the_end(
 }
 
 #[tokio::test]
-async fn a_hook_hears_that_nobody_knows_when_the_runtime_dies() {
+async fn a_hook_hears_that_the_outcome_is_unknown_when_the_runtime_dies() {
     let hook = Arc::new(Hook::default());
     let scene = Scene::new(both, Some(hook.clone()), Vec::new());
     let runtime = scene.runtime();

@@ -80,19 +80,19 @@ pub(crate) fn telemetry() -> Option<(Alone, Topology)> {
 }
 
 /// Says that something could not be tested here; the test command repeats it at the end.
-pub(crate) fn skip(what: &str, why: &str) {
-    println!("skipped: {what}: {why}");
+pub(crate) fn skip(subject: &str, why: &str) {
+    println!("skipped: {subject}: {why}");
     if let Some(file) = std::env::var_os("RESMGR_SKIPPED") {
         let file = fs::OpenOptions::new().append(true).create(true).open(file);
-        writeln!(file.unwrap(), "{what}: {why}").unwrap();
+        writeln!(file.unwrap(), "{subject}: {why}").unwrap();
     }
 }
 
 /// Waits for what comes sooner or later, and on a busy machine later.
-pub(crate) fn until(what: &str, is: impl Fn() -> bool) {
+pub(crate) fn until(state: &str, is: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while !is() {
-        assert!(Instant::now() < deadline, "never: {what}");
+        assert!(Instant::now() < deadline, "never: {state}");
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -11,7 +11,7 @@ impl Observer for Heard {
         Interest::Bodies
     }
     fn observe(&self, call: &Arc<Call>, kind: Kind, event: Event) {
-        let what = match event {
+        let name = match event {
             Event::Request { .. } => "request",
             Event::Rewritten { .. } => "rewritten",
             Event::Reply { .. } => "reply",
@@ -21,7 +21,7 @@ impl Observer for Heard {
         self.0
             .lock()
             .unwrap()
-            .push(format!("{kind:?} {} {what}", call.path));
+            .push(format!("{kind:?} {} {name}", call.path));
     }
 }
 
@@ -117,7 +117,7 @@ async fn a_runtime_that_is_not_there_is_unavailable_with_the_reason() {
 }
 
 #[test]
-fn only_a_containerd_of_version_two_tells_everybody() {
+fn only_a_containerd_of_version_two_tells_all_listeners() {
     for (version, number) in [("v2.1.4", 2), ("2.0.0-rc.1", 2), ("1.6.20~ds1", 1), ("", 0)] {
         assert_eq!(major(version), number, "{version:?}");
     }
@@ -154,7 +154,7 @@ fn new_runtime(listener: tokio::net::UnixListener) {
                         frame(event.encode_to_vec())
                     })
                     .collect(),
-                other => panic!("{other}"),
+                unexpected => panic!("{unexpected}"),
             };
             let mut reply = http::Response::new(tonic::body::Body::new(http_body_util::Full::new(
                 Bytes::from(bytes),
@@ -174,7 +174,7 @@ async fn events_are_streamed_until_the_runtime_ends_the_stream() {
     let socket = dir.path().join("runtime.sock");
     new_runtime(tokio::net::UnixListener::bind(&socket).unwrap());
     let client = RuntimeClient::new(&socket, Duration::from_secs(10), Vec::new());
-    assert!(client.tells_everybody().await.unwrap());
+    assert!(client.tells_all_listeners().await.unwrap());
     let mut events = std::pin::pin!(client.container_events().await.unwrap());
     let mut ids = Vec::new();
     while let Some(Ok(event)) = events.next().await {

@@ -1,5 +1,5 @@
 //! The policies through the manager, in any order of events: creates that end well, are refused, lose
-//! their reply or their caller; exits nobody tells; removals; other configurations; kills and restarts.
+//! their reply or their caller; exits that are not told; removals; other configurations; kills and restarts.
 
 use super::*;
 use proptest::prelude::*;
@@ -110,12 +110,15 @@ impl World {
 
     fn listed(&self) -> Vec<Arc<str>> {
         let containers = self.node.runtime.containers.lock().unwrap();
-        containers.iter().map(|one| Arc::clone(&one.id)).collect()
+        containers
+            .iter()
+            .map(|listed| Arc::clone(&listed.id))
+            .collect()
     }
 
     fn forget(&self, id: &str) {
         let mut containers = self.node.runtime.containers.lock().unwrap();
-        containers.retain(|one| *one.id != *id);
+        containers.retain(|listed| *listed.id != *id);
     }
 
     async fn step(&mut self, event: Event) {
@@ -227,7 +230,7 @@ impl World {
         self.relay = Some(start(&self.node, self.policy).await);
     }
 
-    /// Whoever runs is known and nobody else, the state is legal, and the kernel has it.
+    /// The containers that run are known and no others, the state is legal, and the kernel has it.
     async fn settles(&self, when: &str) {
         let listed: BTreeSet<_> = self.listed().into_iter().collect();
         self.relay()
@@ -311,7 +314,7 @@ proptest! {
             world.settles("restarted").await;
             let now = world.relay().handle.snapshot();
             for (id, container) in &now.containers.state().containers {
-                let was = before.containers.get(id).map(|one| *one.placement.exclusive);
+                let was = before.containers.get(id).map(|earlier| *earlier.placement.exclusive);
                 assert_eq!(Some(*container.placement.exclusive), was, "{id} stayed");
             }
             world.given_back().await;

@@ -11,10 +11,10 @@ async fn patient() -> (Node, Running) {
 }
 
 #[tokio::test]
-async fn a_create_that_finds_no_room_asks_the_runtime_who_has_ended_before_it_is_refused() {
+async fn a_create_that_finds_no_room_asks_the_runtime_which_have_ended_before_it_is_refused() {
     let (node, relay) = patient().await;
     assert_eq!(relay.create(&node, "init", POD, 6000).await, "0-5");
-    // It ended, and nobody told us.
+    // It ended, and the runtime did not tell us.
     node.runtime.containers.lock().unwrap().clear();
     assert_eq!(relay.create(&node, "main", POD, 6000).await, "0-5");
     let counts = relay.handle.snapshot().counts.clone();
@@ -29,7 +29,7 @@ async fn an_ending_the_runtime_tells_frees_the_cpus_and_a_broken_stream_is_opene
         relay
             .eventually("init runs", |now| {
                 now.find("init")
-                    .is_ok_and(|it| it.stage() != Stage::Reserved)
+                    .is_ok_and(|container| container.stage() != Stage::Reserved)
             })
             .await;
         let deadline = Instant::now() + Duration::from_secs(20);

@@ -39,7 +39,7 @@ async fn what_has_just_ended_is_no_reason_to_refuse() {
     let relay = node.start().await;
     for id in ["init-0", "init-1", "init-2", "init-3"] {
         assert_eq!(relay.create(&node, id, POD, 6000).await, "0-5");
-        // It exits; nobody says so.
+        // It exits; the runtime does not say so.
         node.runtime.containers.lock().unwrap().clear();
     }
     relay.create(&node, "db", POD, 6000).await;
@@ -56,7 +56,7 @@ async fn a_caller_that_goes_away_before_the_request_went_out_leaves_nothing_behi
     for _ in 0..50 {
         let wish = create_request("db", "default", POD, 2000);
         let call = relay.call("CreateContainer", &wish);
-        // Polled once: the reservation is on its way, and nobody waits for the answer.
+        // Polled once: the reservation is on its way, and no caller waits for the answer.
         let mut call = Box::pin(call);
         match futures::poll!(&mut call) {
             Poll::Pending => unanswered += 1,

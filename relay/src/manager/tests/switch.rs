@@ -25,7 +25,7 @@ async fn three() -> (Node, Running) {
                 && now
                     .containers
                     .iter()
-                    .all(|it| it.stage() != Stage::Reserved)
+                    .all(|container| container.stage() != Stage::Reserved)
         })
         .await;
     (node, relay)
@@ -43,10 +43,10 @@ async fn a_policy_without_a_place_for_one_container_is_refused_whole() {
             panic!("{refused:?}");
         };
         assert_eq!(policy, name);
-        let [(who, why)] = containers.as_slice() else {
+        let [(container, why)] = containers.as_slice() else {
             panic!("{containers:?}");
         };
-        assert_eq!(who, "default//big");
+        assert_eq!(container, "default//big");
         assert!(why.contains("3 exclusive CPUs asked"), "{why}");
         assert_eq!(seen(&node, &relay), before, "{name}");
         assert_eq!(relay.handle.snapshot().policy, "toy");
@@ -60,7 +60,7 @@ async fn a_policy_without_a_place_for_one_container_is_refused_whole() {
 }
 
 #[tokio::test]
-async fn a_policy_with_a_place_for_everybody_places_the_largest_guarantee_first() {
+async fn a_policy_with_a_place_for_all_containers_places_the_largest_guarantee_first() {
     let (node, relay) = three().await;
     relay.handle.reconfigure(Toy::new("other")).await.unwrap();
     assert_eq!(seen(&node, &relay).0, ["4-7", "3", "0-2"]);
@@ -74,7 +74,7 @@ async fn a_policy_with_a_place_for_everybody_places_the_largest_guarantee_first(
 }
 
 #[tokio::test]
-async fn who_runs_unplaced_already_does_not_stand_in_the_way_and_is_tried_again() {
+async fn a_container_that_runs_unplaced_already_does_not_stand_in_the_way_and_is_tried_again() {
     let node = Node::new();
     let relay = node.start().await;
     relay
@@ -96,8 +96,9 @@ async fn who_runs_unplaced_already_does_not_stand_in_the_way_and_is_tried_again(
     after.unwrap().after(reply).await;
     relay
         .eventually("big runs unplaced", |now| {
-            now.find("big")
-                .is_ok_and(|it| it.unplaced.is_some() && it.stage() != Stage::Reserved)
+            now.find("big").is_ok_and(|container| {
+                container.unplaced.is_some() && container.stage() != Stage::Reserved
+            })
         })
         .await;
     relay

@@ -16,7 +16,7 @@ pub(super) enum Mood {
     Well,
     Slow,
     Dead,
-    /// Gives everybody CPU 0 alone, whoever has it.
+    /// Gives every container CPU 0 alone, whichever has it.
     Wrong,
 }
 
@@ -75,9 +75,9 @@ impl Policy for Toy {
             Mood::Slow => std::thread::sleep(Duration::from_millis(2000)),
             Mood::Dead => panic!("dead by injection"),
         }
-        let mut others = view.state.clone();
-        others.containers.remove(&request.id);
-        let free = view.topology.online.difference(&others.exclusive());
+        let mut peers = view.state.clone();
+        peers.containers.remove(&request.id);
+        let free = view.topology.online.difference(&peers.exclusive());
         let count = request.requirements.cpu_request.0 as usize / 1000;
         let mut placement = Placement::default();
         if request.qos == QosClass::Guaranteed {
@@ -108,7 +108,7 @@ impl Policy for Toy {
             memory: None,
             notes: Vec::new(),
             released: Vec::new(),
-            changes: Self::follow(view, &others, vec![change]),
+            changes: Self::follow(view, &peers, vec![change]),
         })
     }
 

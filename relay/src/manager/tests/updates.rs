@@ -192,7 +192,7 @@ async fn a_resize_that_the_runtime_refuses_changes_nothing() {
     relay
         .eventually("web committed", |now| {
             now.find("web")
-                .is_ok_and(|it| it.stage() != Stage::Reserved)
+                .is_ok_and(|container| container.stage() != Stage::Reserved)
         })
         .await;
     let before = relay.entry("db");
@@ -275,8 +275,8 @@ async fn containers_that_show_their_whole_pod_hold_none_of_it() {
 async fn a_pod_without_requests_runs_also_where_no_cpu_is_free_for_it() {
     let node = Node::new();
     let relay = node.start().await;
-    let other = request("other", whole(7), None);
-    relay.creates(&node, "other", &other).await;
+    let large = request("other", whole(7), None);
+    relay.creates(&node, "other", &large).await;
     let request = |name| {
         let mut request = request(name, whole(2), Some(whole(2)));
         request.pod_sandbox_id = "second".into();
@@ -315,8 +315,8 @@ async fn an_init_container_that_has_ended_does_not_count_against_the_next() {
 async fn an_init_container_that_was_refused_at_first_does_not_count_against_the_next() {
     let node = Node::new();
     let relay = node.start_looking_every(Duration::from_secs(3600)).await;
-    let other = request("other", whole(7), None);
-    relay.creates(&node, "other", &other).await;
+    let large = request("other", whole(7), None);
+    relay.creates(&node, "other", &large).await;
     let request = |name| {
         let mut request = request(name, whole(2), Some(whole(2)));
         request.pod_sandbox_id = "second".into();
@@ -384,7 +384,7 @@ async fn what_a_refused_creation_told_containers_is_taken_back() {
     relay
         .eventually("web committed", |now| {
             now.find("web")
-                .is_ok_and(|it| it.stage() != Stage::Reserved)
+                .is_ok_and(|container| container.stage() != Stage::Reserved)
         })
         .await;
     assert_eq!(exported(&node, "web"), shared("0-7"));

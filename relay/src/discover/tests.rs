@@ -47,6 +47,7 @@ fn an_xml_file_says_the_same_as_the_synthetic_description() {
     assert_same_shape(read, made);
 }
 
+#[cfg(feature = "hwloc")]
 #[test]
 fn what_cannot_be_read_is_named() {
     let root = Path::new("/");

@@ -178,7 +178,7 @@ async fn a_full_disk_refuses_or_passes_as_said_and_loses_nothing() {
         &state,
         Some("tmpfs"),
         MsFlags::empty(),
-        Some("size=512k"),
+        Some("size=512k,mode=700"),
     )
     .unwrap();
     let mut node = Node::start(runtime).await;

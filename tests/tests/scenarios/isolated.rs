@@ -41,8 +41,9 @@ pub(crate) async fn one_cpu_or_one_core_is_isolated_unless_opted_out(stage: &mut
     stage.on(&wish, "8-9").await;
     stage.end(&wish).await;
     let three = stage.run(&guaranteed("three", 3)).await;
-    stage.on(&three, "1-3").await;
-    stage.on(&shared, "0,4-7,11-15").await;
+    // Of the socket with fewer free CPUs.
+    stage.on(&three, "12-14").await;
+    stage.on(&shared, "0-7,11,15").await;
 }
 
 /// With `isolcpus=8,9`.
@@ -57,21 +58,21 @@ pub(crate) async fn a_mixed_request_takes_isolated_cpus_for_its_whole_part(stage
         .run(&burstable("out", 2500).annotation(PREFER, "false"))
         .await;
     stage.on(&out, "1-7,10-15").await;
-    stage.on(&shared, "1,4-7,10-15").await;
+    stage.on(&shared, "1-7,12-15").await;
     let below = stage.run(&burstable("below", 900)).await;
-    stage.on(&below, "1,4-7,10-15").await;
+    stage.on(&below, "1-7,12-15").await;
     let two = stage.run(&guaranteed("two", 2)).await;
     stage.on(&two, "8-9").await;
     // Isolated CPUs are used up: a slice of the others.
     let three = stage.run(&guaranteed("three", 3)).await;
-    stage.on(&three, "4-6").await;
+    stage.on(&three, "12-14").await;
 }
 
 /// With `isolcpus=8,10`: no core is isolated whole.
 pub(crate) async fn relaxed_isolation_gives_isolated_cpus_that_make_no_core(stage: &mut Stage) {
     stage.relay(&STATIC).await;
     let strict = stage.run(&guaranteed("strict", 2)).await;
-    stage.on(&strict, "2-3").await;
+    stage.on(&strict, "12-13").await;
     let relaxed = [&STATIC[..], &["--static-policy-relaxed-isolation"]].concat();
     stage.relay(&relaxed).await;
     let loose = stage.run(&guaranteed("loose", 2)).await;

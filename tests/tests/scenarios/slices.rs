@@ -1,7 +1,7 @@
 //! `static` and `static-plus`: exclusive CPUs sliced off the shared ones.
 //!
-//! Expected CPUs follow from the order of the allocator: a home as small as possible, whole cores, then the
-//! rest of a broken core. CPUs of a core are neighbours; nodes are 0-3, 4-7, 8-11, 12-15.
+//! Expected CPUs follow from the order of the allocator: the fullest socket, node and cache that hold the request, whole
+//! cores, then the rest of a broken core. CPUs of a core are neighbours; nodes are 0-3, 4-7, 8-11, 12-15.
 
 use super::stage::{PATIENCE, Stage, Who, best_effort, burstable, guaranteed};
 use resmgr_tests::eventually;
@@ -76,11 +76,12 @@ pub(crate) async fn available_cpus_are_a_list_or_a_cgroups(stage: &mut Stage) {
         ];
         stage.relay(&arguments).await;
         let three = stage.run(&guaranteed("three", 3)).await;
-        stage.on(&three, "4-6").await;
+        // The node with fewer free CPUs.
+        stage.on(&three, "8-10").await;
         if available.contains(',') {
             for name in ["first", "second"] {
                 let shared = stage.run(&burstable(name, 980)).await;
-                stage.on(&shared, "7-11").await;
+                stage.on(&shared, "4-7,11").await;
             }
         }
     }
@@ -202,15 +203,15 @@ pub(crate) async fn mixed_requests_are_split(stage: &mut Stage) {
     let more = stage.run(&burstable("more", 1500)).await;
     stage.on(&more, "0-9,12-15").await;
     stage.on(&half, "0-7,9,12-15").await;
-    // A whole core.
+    // A whole core of the same socket.
     let two = stage.run(&burstable("two", 2400)).await;
     stage.on(&two, "0-7,9,12-15").await;
-    stage.on(&more, "2-9,12-15").await;
-    stage.on(&half, "2-7,9,12-15").await;
+    stage.on(&more, "0-9,14-15").await;
+    stage.on(&half, "0-7,9,14-15").await;
     // The rest of the broken one; nobody else's change widens it.
     let own = stage.run(&guaranteed("own", 1)).await;
     stage.on(&own, "9").await;
-    stage.on(&half, "2-7,12-15").await;
+    stage.on(&half, "0-7,14-15").await;
     stage.end(&two).await;
     stage.on(&half, "0-7,12-15").await;
     stage.on(&own, "9").await;

@@ -34,7 +34,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it; its standard error is a file.
+    /// Starts it, and waits for its sockets; its standard error is a file.
     fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
@@ -48,11 +48,14 @@ impl Daemon {
             folder,
         };
         let end = Instant::now() + PATIENCE;
-        while UnixStream::connect(daemon.path("relay.sock")).is_err() {
-            let ended = daemon.child.try_wait().unwrap();
-            assert!(ended.is_none(), "{ended:?}\n{}", daemon.log());
-            assert!(Instant::now() < end, "{}", daemon.log());
-            std::thread::sleep(Duration::from_millis(10));
+        // The relay's socket waits for clients before the others do.
+        for name in ["relay.sock", "relay-inspect.sock", "config.sock"] {
+            while UnixStream::connect(daemon.path(name)).is_err() {
+                let ended = daemon.child.try_wait().unwrap();
+                assert!(ended.is_none(), "{ended:?}\n{}", daemon.log());
+                assert!(Instant::now() < end, "{name}: {}", daemon.log());
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
         daemon
     }

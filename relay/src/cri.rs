@@ -6,6 +6,7 @@
 pub use k8s_cri::v1 as message;
 
 pub mod client;
+mod clients;
 mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]

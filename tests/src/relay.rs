@@ -29,7 +29,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts the relay in front of `runtime`, and waits until it listens.
+    /// Starts the relay in front of `runtime`, and waits until it listens on all its sockets.
     ///
     /// # Errors
     /// When it is not built, or does not come up; its log is in the message.
@@ -282,7 +282,9 @@ impl Relay {
             if let Some(status) = self.child.try_wait()? {
                 bail!("cri-resmgr ended: {status}\n{}", self.log());
             }
-            if UnixStream::connect(self.socket()).is_ok() {
+            // It listens for configurations when all else listens already.
+            let listens = |socket: &Path| UnixStream::connect(socket).is_ok();
+            if listens(&self.socket) && listens(&self.folder.join("config.sock")) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -3,15 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
 use bytes::Bytes;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use resmgr_tests::{
-    Relay, Runtime, built,
+    Relay, Runtime, built, eventually,
     frames::{ENHANCE_YOUR_CALM, PREFACE, RawClient, SETTINGS, Sent, frame, headers, remembered},
     skip,
     wire::Wire,
 };
 use std::{
     io::{Read as _, Write as _},
-    os::unix::net::UnixListener,
+    os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -179,6 +180,37 @@ async fn a_client_that_floods_pings_or_settings_and_reads_nothing_is_sent_away()
     }
     scene.assert_logged("idle_frames");
     scene.unharmed(64 * MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_without_end_take_neither_memory_nor_another_clients_place() {
+    if unbuilt("hostile: connections") {
+        return;
+    }
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    // More than the relay takes, whatever the limit is.
+    let connections = (most / 2).min(4500);
+    let scene = Scene::served(&[]);
+    let honest = Wire::connect(&scene.relay.socket()).await.unwrap();
+    let mut silent = Vec::new();
+    for n in 0..connections {
+        silent.push(UnixStream::connect(scene.relay.socket()).unwrap());
+        if n % 100 == 0 {
+            let answer = honest.call(VERSION, &[]).await.unwrap();
+            assert_eq!(answer.status(), Some(0), "{answer:?}");
+        }
+    }
+    // A client that does not wait is told to come again while the listener's queue is full.
+    let accepted = async || Wire::connect(&scene.relay.socket()).await.is_ok();
+    assert!(
+        eventually(PATIENCE, accepted).await,
+        "{}",
+        scene.relay.log()
+    );
+    // It is accepted after all of these.
+    scene.unharmed(64 * MIB).await;
+    scene.assert_logged("limit=clients");
 }
 
 #[tokio::test(flavor = "multi_thread")]

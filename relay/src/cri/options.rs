@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Limits and deadlines.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
+    /// Connections of clients at once, each with up to two to the runtime. Beyond it, that for which no octet has
+    /// passed for longest makes room for the newest.
+    pub max_clients: usize,
     /// Octets of an intercepted call's request that may be held; more is RESOURCE_EXHAUSTED.
     pub max_message_bytes: usize,
     /// Octets of requests that are held for one client, for hooks, for the runtime's windows or for an
@@ -58,6 +61,7 @@ pub struct ServerOptions {
 impl Default for ServerOptions {
     fn default() -> Self {
         Self {
+            max_clients: 4096,
             max_message_bytes: 64 << 20,
             max_held_bytes: 64 << 20,
             max_held_bytes_of_all: 128 << 20,
@@ -86,6 +90,8 @@ impl Default for ServerOptions {
 /// A bound of [`ServerOptions`] that a peer has met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Limit {
+    /// [`ServerOptions::max_clients`].
+    Clients,
     /// [`ServerOptions::max_message_bytes`].
     Message,
     /// [`ServerOptions::max_held_bytes`].
@@ -117,6 +123,7 @@ impl Limit {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Clients => "clients",
             Self::Message => "message",
             Self::HeldOctets => "held_octets",
             Self::HeldOctetsOfAll => "held_octets_of_all",

@@ -1,6 +1,7 @@
 //! Moves octets between the sockets of one client's calls and its [`Session`], and runs the session's hooks.
 
 use crate::cri::{
+    clients::Client,
     intercept::{After, Before, Call, CallOutcome, Status},
     route::Route,
     session::{ConnectionError, PendingHook, Session},
@@ -37,6 +38,10 @@ const TICK: Duration = Duration::from_millis(50);
 /// How long after a failed attempt a runtime is tried again. An attempt costs some microseconds.
 const RETRY: Duration = Duration::from_millis(100);
 const SHUTTING_DOWN: &str = "cri-resmgr is shutting down";
+const EVICTED: &str =
+    "there are too many clients, and nothing has passed on this connection for longest";
+/// How long a peer may take to read what is left for it.
+const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// A hook's answer.
 enum Answer {
@@ -48,6 +53,8 @@ enum PumpEvent {
     /// Hooks are to be run, or a connection is wanted.
     Progress,
     ClientGone,
+    /// The client makes room for another one.
+    Evicted,
     UpstreamGone(Route, String),
     Broken(ConnectionError),
 }
@@ -76,6 +83,8 @@ impl Upstream {
 /// One client's connection, and those to the runtime that its calls need.
 pub(super) struct Pump {
     client: UnixStream,
+    /// See [`Client`].
+    entry: Arc<Client>,
     from_client: BytesMut,
     routes: &'static [Route],
     upstreams: [Upstream; 2],
@@ -89,6 +98,7 @@ pub(super) struct Pump {
 impl Pump {
     pub(super) fn new(
         client: UnixStream,
+        entry: Arc<Client>,
         session: Session,
         shared: Arc<ConnectionContext>,
         tasks: TaskTracker,
@@ -96,6 +106,7 @@ impl Pump {
         let (answers, answered) = mpsc::channel(256);
         Self {
             client,
+            entry,
             from_client: BytesMut::new(),
             routes: shared.upstreams.routes(),
             upstreams: [(); 2].map(|()| Upstream::new()),
@@ -113,6 +124,8 @@ impl Pump {
             return;
         };
         let mut cancelled = pin!(shutdown.cancelled());
+        let evicted = self.entry.evicted.clone();
+        let mut evicted = pin!(evicted.cancelled());
         let mut drain: Option<Instant> = None;
         let mut intake_open = true;
         let mut expired = Instant::now();
@@ -131,6 +144,7 @@ impl Pump {
                     }
                     PumpEvent::Progress
                 }
+                () = &mut evicted => PumpEvent::Evicted,
                 () = &mut cancelled, if drain.is_none() => {
                     drain = Some(Instant::now());
                     self.session.drain(SHUTTING_DOWN);
@@ -141,6 +155,7 @@ impl Pump {
             match event {
                 PumpEvent::Progress => {}
                 PumpEvent::ClientGone => self.session.client_lost(),
+                PumpEvent::Evicted => self.session.cut(EVICTED),
                 PumpEvent::UpstreamGone(route, ref why) => {
                     self.session.upstream_lost(route, why);
                     self.upstreams[route.index()] = Upstream::new();
@@ -171,9 +186,14 @@ impl Pump {
                 }
             }
             self.run_hooks();
-            let over = matches!(event, PumpEvent::ClientGone | PumpEvent::Broken(..));
-            if over || self.session.finished() {
-                return self.close().await;
+            match event {
+                // The next client waits for the end of this one.
+                PumpEvent::Evicted => return self.close(Duration::ZERO).await,
+                PumpEvent::ClientGone | PumpEvent::Broken(_) => {
+                    return self.close(LAST_WRITE).await;
+                }
+                _ if self.session.finished() => return self.close(LAST_WRITE).await,
+                PumpEvent::Progress | PumpEvent::UpstreamGone(..) => {}
             }
         }
     }
@@ -184,15 +204,15 @@ impl Pump {
         routes.any(|route| self.session.awaits_connect(*route))
     }
 
-    /// Sends what is left and ends all connections.
-    async fn close(mut self) {
+    /// Sends what is left, as far as a peer takes it within `limit`, and ends all connections.
+    async fn close(mut self, limit: Duration) {
         let rest = self.session.client_out().split();
         // A client that does not read or is gone loses nothing by this.
-        drop(timeout(Duration::from_secs(1), self.client.write_all(&rest)).await);
+        drop(timeout(limit, self.client.write_all(&rest)).await);
         for route in self.routes {
             if let Some(stream) = &mut self.upstreams[route.index()].stream {
                 let rest = self.session.upstream_out(*route).split();
-                drop(timeout(Duration::from_secs(1), stream.write_all(&rest)).await);
+                drop(timeout(limit, stream.write_all(&rest)).await);
             }
         }
     }
@@ -242,6 +262,9 @@ impl Pump {
                 Poll::Ready(Err(_)) => return Poll::Ready(PumpEvent::ClientGone),
                 Poll::Ready(Ok(wrote)) => moved |= wrote,
                 Poll::Pending => {}
+            }
+            if moved {
+                self.entry.pass();
             }
             let finished = self.session.finished();
             if !self.session.hooks.is_empty() || finished || (moved && self.waits()) {

@@ -1,8 +1,14 @@
 //! Accepts clients and gives each its own connections to the runtime.
 
 use crate::cri::{
-    intercept::Interceptor, observe::Observer, options::ServerOptions, pump::Pump,
-    route::Upstreams, session::Session, shared::ConnectionContext,
+    clients::Clients,
+    intercept::Interceptor,
+    observe::Observer,
+    options::{Limit, ServerOptions},
+    pump::Pump,
+    route::Upstreams,
+    session::Session,
+    shared::ConnectionContext,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::net::UnixListener;
@@ -36,15 +42,21 @@ impl Relay {
     /// Returns when the last connection and the last hook are done.
     pub async fn run(self, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
+        let mut clients = Clients::new(self.shared.options.max_clients);
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => break,
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((client, _)) => {
+                Ok((stream, _)) => {
+                    let (client, full) = clients.add().await;
+                    if full {
+                        self.shared.limit_reached(Limit::Clients);
+                    }
                     let session = Session::new(Arc::clone(&self.shared));
-                    let pump = Pump::new(client, session, Arc::clone(&self.shared), tasks.clone());
+                    let shared = Arc::clone(&self.shared);
+                    let pump = Pump::new(stream, client, session, shared, tasks.clone());
                     tasks.spawn(pump.run(shutdown.clone()));
                 }
                 Err(error) => {

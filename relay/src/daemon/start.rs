@@ -179,6 +179,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
     };
     let options = ServerOptions {
         drain_limit: config.relay.drain_timeout,
+        max_clients: max_clients(),
         ..ServerOptions::default()
     };
     let Socket {
@@ -239,7 +240,16 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
     joined.map_err(ExitError::from)
 }
 
-/// As many descriptors as the process may have: each client's connection needs three.
+/// As many connections of clients as the limit of open files has room for, up to the relay's own limit: each
+/// needs three descriptors, its own and two to the runtime. A tenth is left for all else.
+fn max_clients() -> usize {
+    const DESCRIPTORS: u64 = 3;
+    let most = ServerOptions::default().max_clients;
+    let open = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _hard)| soft);
+    usize::try_from((open - open / 10) / DESCRIPTORS).map_or(most, |room| room.min(most))
+}
+
+/// As many descriptors as the process may have.
 fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));

@@ -1,7 +1,7 @@
 //! Calls that pass through.
 
-use crate::scene::{PATIENCE, Reply, Scene, call, call_with, hangs, message};
-use cri_resmgr::cri::Upstreams;
+use crate::scene::{PATIENCE, Reply, Scene, both, call, call_with, hangs, message};
+use cri_resmgr::cri::{ServerOptions, Upstreams};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -146,4 +146,34 @@ async fn shutdown_ends_endless_streams_and_waits_for_the_others() {
     );
     drop(client);
     timeout(PATIENCE, scene.relay).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_client_that_was_silent_for_longest_makes_room_for_one_too_many() {
+    let options = ServerOptions {
+        max_clients: 3,
+        ..ServerOptions::default()
+    };
+    let scene = Scene::with(options, both, None, Vec::new());
+    let _runtime = scene.runtime();
+    let busy = scene.client().await;
+    let silent = scene.client().await;
+    let hanging = call(&silent, "/a.b/hang", message(b""));
+    let others = async {
+        hangs(&scene.dir.path().join("runtime")).await;
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            call(&busy, "/a.b/C", message(b"")).await.unwrap();
+            let newest = scene.client().await;
+            call(&newest, "/a.b/C", message(b"")).await.unwrap();
+            clients.push(newest);
+        }
+    };
+    let (ended, ()) = timeout(PATIENCE, async { tokio::join!(hanging, others) })
+        .await
+        .unwrap();
+    let ended = ended.unwrap();
+    assert_eq!(ended.status, "14");
+    assert!(ended.text.contains("too many clients"), "{}", ended.text);
+    call(&busy, "/a.b/C", message(b"")).await.unwrap();
 }

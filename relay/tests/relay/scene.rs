@@ -132,13 +132,22 @@ impl Scene {
         interceptor: Option<Arc<dyn Interceptor>>,
         observers: Vec<Arc<dyn Observer>>,
     ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let upstreams = upstreams(dir.path().join("runtime"));
-        let listener = listen::bind(&dir.path().join("relay"), None).unwrap();
         let options = ServerOptions {
             connect_limit: Duration::from_millis(300),
             ..ServerOptions::default()
         };
+        Self::with(options, upstreams, interceptor, observers)
+    }
+
+    pub(crate) fn with(
+        options: ServerOptions,
+        upstreams: impl FnOnce(PathBuf) -> Upstreams,
+        interceptor: Option<Arc<dyn Interceptor>>,
+        observers: Vec<Arc<dyn Observer>>,
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let upstreams = upstreams(dir.path().join("runtime"));
+        let listener = listen::bind(&dir.path().join("relay"), None).unwrap();
         let shutdown = CancellationToken::new();
         let relay = Relay::new(listener, upstreams, options, interceptor, observers);
         let relay = tokio::spawn(relay.run(shutdown.clone()));

@@ -7,10 +7,12 @@ mod blocking;
 mod disk;
 mod file;
 mod kept;
+mod lock;
 mod writer;
 
 pub use blocking::Blocking;
 pub use disk::{Disk, DiskFile, LocalDisk};
 pub use file::{LedgerError, Loaded, StateFile, StateRecord};
 pub use kept::{LastGood, Marks};
+pub use lock::{LockError, StateLock};
 pub use writer::{Durable, Health, StateWriter};

@@ -4,6 +4,7 @@ use super::error::ExitError;
 use crate::{
     config::{self, Config, Document, Machine, Problems, Raw, document::overlay},
     discover::{self, TopologySource},
+    ledger::{LockError, StateLock},
 };
 use anyhow::Context;
 use resmgr_io::file::check_directory;
@@ -48,10 +49,29 @@ pub fn resolve_options(raw: &Raw) -> Result<(Config, Topology), ExitError> {
 }
 
 /// Refuses a state directory that another user may have filled: what is read there decides about CPUs.
-pub(super) fn check_state_directory(config: &Config) -> anyhow::Result<()> {
+fn check_state_directory(config: &Config) -> anyhow::Result<()> {
     let directory = &config.enforce.state_dir;
     check_directory(directory)
         .with_context(|| format!("cannot use the state directory {}", directory.display()))
+}
+
+/// Locks the state directory for this process, so that no second daemon decides about the same containers. Where a
+/// lock is impossible (a file system that is full or read-only) the daemon serves without: that state cannot be
+/// written is reported where it is.
+///
+/// # Errors
+/// A directory that is not to be trusted, or that another process holds.
+pub(super) fn lock_state_directory(config: &Config) -> Result<Option<StateLock>, ExitError> {
+    check_state_directory(config)?;
+    match StateLock::acquire(&config.enforce.state_dir) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(held @ LockError::Held { .. }) => Err(ExitError::Usage(held.to_string())),
+        Err(LockError::Disk(error)) => {
+            let error = anyhow::Error::from(error);
+            tracing::warn!(target: "resource-manager", "a second cri-resmgr is not kept out: {error:#}");
+            Ok(None)
+        }
+    }
 }
 
 /// What a document means on this machine.

@@ -13,7 +13,7 @@ use super::{
     measure::Measure,
     moves,
     node::NodePublisher,
-    options::{check_state_directory, resolve_options},
+    options::{lock_state_directory, resolve_options},
     placement::{self, PlacementService},
     recording,
     signals::{SignalRequest, Signals},
@@ -64,7 +64,7 @@ pub fn run(raw: &Raw) -> Result<(), ExitError> {
     for note in &config.notes {
         tracing::warn!(target: "resource-manager", "{note}");
     }
-    check_state_directory(&config)?;
+    let _lock = lock_state_directory(&config)?;
     raise_descriptor_limit();
     let start = last_good::restore(config, &topology);
     log.set(start.config.log.clone());

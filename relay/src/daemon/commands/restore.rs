@@ -6,7 +6,7 @@ use crate::{
     cri::client::RuntimeClient,
     daemon::{
         error::ExitError,
-        options::{check_state_directory, resolve_options},
+        options::{lock_state_directory, resolve_options},
     },
     enforce::{Cgroups, Hierarchy},
     inspect::view::StateView,
@@ -29,7 +29,8 @@ pub fn restore(raw: &Raw) -> Result<(), ExitError> {
         ));
     }
     let (config, _topology) = resolve_options(raw)?;
-    check_state_directory(&config)?;
+    // Held to the end: a daemon that starts meanwhile waits, or is refused.
+    let _lock = lock_state_directory(&config)?;
     print(&from_ledger(&config)?)
 }
 

@@ -73,6 +73,9 @@ pub use state::{
 };
 pub use static_plus::StaticPlusPolicy;
 pub use static_policy::StaticPolicy;
-pub use stp::{CpuListConfig, PoolConfig, PoolsConfig, StaticPools, pools_from_directory};
+pub use stp::{
+    CpuListConfig, PoolConfig, PoolSizes, PoolsConfig, StaticPools, make_pools,
+    pools_from_directory,
+};
 pub use view::View;
 pub use workload::{MAX_WORKLOADS, update_profiles, workload};

@@ -5,10 +5,12 @@
 
 mod directory;
 mod level;
+mod make_pools;
 mod pool_request;
 mod pools;
 
 pub use directory::pools_from_directory;
+pub use make_pools::{PoolSizes, make_pools};
 pub use pools::{CpuListConfig, PoolConfig, PoolsConfig};
 
 use crate::{

@@ -69,6 +69,8 @@ pub enum Command {
         /// A ConfigMap manifest, or a YAML document with its keys.
         file: PathBuf,
     },
+    /// Write a pools file of the static-pools (stp) policy for this machine, in whole physical cores.
+    MakePools(MakePoolsArguments),
     /// Print the completions of a shell, to be sourced by it.
     Completion {
         /// The shell.
@@ -96,6 +98,30 @@ pub struct InstallArguments {
     /// The folder for the program: /usr/local/bin, or where a package put this one.
     #[arg(long, value_name = "DIR")]
     pub prefix: Option<PathBuf>,
+}
+
+/// What `make-pools` takes.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct MakePoolsArguments {
+    /// Cores that one container each has alone; isolated cores (isolcpus) come first, none has a CPU of
+    /// --reserved-resources.
+    #[arg(long, value_name = "N")]
+    pub exclusive: usize,
+    /// Cores that all containers of the pool `shared` share.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub shared: usize,
+    /// Cores of the pool `infra`; when not given, all that the other pools leave and that are not isolated.
+    #[arg(long, value_name = "N")]
+    pub infra: Option<usize>,
+    /// So many cores of each socket; otherwise of the machine, from the lowest-numbered socket on.
+    #[arg(long)]
+    pub per_socket: bool,
+    /// Write to this file; when not given, to standard output.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace the file if there is one.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// All that may stand on the command line.

@@ -3,6 +3,7 @@
 mod check_config;
 mod fetch;
 mod install;
+mod make_pools;
 mod output;
 mod restore;
 mod top;
@@ -10,6 +11,7 @@ mod top;
 pub use check_config::check_config;
 pub use fetch::views_socket;
 pub use install::{install, uninstall};
+pub use make_pools::make_pools;
 pub use output::print;
 pub use restore::restore;
 pub use top::top;

@@ -25,6 +25,10 @@ use std::{io, path::Path};
 /// The key of pools in the policy's problems.
 const KEY: &str = "policy.static-pools.pools";
 
+/// What to do where there are no pools yet.
+const ADVICE: &str = "; to make some: cri-resmgr make-pools --exclusive 2 --output /etc/cri-resmgr/pools.conf, then start with \
+                      --static-pools-conf-file /etc/cri-resmgr/pools.conf";
+
 /// The pools in force: pushed ones, else the file's, else the directory's.
 ///
 /// # Errors
@@ -46,8 +50,16 @@ pub fn load(source: &PoolsSource, topology: &Topology) -> Result<PoolsConfig, Pr
             .map_err(|error| unreadable("static-pools-conf-file", path, &error))?;
         return from_yaml(&text, path, topology);
     }
-    from_cmk(&source.dir, topology)
-        .map_err(|error| unreadable("static-pools-conf-dir", &source.dir, &error))?
+    from_cmk(&source.dir, topology).map_err(|error| {
+        let mut problems = unreadable("static-pools-conf-dir", &source.dir, &error);
+        if error.kind() == io::ErrorKind::NotFound {
+            problems
+                .0
+                .iter_mut()
+                .for_each(|problem| problem.message += ADVICE);
+        }
+        problems
+    })?
 }
 
 /// Reads a pool file.

@@ -84,3 +84,24 @@ fn cmks_directory_is_read() {
     let error = load(&nowhere, &machine(8)).unwrap_err();
     assert!(error.to_string().contains("static-pools-conf-dir"));
 }
+
+#[test]
+fn where_no_pools_are_the_refusal_says_in_a_line_how_to_make_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = PoolsSource {
+        pushed: None,
+        file: None,
+        dir: folder.path().join("cmk"),
+        label_node: false,
+        taint_node: false,
+    };
+    let refused = load(&source, &machine(8)).unwrap_err().to_string();
+    for part in [
+        "cannot read the pools",
+        "cri-resmgr make-pools --exclusive 2",
+        "--static-pools-conf-file",
+    ] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    assert_eq!(refused.lines().count(), 1, "{refused}");
+}

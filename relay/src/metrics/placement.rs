@@ -21,7 +21,6 @@ struct PinnedLabels {
     namespace: String,
     pod: String,
     container: String,
-    cpus: String,
     pool: String,
 }
 
@@ -70,7 +69,7 @@ impl Collector for PlacementMetrics {
         gauge(
             &mut encoder,
             "placement_container_cpus",
-            "CPUs a container is pinned to; their list and its pool are labels",
+            "CPUs a container is pinned to, by its pool",
             |metric| {
                 for (placement, labels) in placements() {
                     let Some(placement) = placement else {
@@ -80,7 +79,6 @@ impl Collector for PlacementMetrics {
                         namespace: labels.namespace,
                         pod: labels.pod,
                         container: labels.container,
-                        cpus: placement.cpus.to_string(),
                         pool: placement.pool.as_deref().unwrap_or_default().to_owned(),
                     };
                     count(placement.cpus.len()).encode(metric.encode_family(&labels)?)?;

@@ -49,7 +49,14 @@ pub(super) fn tarball(
     for file in ["LICENSE", "CHANGELOG.md", "SECURITY.md", "README.md"] {
         files.push(packed_file(file, file)?);
     }
-    for folder in ["deploy", "deploy/config", "deploy/systemd", "docs"] {
+    for folder in [
+        "deploy",
+        "deploy/config",
+        "deploy/systemd",
+        "docs",
+        "docs/images",
+        "docs/notes",
+    ] {
         for entry in fs::read_dir(root().join(folder))? {
             let entry = entry?;
             if entry.file_type()?.is_file() {

@@ -10,7 +10,12 @@ use anyhow::Context;
 use resmgr_io::file::open_output;
 use resmgr_policy::{PoolSizes, PoolsConfig, Reserved, make_pools as pools_for};
 use resmgr_topology::{CpuSet, Topology};
-use std::{fmt::Write as _, io::Write as _};
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Write as _},
+    path::Path,
+};
 
 /// Where the kernel tells the machine's name: proc_sys_kernel(5).
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
@@ -32,7 +37,7 @@ pub fn make_pools(raw: &Raw, arguments: &MakePoolsArguments) -> Result<(), ExitE
         per_socket: arguments.per_socket,
     };
     let pools = pools_for(&topology, sizes, &reserved).map_err(ExitError::Usage)?;
-    let host = std::fs::read_to_string(HOSTNAME).unwrap_or_default();
+    let host = fs::read_to_string(HOSTNAME).unwrap_or_default();
     let text = yaml(&pools, sizes, &topology, host.trim());
     let Some(path) = &arguments.output else {
         return print(&text);
@@ -41,10 +46,21 @@ pub fn make_pools(raw: &Raw, arguments: &MakePoolsArguments) -> Result<(), ExitE
         let message = format!("{} exists: --force replaces it", path.display());
         return Err(ExitError::Usage(message));
     }
-    open_output(path, true)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(())
+}
+
+/// Writes the whole file or none of it, with the directories that it needs.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    open_output(Path::new(&unfinished), true)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|()| fs::rename(&unfinished, path))
+        .inspect_err(|_| drop(fs::remove_file(&unfinished)))
 }
 
 /// The pools file, with the machine and the sizes it was made for as a comment.
@@ -59,7 +75,7 @@ fn yaml(pools: &PoolsConfig, sizes: PoolSizes, topology: &Topology, host: &str) 
     };
     let mut text = format!(
         "# Pools of the static-pools (stp) policy, made by cri-resmgr make-pools.\n\
-         # Machine: {host} ({origin}), {sockets} sockets, {cores} cores; CPUs {online} online.\n\
+         # Machine: {host} ({origin}), sockets: {sockets}, cores: {cores}, CPUs online: {online}.\n\
          # Cores: {exclusive} exclusive, {shared} shared, {infra} for infra{of}.\n\
          pools:\n",
         origin = topology.origin.replace('\n', " "),
@@ -90,8 +106,6 @@ fn yaml(pools: &PoolsConfig, sizes: PoolSizes, topology: &Topology, host: &str) 
 mod tests {
     use super::*;
     use crate::config::pools::from_yaml;
-    use std::path::Path;
-
     #[test]
     fn the_file_names_its_machine_and_is_read_back_as_the_same_pools() {
         let machine = Topology::synthetic("pack:2 numa:1 core:4 pu:2").unwrap();
@@ -105,5 +119,20 @@ mod tests {
         let text = yaml(&pools, sizes, &machine, "n1");
         crate::golden::assert_golden(&text, "src/daemon/commands/make_pools.golden.txt");
         assert_eq!(from_yaml(&text, Path::new("x"), &machine).unwrap(), pools);
+    }
+
+    #[test]
+    fn the_file_is_written_whole_with_its_directories_and_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("etc/cri-resmgr/pools.conf");
+        for text in ["pools: {}", "pools: {a: {}}"] {
+            write(&path, text).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        let beside = fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(beside, 1);
+        // A directory stands where the file should: nothing is left of the attempt.
+        assert!(write(path.parent().unwrap(), "pools: {}").is_err());
+        assert_eq!(fs::read_dir(folder.path().join("etc")).unwrap().count(), 1);
     }
 }

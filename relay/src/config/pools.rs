@@ -26,7 +26,7 @@ use std::{io, path::Path};
 const KEY: &str = "policy.static-pools.pools";
 
 /// What to do where there are no pools yet.
-const ADVICE: &str = "; to make some: cri-resmgr make-pools --exclusive 2 --output /etc/cri-resmgr/pools.conf, then start with \
+const ADVICE: &str = "; to make some: cri-resmgr make-pools --exclusive 1 --output /etc/cri-resmgr/pools.conf, then start with \
                       --static-pools-conf-file /etc/cri-resmgr/pools.conf";
 
 /// The pools in force: pushed ones, else the file's, else the directory's.

@@ -159,7 +159,7 @@ async fn the_client_that_was_silent_for_longest_makes_room_for_one_too_many() {
     let busy = scene.client().await;
     let silent = scene.client().await;
     let hanging = call(&silent, "/a.b/hang", message(b""));
-    let others = async {
+    let arrivals = async {
         hangs(&scene.dir.path().join("runtime")).await;
         let mut clients = Vec::new();
         for _ in 0..20 {
@@ -169,7 +169,7 @@ async fn the_client_that_was_silent_for_longest_makes_room_for_one_too_many() {
             clients.push(newest);
         }
     };
-    let (ended, ()) = timeout(PATIENCE, async { tokio::join!(hanging, others) })
+    let (ended, ()) = timeout(PATIENCE, async { tokio::join!(hanging, arrivals) })
         .await
         .unwrap();
     let ended = ended.unwrap();

@@ -98,7 +98,7 @@ fn where_no_pools_are_the_refusal_says_in_a_line_how_to_make_some() {
     let refused = load(&source, &machine(8)).unwrap_err().to_string();
     for part in [
         "cannot read the pools",
-        "cri-resmgr make-pools --exclusive 2",
+        "cri-resmgr make-pools --exclusive 1",
         "--static-pools-conf-file",
     ] {
         assert!(refused.contains(part), "{part}: {refused}");

@@ -26,6 +26,8 @@ pub struct Relay {
     child: Child,
     folder: PathBuf,
     socket: PathBuf,
+    /// Where it takes configurations.
+    config: PathBuf,
 }
 
 impl Relay {
@@ -152,6 +154,9 @@ impl Relay {
         if !arguments.contains(&"--policy-timeout") {
             command.args(["--policy-timeout", "60s"]);
         }
+        let named = |word: &&str| word.strip_prefix("--config-socket=").map(PathBuf::from);
+        let config = arguments.iter().find_map(named);
+        let config = config.unwrap_or_else(|| folder.join("config.sock"));
         let child = command
             .arg("--runtime-socket")
             .arg(runtime)
@@ -160,7 +165,7 @@ impl Relay {
             .arg("--relay-dir")
             .arg(folder.join("state"))
             .arg("--config-socket")
-            .arg(folder.join("config.sock"))
+            .arg(&config)
             .args(["--agent-socket", "disabled"])
             .args(arguments)
             .stdout(log.try_clone()?)
@@ -171,6 +176,7 @@ impl Relay {
             child,
             folder: folder.to_owned(),
             socket: socket.to_owned(),
+            config,
         })
     }
 
@@ -284,7 +290,7 @@ impl Relay {
             }
             // It listens for configurations when all else listens already.
             let listens = |socket: &Path| UnixStream::connect(socket).is_ok();
-            if listens(&self.socket) && listens(&self.folder.join("config.sock")) {
+            if listens(&self.socket) && listens(&self.config) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -1,8 +1,10 @@
-//! Read-only views: state, explain, top. Nothing here changes anything.
+//! Read-only views: state, explain, top, the status page. Nothing here changes anything.
 //!
 //! The daemon serves them as JSON on a socket of its own (0600); `cri-resmgr state`, `explain` and `top` are clients of that socket.
+//! The status page draws them, there and beside the metrics.
 
 pub mod client;
+mod page;
 pub mod server;
 pub mod top;
 pub mod view;

@@ -24,7 +24,7 @@ use crate::{
     config::{Config, PolicyName, Raw},
     cri::{Relay, ServerOptions, Upstreams, listen, observe::Observer},
     dump::Dumper,
-    inspect::server::{Views, serve_views},
+    inspect::server::{self, Views, serve_views},
     log,
     metrics::{
         losses::LossMetrics, registry::Metrics, relay::RelayMetrics, scheduler::SchedulerMetrics,
@@ -126,6 +126,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
             registry.register_collector(Box::new(SchedulerMetrics::new(move || measure.sample())));
         });
     }
+    let answers = views_of(placement.as_ref(), &topology, &measure);
     let (cut_scrapes, cut_views) = (Counter::default(), Counter::default());
     if let Some(address) = config.telemetry.metrics {
         let losses = losses(&log, &dumper, recorder.as_ref(), &cut_scrapes, &cut_views);
@@ -136,18 +137,16 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
         tasks.spawn("metrics", {
             let (metrics, stop) = (metrics.clone(), stop.clone());
             let cut = cut_scrapes.clone();
+            let status_page = server::router(Arc::clone(&answers));
             async move {
-                serve_metrics(listener, metrics, cut, stop).await;
+                serve_metrics(listener, metrics, status_page, cut, stop).await;
                 Ok(())
             }
         });
     }
     let views = bind_private(&views_path).map_err(anyhow::Error::from)?;
     tasks.spawn("inspect", {
-        let (answers, stop) = (
-            views_of(placement.as_ref(), &topology, &measure),
-            stop.clone(),
-        );
+        let stop = stop.clone();
         let cut = cut_views.clone();
         async move {
             serve_views(views, answers, cut, stop).await;

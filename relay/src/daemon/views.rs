@@ -1,11 +1,14 @@
-//! The views of the running daemon: the answers to `state`, `explain` and `top`.
+//! The views of the running daemon: the answers to `state`, `explain`, `top` and `topology`.
 
 use super::measure::Measure;
 use crate::{
     inspect::{
         server::Views,
         top::TopView,
-        view::{ContainerView, DecisionValues, DecisionView, ExplainView, PoolView, StateView},
+        view::{
+            ContainerView, DecisionValues, DecisionView, ExplainView, PoolView, StateView,
+            TopologyView,
+        },
     },
     manager::{ContainerRef, ManagerHandle, Snapshot},
 };
@@ -156,6 +159,16 @@ impl Views for LiveViews {
 
     fn top(&self) -> Option<TopView> {
         self.measure.top()
+    }
+
+    fn topology(&self) -> TopologyView {
+        match &self.manager {
+            Some(manager) => {
+                let snapshot = manager.snapshot();
+                TopologyView::new(Arc::clone(&snapshot.topology), snapshot.reserved)
+            }
+            None => TopologyView::new(Arc::clone(&self.topology), CpuSet::EMPTY),
+        }
     }
 }
 

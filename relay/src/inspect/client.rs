@@ -93,9 +93,10 @@ mod tests {
     use crate::inspect::{
         server::{Views, serve_views},
         top::TopView,
-        view::{ExplainView, StateView},
+        view::{ExplainView, StateView, TopologyView},
     };
     use prometheus_client::metrics::counter::Counter;
+    use resmgr_topology::{CpuSet, Topology};
     use std::sync::Arc;
     use tokio_util::sync::CancellationToken;
 
@@ -114,6 +115,10 @@ mod tests {
         }
         fn top(&self) -> Option<TopView> {
             None
+        }
+        fn topology(&self) -> TopologyView {
+            let single = Topology::synthetic("pack:1 numa:1 l3:1 core:1 pu:1").unwrap();
+            TopologyView::new(Arc::new(single), CpuSet::EMPTY)
         }
     }
 

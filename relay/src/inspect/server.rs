@@ -1,13 +1,15 @@
-//! Serves the views as JSON on the daemon's own socket.
+//! Serves the views as JSON on the daemon's own socket, and the status page there and beside the metrics.
 
 use super::{
+    page,
     top::TopView,
-    view::{ExplainView, StateView},
+    view::{ExplainView, StateView, TopologyView},
 };
 use axum::{
     Json, Router,
     extract::{Path, State},
     http::StatusCode,
+    middleware::map_response,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -32,17 +34,41 @@ pub trait Views: fmt::Debug + Send + Sync + 'static {
     ///
     /// `None` when nothing is measured.
     fn top(&self) -> Option<TopView>;
+
+    /// The machine as it is now.
+    fn topology(&self) -> TopologyView;
 }
 
-/// Serves `/state`, `/top` and `/explain/CONTAINER` as JSON until `stop`, and counts in `cut` the connections
-/// that a limit ended.
+/// Serves `/state`, `/top` and `/explain/CONTAINER` as JSON, and the status page, until `stop`, and counts in `cut`
+/// the connections that a limit ended.
 pub async fn serve_views(
     listener: tokio::net::UnixListener,
     views: Arc<dyn Views>,
     cut: Counter,
     stop: CancellationToken,
 ) {
-    let router = Router::new()
+    let router = json(Arc::clone(&views)).merge(router(views));
+    let server = HttpServer::new(router, HttpLimits::default(), cut);
+    server.serve(listener, stop).await;
+}
+
+/// The status page at `/`, and what it and programs read: `/api/v1/{state,top,topology,explain/CONTAINER}`.
+/// docs/status.md describes them.
+pub fn router(views: Arc<dyn Views>) -> Router {
+    let topology = Router::new()
+        .route(
+            "/topology",
+            get(async |State(views): State<Arc<dyn Views>>| Json(views.topology())),
+        )
+        .with_state(Arc::clone(&views));
+    page::files()
+        .nest("/api/v1", json(views).merge(topology))
+        .layer(map_response(page::guard))
+}
+
+/// `/state`, `/top` and `/explain/CONTAINER` as JSON.
+fn json(views: Arc<dyn Views>) -> Router {
+    Router::new()
         .route(
             "/state",
             get(async |State(views): State<Arc<dyn Views>>| Json(views.state())),
@@ -52,9 +78,7 @@ pub async fn serve_views(
             get(async |State(views): State<Arc<dyn Views>>| Json(views.top())),
         )
         .route("/explain/{*container}", get(explain))
-        .with_state(views);
-    let server = HttpServer::new(router, HttpLimits::default(), cut);
-    server.serve(listener, stop).await;
+        .with_state(views)
 }
 
 async fn explain(State(views): State<Arc<dyn Views>>, Path(container): Path<String>) -> Response {
@@ -63,3 +87,6 @@ async fn explain(State(views): State<Arc<dyn Views>>, Path(container): Path<Stri
         Err(problem) => (StatusCode::NOT_FOUND, problem).into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests;

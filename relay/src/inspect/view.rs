@@ -1,8 +1,12 @@
 //! The placement as people and scripts see it: one type, printed as a table or as JSON.
 
 use resmgr_policy::{Candidate, Reason};
+use resmgr_topology::{CpuSet, Topology};
 use serde::{Deserialize, Serialize};
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 /// A container and where it sits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +61,31 @@ pub struct StateView {
     pub pools: Vec<PoolView>,
     /// Containers, sorted by namespace, pod and name.
     pub containers: Vec<ContainerView>,
+}
+
+/// The machine, and which of its CPUs are out of use or kept back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TopologyView {
+    /// The machine as policies see it.
+    #[serde(flatten)]
+    pub topology: Arc<Topology>,
+    /// CPUs that exist and are not online.
+    pub offline: CpuSet,
+    /// CPUs that the policy never gives out exclusively.
+    pub reserved: CpuSet,
+}
+
+impl TopologyView {
+    /// A machine on which the policy keeps `reserved` back.
+    #[must_use]
+    pub fn new(topology: Arc<Topology>, reserved: CpuSet) -> Self {
+        let exists: CpuSet = topology.cpus.iter().map(|cpu| cpu.id).collect();
+        Self {
+            offline: exists.difference(&topology.online),
+            topology,
+            reserved,
+        }
+    }
 }
 
 /// Why a container sits where it sits.
@@ -228,7 +257,6 @@ impl fmt::Display for ExplainView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use resmgr_topology::CpuSet;
 
     #[test]
     fn the_state_is_a_table_with_aligned_columns() {

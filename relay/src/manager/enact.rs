@@ -51,6 +51,7 @@ impl Owner {
             synced: self.synced,
             policy: self.decider.policy.name(),
             topology: Arc::clone(&self.decider.topology),
+            reserved: self.decider.policy.rules(&self.decider.topology).reserved,
             containers: self.containers.clone(),
             counts: self.counts.clone(),
             moves: self.feedback.moves.clone(),

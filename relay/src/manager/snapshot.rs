@@ -6,7 +6,7 @@ use super::{
 };
 use crate::ledger::Health;
 use resmgr_policy::{Condition, ContainerId};
-use resmgr_topology::Topology;
+use resmgr_topology::{CpuSet, Topology};
 use std::sync::Arc;
 
 /// The state after a change. Immutable.
@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub policy: &'static str,
     /// The machine.
     pub topology: Arc<Topology>,
+    /// CPUs that the policy never gives out exclusively.
+    pub reserved: CpuSet,
     /// Every container, unplaced ones included.
     pub containers: Containers,
     /// Events counted since start.
@@ -85,6 +87,7 @@ impl Snapshot {
             synced: false,
             policy,
             topology,
+            reserved: CpuSet::EMPTY,
             containers: Containers::default(),
             counts: Counts::default(),
             moves: MoveCounts::default(),

@@ -1,4 +1,4 @@
-//! Serves the metrics page and the health check over TCP.
+//! Serves the metrics page, the health check and the status page over TCP.
 
 use super::registry::{CONTENT_TYPE, Metrics};
 use axum::{
@@ -12,17 +12,20 @@ use prometheus_client::metrics::counter::Counter;
 use resmgr_io::http::{HttpLimits, HttpServer};
 use tokio_util::sync::CancellationToken;
 
-/// Serves `/metrics` and `/healthz` until `stop`, and counts in `cut` the connections that a limit ended.
+/// Serves `/metrics`, `/healthz` and the status page until `stop`, and counts in `cut` the connections that a limit
+/// ended.
 pub async fn serve_metrics(
     listener: tokio::net::TcpListener,
     metrics: Metrics,
+    status_page: Router,
     cut: Counter,
     stop: CancellationToken,
 ) {
     let router = Router::new()
         .route("/metrics", get(page))
         .route("/healthz", get(async || "ok\n"))
-        .with_state(metrics);
+        .with_state(metrics)
+        .merge(status_page);
     let server = HttpServer::new(router, HttpLimits::default(), cut);
     server.serve(listener, stop).await;
 }

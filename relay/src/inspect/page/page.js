@@ -1,0 +1,693 @@
+// The status page: asks /api/v1 and draws. Texts of the daemon become text nodes only, never markup.
+"use strict";
+
+const POLL_MS = 2000;
+// The topology changes with hot-plug and with the configuration (reserved CPUs), both seldom.
+const TOPOLOGY_MS = 10000;
+const ANSWER_LIMIT_MS = 10000;
+const MAX_ROWS = 200;
+const MAX_NAMES = 20;
+// From this number of CPUs on their boxes are smaller.
+const LARGE = 128;
+// Waiting that fills a CPU's box.
+const FULL_WAIT_MS_PER_S = 100;
+
+const PAUSED = "Paused: what is shown is not renewed.";
+
+const find = (id) => document.getElementById(id);
+
+// ---- the last answers, and what is derived from them
+let topology = null;
+let topologyText = "";
+let topologyAt = -Infinity;
+let state = null;
+let measured = null;
+let rates = null;
+let placed = null;
+let rows = new Map();
+let cells = new Map();
+let paused = false;
+let timer = 0;
+let polling = false;
+let answeredAt = null;
+let chosenId = "";
+let shownCpu = null;
+
+/** An element with attributes (class, role, …) and children (elements or texts). */
+function make(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+/** Sets a text where it differs: an unchanged node is neither laid out nor announced anew. */
+function setText(element, text) {
+  if (element.textContent !== text) {
+    element.textContent = text;
+  }
+}
+
+/** CPU numbers of a list as the kernel writes it: "0-3,8". */
+function parseCpus(list) {
+  const cpus = [];
+  for (const part of list.split(",").filter((part) => part !== "")) {
+    const [first, last] = part.split("-").map(Number);
+    for (let cpu = first; cpu <= (last ?? first); cpu += 1) {
+      cpus.push(cpu);
+    }
+  }
+  return cpus;
+}
+
+const nameOf = (container) =>
+  [container.namespace, container.pod, container.container].filter((part) => part !== "").join("/") || container.id;
+
+const decimal = (value, digits) =>
+  value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+
+// ---- asking
+
+async function ask(path) {
+  const response = await fetch(path, { signal: AbortSignal.timeout(ANSWER_LIMIT_MS), cache: "no-store" });
+  if (!response.ok) {
+    throw new Error((await response.text()) || `HTTP status ${response.status}`);
+  }
+  return response;
+}
+
+async function poll() {
+  clearTimeout(timer);
+  // A page that is not looked at costs the node nothing.
+  if (paused || document.hidden || polling) {
+    return;
+  }
+  polling = true;
+  try {
+    const [newState, newTop] = await Promise.all(
+      ["/api/v1/state", "/api/v1/top"].map(async (path) => (await ask(path)).json()),
+    );
+    const now = performance.now();
+    if (topology === null || now - topologyAt >= TOPOLOGY_MS || topology.online !== newState.online) {
+      const text = await (await ask("/api/v1/topology")).text();
+      topologyAt = now;
+      if (text !== topologyText) {
+        topology = JSON.parse(text);
+        topologyText = text;
+        drawMap();
+      }
+    }
+    rates = ratesBetween(measured, newTop);
+    state = newState;
+    measured = newTop;
+    placed = placementByCpu(state.containers);
+    answeredAt = new Date();
+    setText(find("connection"), paused ? PAUSED : "The daemon answers.");
+    setText(find("updated"), `Updated ${answeredAt.toLocaleTimeString()}.`);
+    find("content").classList.remove("stale");
+    draw();
+  } catch (error) {
+    setText(find("connection"), "The daemon does not answer.");
+    const last = answeredAt === null ? "" : ` What is shown is from ${answeredAt.toLocaleTimeString()}, and may be out of date.`;
+    setText(find("updated"), `${error.message}.${last}`);
+    find("content").classList.add("stale");
+  }
+  polling = false;
+  clearTimeout(timer);
+  if (!paused) {
+    timer = setTimeout(poll, POLL_MS);
+  }
+}
+
+// ---- numbers
+
+/** What happened between two answers of /api/v1/top, per second; null without two. */
+function ratesBetween(before, after) {
+  if (before === null || after === null) {
+    return null;
+  }
+  if (after.at_ns <= before.at_ns) {
+    // No new sample since the last answer; a clock that went back is another boot.
+    return after.at_ns === before.at_ns ? rates : null;
+  }
+  const over = after.at_ns - before.at_ns;
+  const less = (now, then) => Math.max(0, now - (then ?? 0));
+  const sum = (values) => Object.values(values).reduce((total, value) => total + value, 0);
+  const earlier = new Map(before.containers.map((container) => [container.id, container]));
+  const result = { use: new Map(), wait: new Map(), ran: new Map(), containers: new Map() };
+  for (const [cpu, busy] of Object.entries(after.busy_ns)) {
+    if (before.busy_ns[cpu] !== undefined) {
+      result.use.set(Number(cpu), Math.min(1, less(busy, before.busy_ns[cpu]) / over));
+    }
+  }
+  for (const container of after.containers) {
+    const then = earlier.get(container.id);
+    if (then === undefined) {
+      continue; // Its numbers count from its first measurement, which may be long ago.
+    }
+    const byCpu = [];
+    let run = 0;
+    for (const [cpu, ns] of Object.entries(container.run_ns)) {
+      const ran = less(ns, then.run_ns[cpu]);
+      if (ran > 0) {
+        byCpu.push([Number(cpu), ran]);
+        run += ran;
+      }
+    }
+    const waited = less(container.contention_ns, then.contention_ns);
+    for (const [cpu, ran] of byCpu) {
+      // The wait is known by container; it is shared out by where the container ran.
+      result.wait.set(cpu, (result.wait.get(cpu) ?? 0) + ((waited * ran) / run / over) * 1000);
+      if (!result.ran.has(cpu)) {
+        result.ran.set(cpu, []);
+      }
+      result.ran.get(cpu).push([container, ran / over]);
+    }
+    const perSecond = (now, before) => (less(now, before) / over) * 1000;
+    result.containers.set(container.id, {
+      use: run / over,
+      wait: (waited / over) * 1000,
+      throttled: perSecond(container.throttled_ns, then.throttled_ns),
+      outside: perSecond(container.outside_ns, then.outside_ns),
+      foreign: perSecond(sum(container.foreign_ns), sum(then.foreign_ns)),
+      migrations: (less(sum(container.migrations), sum(then.migrations)) / over) * 1e9,
+    });
+  }
+  return result;
+}
+
+/** Which containers the policy wants on which CPU: owners, and groups of containers with one list. */
+function placementByCpu(containers) {
+  const owners = new Map();
+  const groups = new Map();
+  for (const container of containers) {
+    for (const cpu of parseCpus(container.exclusive)) {
+      owners.set(cpu, [...(owners.get(cpu) ?? []), container]);
+    }
+    const key = `${container.cpus}|${container.exclusive}`;
+    if (!groups.has(key)) {
+      const own = new Set(parseCpus(container.exclusive));
+      const cpus = new Set(parseCpus(container.cpus).filter((cpu) => !own.has(cpu)));
+      groups.set(key, { cpus, containers: [] });
+    }
+    groups.get(key).containers.push(container);
+  }
+  const sharing = new Map();
+  for (const group of groups.values()) {
+    for (const cpu of group.cpus) {
+      sharing.set(cpu, (sharing.get(cpu) ?? 0) + group.containers.length);
+    }
+  }
+  return { owners, groups: [...groups.values()], sharing };
+}
+
+const sharersOf = (cpu) => placed.groups.filter((group) => group.cpus.has(cpu)).flatMap((group) => group.containers);
+
+// ---- the machine
+
+/** Groups CPUs by a member, in the order of first sight. */
+function groupBy(cpus, member) {
+  const groups = new Map();
+  for (const cpu of cpus) {
+    if (!groups.has(cpu[member])) {
+      groups.set(cpu[member], []);
+    }
+    groups.get(cpu[member]).push(cpu);
+  }
+  return groups;
+}
+
+function gibibytes(bytes) {
+  return bytes === 0 ? "" : `, ${decimal(bytes / 2 ** 30, 1)} GiB`;
+}
+
+/** Draws the boxes anew; only when the topology has changed. */
+function drawMap() {
+  const focused = cells.size > 0 && find("map").contains(document.activeElement) ? shownCpu : null;
+  const nodes = new Map(topology.nodes.map((node) => [node.id, node]));
+  const hybrid = topology.cpus.some((cpu) => cpu.kind === "efficiency");
+  const sets = Object.fromEntries(
+    ["online", "isolated", "reserved"].map((name) => [name, new Set(parseCpus(topology[name]))]),
+  );
+  cells = new Map();
+  const levels = [
+    ["package", (id) => `Package ${id}`],
+    ["node", (id) => `NUMA node ${id}${gibibytes(nodes.get(id)?.memory_bytes ?? 0)}`],
+    ["llc", (id) => `LLC ${id}`],
+    ["core", (_id, cpus) => (hybrid ? (cpus[0].kind === "efficiency" ? "E" : "P") : "")],
+  ];
+  const boxes = (cpus, depth) => {
+    if (depth === levels.length) {
+      return cpus.map((cpu) => cell(cpu, sets));
+    }
+    const [level, title] = levels[depth];
+    return [...groupBy(cpus, level)].map(([id, members]) => {
+      const kind = level === "core" && hybrid ? ` ${members[0].kind}` : "";
+      const text = title(id, members);
+      const box = make("div", { class: `level ${level}${kind}` });
+      if (text !== "") {
+        box.append(make("div", { class: "title" }, text));
+      }
+      box.append(make("div", { class: "parts" }, ...boxes(members, depth + 1)));
+      return box;
+    });
+  };
+  const map = find("map");
+  map.replaceChildren(...boxes(topology.cpus, 0));
+  const memory = topology.nodes.filter((node) => node.cpus === "");
+  for (const node of memory) {
+    const title = `NUMA node ${node.id}, no CPUs${gibibytes(node.memory_bytes)}`;
+    map.append(make("div", { class: "level package" }, make("div", { class: "title" }, title)));
+  }
+  map.classList.toggle("large", topology.cpus.length >= LARGE);
+  const first = cells.get(shownCpu) ?? cells.values().next().value;
+  if (first !== undefined) {
+    first.element.tabIndex = 0;
+  }
+  if (focused !== null) {
+    cells.get(focused)?.element.focus();
+  }
+}
+
+function cell(cpu, sets) {
+  const mark = make("i", {});
+  const element = make("button", { type: "button", tabindex: "-1", "data-cpu": String(cpu.id) }, make("b", {}, String(cpu.id)), mark);
+  const offline = !sets.online.has(cpu.id);
+  const isolated = sets.isolated.has(cpu.id);
+  const reserved = sets.reserved.has(cpu.id);
+  cells.set(cpu.id, { cpu, element, mark, offline, isolated, reserved, classes: "", level: "", label: "" });
+  return element;
+}
+
+/** The fill of a CPU's box in per cent, and in words; null when it is not measured. */
+function fillOf(id, heat) {
+  if (rates === null || heat === "none") {
+    return null;
+  }
+  if (heat === "use") {
+    const use = rates.use.get(id);
+    return use === undefined ? null : [use * 100, `${decimal(use * 100, 0)} % in use`];
+  }
+  const wait = rates.wait.get(id) ?? 0;
+  return [Math.min(100, (wait / FULL_WAIT_MS_PER_S) * 100), `waiting ${decimal(wait, 1)} ms/s`];
+}
+
+function updateMap() {
+  const heat = document.querySelector("input[name=heat]:checked").value;
+  const chosen = state.containers.find((container) => container.id === chosenId);
+  const ofChosen = new Set(parseCpus(chosen?.cpus ?? ""));
+  for (const [id, box] of cells) {
+    const owners = placed.owners.get(id) ?? [];
+    const sharing = placed.sharing.get(id) ?? 0;
+    const fill = box.offline ? null : fillOf(id, heat);
+    const facts = [];
+    const marks = [];
+    const classes = ["cpu"];
+    const note = (condition, name, mark, fact) => {
+      if (condition) {
+        classes.push(name);
+        marks.push(mark);
+        facts.push(fact);
+      }
+    };
+    note(box.offline, "offline", "off", "offline");
+    note(owners.length > 0, "exclusive", "e", `exclusive to ${owners.map(nameOf).join(" and ")}`);
+    note(box.reserved, "reserved", "r", "reserved");
+    note(box.isolated, "isolated", "i", "isolated");
+    note(ofChosen.has(id), "chosen", "*", "of the container explained last");
+    if (sharing > 0) {
+      marks.push(String(sharing));
+      facts.push(`shared by ${counted(sharing, "container")}`);
+    }
+    if (fill !== null) {
+      facts.push(fill[1]);
+    }
+    const className = classes.join(" ");
+    if (box.classes !== className) {
+      box.element.className = className;
+      box.classes = className;
+    }
+    setText(box.mark, marks.join(" "));
+    const level = fill === null ? "0%" : `${fill[0].toFixed(0)}%`;
+    if (box.level !== level) {
+      box.element.style.setProperty("--level", level);
+      box.level = level;
+    }
+    const label = [`CPU ${id}`, ...facts].join(", ");
+    if (box.label !== label) {
+      box.element.setAttribute("aria-label", label);
+      box.label = label;
+    }
+  }
+  setText(find("heat-note"), heatNote(heat));
+  for (const input of document.querySelectorAll("input[name=heat]")) {
+    input.disabled = measured === null && input.value !== "none";
+  }
+}
+
+function heatNote(heat) {
+  if (measured === null || heat === "none") {
+    return measured === null ? "Telemetry is off: nothing is measured." : "";
+  }
+  if (rates === null) {
+    return "Measuring: the first numbers need two readings.";
+  }
+  if (heat === "use") {
+    return rates.use.size === 0 ? "Time in use is not measured by CPU now." : "A full box: in use all the time.";
+  }
+  return `A full box: ${FULL_WAIT_MS_PER_S} ms/s. Estimated: a container's run-queue wait, shared out over the CPUs where it ran.`;
+}
+
+function showCpu(id) {
+  const box = cells.get(id);
+  if (box === undefined || placed === null) {
+    return;
+  }
+  shownCpu = id;
+  const { cpu } = box;
+  const facts = [`package ${cpu.package}`, `NUMA node ${cpu.node}`, `LLC ${cpu.llc}`, `core ${cpu.core}`];
+  if (topology.cpus.some((known) => known.kind === "efficiency")) {
+    facts.push(cpu.kind === "efficiency" ? "E-core" : "P-core");
+  }
+  for (const [condition, fact] of [[box.offline, "offline"], [box.reserved, "reserved"], [box.isolated, "isolated"]]) {
+    if (condition) {
+      facts.push(fact);
+    }
+  }
+  for (const heat of rates === null ? [] : ["use", "wait"]) {
+    const fill = fillOf(id, heat);
+    if (fill !== null) {
+      facts.push(fill[1]);
+    }
+  }
+  const lines = [make("p", {}, `${facts.join(", ")}.`)];
+  const owners = placed.owners.get(id) ?? [];
+  const sharers = sharersOf(id);
+  if (owners.length > 0) {
+    lines.push(names("Wanted: exclusive to", owners));
+  }
+  if (sharers.length > 0) {
+    lines.push(names(`Wanted: shared by ${counted(sharers.length, "container")}:`, sharers));
+  }
+  if (owners.length === 0 && sharers.length === 0) {
+    lines.push(make("p", {}, "Wanted: no container."));
+  }
+  const wanted = new Set([...owners, ...sharers].map((container) => container.id));
+  const ran = [...(rates?.ran.get(id) ?? [])].sort((a, b) => b[1] - a[1]);
+  if (ran.length > 0) {
+    const most = ran.slice(0, 5).map(([container, share]) => {
+      const pinned = state.containers.some((known) => known.id === container.id && known.cpus !== "");
+      const stray = pinned && !wanted.has(container.id) ? ", not wanted here" : "";
+      return `${nameOf(container)} (${decimal(share * 100, 1)} %${stray})`;
+    });
+    const rest = ran.length > 5 ? `, and ${ran.length - 5} more` : "";
+    lines.push(make("p", {}, `Measured here: ${most.join(", ")}${rest}.`));
+  }
+  setText(find("cpu-title"), `CPU ${id}`);
+  // While a button in here has the focus, it must not vanish.
+  if (!find("cpu").contains(document.activeElement)) {
+    find("cpu").replaceChildren(...lines);
+  }
+}
+
+function names(title, containers) {
+  const line = make("p", {}, `${title} `);
+  for (const container of containers.slice(0, MAX_NAMES)) {
+    line.append(explainButton(container));
+  }
+  if (containers.length > MAX_NAMES) {
+    line.append(`and ${containers.length - MAX_NAMES} more.`);
+  }
+  return line;
+}
+
+function explainButton(container) {
+  const button = make("button", { type: "button" }, nameOf(container));
+  button.addEventListener("click", () => explain(container));
+  return button;
+}
+
+// ---- notices, facts, pools
+
+function updateNotices() {
+  const texts = [];
+  if (state.policy === "null") {
+    texts.push("The policy is null: cri-resmgr passes every call through and places no container.");
+  } else if (state.containers.length === 0) {
+    texts.push("There are no containers.");
+  }
+  const unplaced = state.containers.filter((container) => container.unplaced !== undefined).length;
+  if (unplaced > 0) {
+    texts.push(`${counted(unplaced, "container")} without a placement by the policy.`);
+  }
+  if (measured === null) {
+    texts.push("Telemetry is off: start cri-resmgr with --ebpf-telemetry to measure.");
+  } else if (measured.quality !== "exact") {
+    texts.push(`Telemetry is ${measured.quality}${measured.reason === undefined ? "" : `: ${measured.reason}`}`);
+  }
+  const notes = topology.notes ?? [];
+  texts.push(...notes.map((note) => `Topology: ${note}`));
+  const notices = find("notices");
+  const shown = [...notices.children].map((notice) => notice.textContent);
+  if (shown.join("\n") !== texts.join("\n")) {
+    notices.replaceChildren(...texts.map((text) => make("p", { class: "notice" }, text)));
+  }
+}
+
+function updateFacts() {
+  const facts = [
+    ["Policy", state.policy],
+    ["Online CPUs", state.online],
+    ["Offline", topology.offline],
+    ["Reserved", topology.reserved],
+    ["Isolated", topology.isolated],
+    ["Containers", state.containers.length.toLocaleString("en")],
+    ["Telemetry", measured === null ? "off" : measured.quality],
+    ["Topology from", topology.origin],
+  ].filter(([_name, value]) => value !== "");
+  const signature = JSON.stringify(facts);
+  const list = find("facts");
+  if (list.dataset.shown !== signature) {
+    list.dataset.shown = signature;
+    list.replaceChildren(...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+  }
+}
+
+function updatePools() {
+  const signature = JSON.stringify(state.pools);
+  const body = find("pools");
+  if (body.dataset.shown !== signature) {
+    body.dataset.shown = signature;
+    body.replaceChildren(
+      ...state.pools.map((pool) =>
+        make(
+          "tr",
+          {},
+          make("th", { scope: "row" }, pool.name),
+          make("td", { class: "list" }, pool.cpus || "–"),
+          make("td", { class: "number" }, pool.containers.toLocaleString("en")),
+        ),
+      ),
+    );
+    find("pools-section").hidden = state.pools.length === 0;
+  }
+}
+
+// ---- the table
+
+/** Containers of the placement, and those that are measured only (policy null). */
+function allContainers() {
+  const known = new Set(state.containers.map((container) => container.id));
+  const unknown = (measured?.containers ?? []).filter((container) => !known.has(container.id));
+  return [...state.containers, ...unknown];
+}
+
+function updateTable() {
+  const words = find("filter").value.toLowerCase().split(/\s+/).filter((word) => word !== "");
+  const order = find("order").value;
+  const all = allContainers();
+  let matching = all;
+  if (words.length > 0) {
+    matching = all.filter((container) => {
+      const text = `${nameOf(container)} ${container.pool ?? ""} ${container.id}`.toLowerCase();
+      return words.every((word) => text.includes(word));
+    });
+  }
+  if (order !== "name") {
+    const rate = (container) => rates?.containers.get(container.id)?.[order] ?? -1;
+    matching = [...matching].sort((a, b) => rate(b) - rate(a));
+  }
+  const shown = matching.slice(0, MAX_ROWS);
+  const body = find("containers");
+  const kept = new Map();
+  shown.forEach((container, index) => {
+    const row = rows.get(container.id) ?? newRow(container);
+    kept.set(container.id, row);
+    updateRow(row, container);
+    // A row in its place is left there: moving it would take the focus from its button.
+    if (body.children[index] !== row.element) {
+      body.insertBefore(row.element, body.children[index] ?? null);
+    }
+  });
+  while (body.children.length > shown.length) {
+    body.lastElementChild.remove();
+  }
+  rows = kept;
+  const filtered = words.length > 0 ? `, ${matching.length.toLocaleString("en")} match` : "";
+  const limited = shown.length < matching.length ? `; the first ${shown.length} are shown: filter to see others` : "";
+  setText(find("count"), `${counted(all.length, "container")}${filtered}${limited}.`);
+}
+
+function newRow(container) {
+  const button = explainButton(container);
+  const cellsOfRow = Array.from({ length: 11 }, (_none, column) =>
+    make("td", { class: column === 1 || column >= 5 ? "number" : "list" }),
+  );
+  return { element: make("tr", {}, make("th", { scope: "row" }, button), ...cellsOfRow), cells: cellsOfRow };
+}
+
+function updateRow(row, container) {
+  const rate = rates?.containers.get(container.id);
+  const number = (member, digits) => (rate === undefined ? "–" : decimal(rate[member], digits));
+  const unplaced = container.unplaced === undefined ? container.cpus || "–" : `unplaced: ${container.unplaced}`;
+  const texts = [
+    container.qos ?? "–",
+    container.request_mcpu === undefined ? "–" : `${container.request_mcpu}m`,
+    unplaced,
+    container.exclusive || "–",
+    container.pool || "–",
+    number("use", 2),
+    number("wait", 1),
+    number("throttled", 1),
+    number("outside", 1),
+    number("foreign", 1),
+    number("migrations", 0),
+  ];
+  texts.forEach((text, column) => setText(row.cells[column], text));
+}
+
+// ---- explain
+
+async function explain(container) {
+  chosenId = container.id;
+  updateMap();
+  const body = find("explanation");
+  find("explain-title").textContent = nameOf(container);
+  body.replaceChildren(make("p", {}, "Asking the daemon."));
+  if (!find("explain").open) {
+    find("explain").showModal();
+  }
+  let parts;
+  try {
+    parts = explanation(await (await ask(`/api/v1/explain/${encodeURIComponent(container.id)}`)).json());
+  } catch (error) {
+    parts = [make("p", { class: "notice", role: "alert" }, `No explanation: ${error.message}`)];
+  }
+  // Another container may have been asked for meanwhile.
+  if (chosenId === container.id) {
+    body.replaceChildren(...parts);
+  }
+}
+
+function explanation(view) {
+  const { container } = view;
+  const parts = [
+    make("p", {}, `Wanted CPUs ${container.cpus || "none"}${container.mems === "" ? "" : `, memory nodes ${container.mems}`}. QoS class ${container.qos}.`),
+    make("p", {}, `Request ${container.request_mcpu}m${container.request_source === "" ? "" : `: ${container.request_source}`}.`),
+  ];
+  if (container.unplaced !== undefined) {
+    parts.push(make("p", { class: "notice" }, `Unplaced: ${container.unplaced}`));
+  }
+  if (view.measurements !== "") {
+    parts.push(make("p", {}, `Now ${view.measurements}`));
+  }
+  parts.push(make("p", {}, `Id ${container.id}`));
+  if (view.decisions.length === 0) {
+    parts.push(make("p", {}, "No decision concerned it."));
+  }
+  for (const decision of [...view.decisions].reverse()) {
+    parts.push(make("h3", {}, `${decision.at} ${decision.summary}`));
+    for (const [title, texts] of [["Because", decision.reasons], ["Choices, best first", decision.candidates]]) {
+      if (texts.length > 0) {
+        parts.push(make("p", {}, title), make("ul", {}, ...texts.map((text) => make("li", {}, text))));
+      }
+    }
+  }
+  return parts;
+}
+
+// ---- all of it
+
+function draw() {
+  if (state === null || topology === null) {
+    return;
+  }
+  updateNotices();
+  updateFacts();
+  updateMap();
+  updatePools();
+  updateTable();
+  if (shownCpu !== null) {
+    showCpu(shownCpu);
+  }
+}
+
+function cellOf(event) {
+  return event.target instanceof Element ? event.target.closest("button[data-cpu]") : null;
+}
+
+function takeCell(event) {
+  const element = cellOf(event);
+  if (element !== null) {
+    showCpu(Number(element.dataset.cpu));
+  }
+}
+
+find("map").addEventListener("pointerover", takeCell);
+find("map").addEventListener("focusin", (event) => {
+  const element = cellOf(event);
+  if (element === null) {
+    return;
+  }
+  for (const box of cells.values()) {
+    box.element.tabIndex = box.element === element ? 0 : -1;
+  }
+  takeCell(event);
+});
+find("map").addEventListener("keydown", (event) => {
+  const order = [...cells.values()].map((box) => box.element);
+  const at = order.indexOf(cellOf(event));
+  const targets = {
+    ArrowRight: at + 1,
+    ArrowDown: at + 1,
+    ArrowLeft: at - 1,
+    ArrowUp: at - 1,
+    Home: 0,
+    End: order.length - 1,
+  };
+  if (at >= 0 && targets[event.key] !== undefined) {
+    event.preventDefault();
+    order[targets[event.key]]?.focus();
+  }
+});
+for (const input of document.querySelectorAll("input[name=heat]")) {
+  input.addEventListener("change", draw);
+}
+find("filter").addEventListener("input", draw);
+find("order").addEventListener("change", draw);
+find("pause").addEventListener("click", () => {
+  paused = !paused;
+  find("pause").setAttribute("aria-pressed", String(paused));
+  if (paused) {
+    clearTimeout(timer);
+    setText(find("connection"), PAUSED);
+  } else {
+    poll();
+  }
+});
+document.addEventListener("visibilitychange", poll);
+poll();

@@ -127,10 +127,10 @@ impl Manager {
         let (sender, events) = mpsc::channel(config.mailbox.max(2));
         let disk = Arc::clone(config.ledger.disk());
         let (writer, durable) = StateWriter::new(config.ledger, config.blocking);
-        let (snapshot_out, snapshots) = watch::channel(Arc::new(Snapshot::empty(
-            config.policy.name(),
-            Arc::clone(&config.topology),
-        )));
+        let (snapshot_out, snapshots) = watch::channel(Arc::new(Snapshot {
+            reserved: config.policy.rules(&config.topology).reserved,
+            ..Snapshot::empty(config.policy.name(), Arc::clone(&config.topology))
+        }));
         let poll = Arc::new(Notify::new());
         let handle = ManagerHandle {
             events: sender,

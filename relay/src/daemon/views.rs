@@ -104,6 +104,7 @@ fn state(snapshot: &Snapshot) -> StateView {
     );
     StateView {
         policy: snapshot.policy.to_owned(),
+        synced: snapshot.synced,
         online: snapshot.topology.online.to_string(),
         pools: pools
             .into_iter()
@@ -176,4 +177,60 @@ impl Views for LiveViews {
 fn rfc3339(at_unix_s: u64) -> String {
     let at = i64::try_from(at_unix_s).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(at).map_or_else(|_too_far| String::new(), |at| at.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        enforce::step::CgroupSettings,
+        manager::{ContainerRecord, Stage},
+    };
+    use proptest::prelude::*;
+    use resmgr_policy::{ContainerId, PodRef, QosClass, Request, Requirements};
+
+    proptest! {
+        /// Secrets of a pod stand in its containers' environment, command line and annotations.
+        #[test]
+        fn the_view_of_a_container_holds_nothing_of_its_environment(
+            secret in "[A-Za-z0-9]{24,40}",
+            placed in any::<bool>(),
+        ) {
+            let id = ContainerId("0123456789ab".into());
+            let request = Arc::new(Request {
+                id: id.clone(),
+                pod: PodRef {
+                    sandbox: "cdef".into(),
+                    uid: "uid".into(),
+                    name: "db-0".into(),
+                    namespace: "default".into(),
+                },
+                name: "db".into(),
+                qos: QosClass::Burstable,
+                requirements: Requirements::default(),
+                init: false,
+                annotations: BTreeMap::from([("intel.com/resources".into(), secret.clone())]),
+                env: vec![(format!("STP_{secret}"), secret.clone())],
+                command: vec![secret.clone()],
+                args: vec![secret.clone()],
+            });
+            let record: ContainerRecord = serde_json::from_value(serde_json::json!({
+                "stage": Stage::Running,
+                "asked": CgroupSettings::default(),
+                "cgroup_parent": "/kubepods",
+            }))
+            .unwrap();
+            let placement = resmgr_policy::Placement::default();
+            let view = container(ContainerRef {
+                id: &id,
+                request: &request,
+                placement: placed.then_some(&placement),
+                unplaced: None,
+                arrival: 0,
+                record: &Arc::new(record),
+            });
+            let json = serde_json::to_string(&view).unwrap();
+            prop_assert!(json.contains("db-0") && !json.contains(&secret), "{json}");
+        }
+    }
 }

@@ -136,6 +136,8 @@ mod tests {
         ));
         let state: StateView = fetch(&socket, "/state").await.unwrap();
         assert_eq!(state.policy, "static");
+        let same: StateView = fetch(&socket, "/api/v1/state").await.unwrap();
+        assert_eq!(same, state);
         let refused = fetch::<ExplainView>(&socket, "/explain/a/b/c")
             .await
             .unwrap_err();

@@ -55,6 +55,9 @@ pub struct PoolView {
 pub struct StateView {
     /// The active policy.
     pub policy: String,
+    /// Whether the runtime has said what runs: until then containers are missing, and under policy null it is not asked.
+    #[serde(default)]
+    pub synced: bool,
     /// Online CPUs, in the kernel's list format.
     pub online: String,
     /// Pools and other named CPU sets.
@@ -262,6 +265,7 @@ mod tests {
     fn the_state_is_a_table_with_aligned_columns() {
         let state = StateView {
             policy: "static".into(),
+            synced: true,
             online: "0-3".into(),
             pools: vec![PoolView {
                 name: "shared".into(),

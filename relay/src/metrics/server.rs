@@ -21,13 +21,17 @@ pub async fn serve_metrics(
     cut: Counter,
     stop: CancellationToken,
 ) {
-    let router = Router::new()
+    let router = router(metrics, status_page);
+    let server = HttpServer::new(router, HttpLimits::default(), cut);
+    server.serve(listener, stop).await;
+}
+
+fn router(metrics: Metrics, status_page: Router) -> Router {
+    Router::new()
         .route("/metrics", get(page))
         .route("/healthz", get(async || "ok\n"))
         .with_state(metrics)
-        .merge(status_page);
-    let server = HttpServer::new(router, HttpLimits::default(), cut);
-    server.serve(listener, stop).await;
+        .merge(status_page)
 }
 
 async fn page(State(metrics): State<Metrics>) -> Response {
@@ -37,5 +41,31 @@ async fn page(State(metrics): State<Metrics>) -> Response {
             tracing::error!(target: "metrics", "cannot render the metrics page: {error}");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{body::Body, http::Request};
+    use tower::ServiceExt as _;
+
+    #[tokio::test]
+    async fn metrics_and_the_status_page_have_one_address() {
+        let status_page = Router::new().route("/", get(async || "page"));
+        let router = router(Metrics::default(), status_page);
+        for (path, status, content_type) in [
+            ("/metrics", 200, CONTENT_TYPE),
+            ("/healthz", 200, "text/plain; charset=utf-8"),
+            ("/", 200, "text/plain; charset=utf-8"),
+        ] {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let answer = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(answer.status(), status, "{path}");
+            assert_eq!(answer.headers()[header::CONTENT_TYPE], content_type);
+        }
+        let request = Request::get("/none").body(Body::empty()).unwrap();
+        let answer = router.oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND);
     }
 }

@@ -108,13 +108,13 @@ async function poll() {
     answeredAt = new Date();
     setText(find("connection"), paused ? PAUSED : "The daemon answers.");
     setText(find("updated"), `Updated ${answeredAt.toLocaleTimeString()}.`);
-    find("content").classList.remove("stale");
+    document.body.classList.remove("stale");
     draw();
   } catch (error) {
     setText(find("connection"), "The daemon does not answer.");
     const last = answeredAt === null ? "" : ` What is shown is from ${answeredAt.toLocaleTimeString()}, and may be out of date.`;
     setText(find("updated"), `${error.message}.${last}`);
-    find("content").classList.add("stale");
+    document.body.classList.add("stale");
   }
   polling = false;
   clearTimeout(timer);
@@ -437,6 +437,8 @@ function updateNotices() {
   const texts = [];
   if (state.policy === "null") {
     texts.push("The policy is null: cri-resmgr passes every call through and places no container.");
+  } else if (!state.synced) {
+    texts.push("The runtime has not said yet what runs: containers are missing here.");
   } else if (state.containers.length === 0) {
     texts.push("There are no containers.");
   }
@@ -544,9 +546,8 @@ function updateTable() {
 
 function newRow(container) {
   const button = explainButton(container);
-  const cellsOfRow = Array.from({ length: 11 }, (_none, column) =>
-    make("td", { class: column === 1 || column >= 5 ? "number" : "list" }),
-  );
+  const kinds = ["word", "number", "list", "list", "word", ...Array(6).fill("number")];
+  const cellsOfRow = kinds.map((kind) => make("td", { class: kind }));
   return { element: make("tr", {}, make("th", { scope: "row" }, button), ...cellsOfRow), cells: cellsOfRow };
 }
 

@@ -38,6 +38,7 @@ impl Views for Pinned {
     fn state(&self) -> StateView {
         StateView {
             policy: "static".into(),
+            synced: true,
             online: "0-7".into(),
             pools: vec![PoolView::default()],
             containers: vec![container()],

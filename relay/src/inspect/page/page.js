@@ -408,10 +408,7 @@ function showCpu(id) {
     lines.push(make("p", {}, `Measured here: ${most.join(", ")}${rest}.`));
   }
   setText(find("cpu-title"), `CPU ${id}`);
-  // While a button in here has the focus, it must not vanish.
-  if (!find("cpu").contains(document.activeElement)) {
-    find("cpu").replaceChildren(...lines);
-  }
+  find("cpu").replaceChildren(...lines);
 }
 
 function names(title, containers) {
@@ -632,7 +629,8 @@ function draw() {
   updateMap();
   updatePools();
   updateTable();
-  if (shownCpu !== null) {
+  // A button that has the focus must not vanish.
+  if (shownCpu !== null && !find("cpu").contains(document.activeElement)) {
     showCpu(shownCpu);
   }
 }

@@ -27,6 +27,7 @@ mod handle;
 mod moves;
 mod owner;
 mod poll;
+mod pool_changes;
 mod rebalance;
 mod refused;
 mod replace_all;
@@ -50,6 +51,8 @@ pub use book::{Book, Ledger};
 pub use containers::{ContainerRecord, ContainerRef, Containers, MAX_HISTORY, Note, Stage};
 pub use handle::{Ended, ManagerHandle};
 pub use moves::{MoveCounts, MoveSum};
+pub use pool_changes::{PoolChange, PoolChanges};
+pub use refused::{RefusedCreation, RefusedCreations};
 pub use resize::Resize;
 pub use restore::{learn, restore};
 pub use runtime::{ExitEventsUnavailable, Listed, Listing, Runtime, RuntimeError};
@@ -127,10 +130,10 @@ impl Manager {
         let (sender, events) = mpsc::channel(config.mailbox.max(2));
         let disk = Arc::clone(config.ledger.disk());
         let (writer, durable) = StateWriter::new(config.ledger, config.blocking);
-        let (snapshot_out, snapshots) = watch::channel(Arc::new(Snapshot {
-            reserved: config.policy.rules(&config.topology).reserved,
-            ..Snapshot::empty(config.policy.name(), Arc::clone(&config.topology))
-        }));
+        let (snapshot_out, snapshots) = watch::channel(Arc::new(Snapshot::empty(
+            &config.policy,
+            Arc::clone(&config.topology),
+        )));
         let poll = Arc::new(Notify::new());
         let handle = ManagerHandle {
             events: sender,

@@ -5,7 +5,7 @@ use crate::{
     request::{ContainerId, Request},
     rules::Rules,
     state::{
-        Container, Placement, State,
+        Container, Placement, PoolUse, State,
         rebalance::{MoveKind, Outcome, RebalanceMemory},
     },
     view::View,
@@ -132,6 +132,11 @@ pub trait Policy: fmt::Debug + Send + Sync {
     /// What every placement of this policy obeys, for [`check`](crate::check()).
     fn rules(&self, _topology: &Topology) -> Rules {
         Rules::default()
+    }
+
+    /// Every pool, those without a container included, with what of it is free.
+    fn pools(&self, _view: View<'_>) -> Vec<PoolUse> {
+        Vec::new()
     }
 
     /// A better placement of what already runs, if it is worth its cost. `None`: nothing moves now.

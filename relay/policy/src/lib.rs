@@ -64,7 +64,7 @@ pub use request::{
 };
 pub use rules::Rules;
 pub use state::{
-    Container, Placement, Quota, State,
+    Container, Placement, PoolUse, Quota, State,
     rebalance::{
         Baseline, Benefit, MigrationBaseline, MoveKind, MoveStep, Outcome, RebalanceMemory,
         RebalanceMove,

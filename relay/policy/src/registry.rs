@@ -6,6 +6,7 @@ use crate::{
     none::Unplaced,
     request::{ContainerId, Request},
     rules::Rules,
+    state::PoolUse,
     static_plus::StaticPlusPolicy,
     static_policy::StaticPolicy,
     stp::{PoolsConfig, StaticPools},
@@ -123,6 +124,9 @@ impl Policy for Gated {
     }
     fn rules(&self, topology: &Topology) -> Rules {
         self.policy.rules(topology)
+    }
+    fn pools(&self, view: View<'_>) -> Vec<PoolUse> {
+        self.policy.pools(view)
     }
     fn rebalance(&self, view: View<'_>) -> Option<Decision> {
         match self.mode {

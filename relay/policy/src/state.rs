@@ -84,6 +84,18 @@ pub struct State {
     pub rebalance: RebalanceMemory,
 }
 
+/// A pool of a policy: what its containers run on, and what of it can still be given out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolUse {
+    /// Its name, as [`Placement::pool`] has it.
+    pub name: String,
+    /// Its CPUs: of a pool that exclusive CPUs are sliced off, those that are left.
+    pub cpus: CpuSet,
+    /// What a container that asks for exclusive CPUs may be given; a pool of CPU lists lists those that no container
+    /// is on.
+    pub free: Vec<CpuSet>,
+}
+
 impl State {
     /// CPUs held exclusively by any container.
     #[must_use]

@@ -18,7 +18,9 @@ use crate::{
     rebalance::rebalance,
     request::{ContainerId, QosClass, Request},
     rules::Rules,
-    state::{Container, Placement, rebalance::RebalanceMemory, workloads::WorkloadProfile},
+    state::{
+        Container, Placement, PoolUse, rebalance::RebalanceMemory, workloads::WorkloadProfile,
+    },
     view::View,
     workload::profile_of,
 };
@@ -244,6 +246,40 @@ impl<V: Variant> Policy for StaticEngine<V> {
             usable: Some(pools.shared.union(&pools.reserved).union(&pools.isolated)),
             exclusive_only: pools.isolated,
         }
+    }
+
+    fn pools(&self, view: View<'_>) -> Vec<PoolUse> {
+        let pools = self.pools_now(view);
+        let taken = view.state.exclusive();
+        let shared = pools.shared.difference(&taken);
+        let mut free = source(&pools, CpuSource::Pool).difference(&taken);
+        if free == shared {
+            // The pool keeps a CPU.
+            free = free.iter().skip(1).collect();
+        }
+        let pool = |name: &str, cpus, free: CpuSet| PoolUse {
+            name: name.into(),
+            cpus,
+            free: Some(free)
+                .filter(|free| !free.is_empty())
+                .into_iter()
+                .collect(),
+        };
+        let mut all = vec![
+            pool("shared", shared.union(&pools.loans.to_shared), free),
+            pool(
+                "reserved",
+                pools
+                    .reserved
+                    .union(&pools.loans.to_reserved.difference(&taken)),
+                CpuSet::EMPTY,
+            ),
+        ];
+        if !pools.isolated.is_empty() {
+            let free = pools.isolated.difference(&taken);
+            all.push(pool("isolated", pools.isolated, free));
+        }
+        all
     }
 
     fn rebalance(&self, view: View<'_>) -> Option<Decision> {

@@ -23,12 +23,12 @@ use crate::{
     rebalance::rebalance,
     request::{ContainerId, Request},
     rules::Rules,
-    state::{Container, Placement},
+    state::{Container, Placement, PoolUse},
     view::View,
     workload::profile_of,
 };
 use alloc::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     format,
     string::{String, ToString},
     sync::Arc,
@@ -449,6 +449,27 @@ impl Policy for StaticPools {
             changes: self.reconciled(view).map_err(refusal)?,
             ..Decision::default()
         })
+    }
+
+    fn pools(&self, view: View<'_>) -> Vec<PoolUse> {
+        let placements = view.state.containers.values();
+        let held: BTreeSet<&CpuSet> = placements
+            .flat_map(|container| &container.placement.lists)
+            .collect();
+        let pools = self.pools.iter();
+        pools
+            .map(|(name, pool)| {
+                let lists = pool.lists.iter().map(|list| &list.cpus);
+                let free = lists.filter(|cpus| {
+                    !held.contains(cpus) && !cpus.is_disjoint(&view.topology.online)
+                });
+                PoolUse {
+                    name: name.clone(),
+                    cpus: pool.cpus(),
+                    free: free.copied().collect(),
+                }
+            })
+            .collect()
     }
 
     fn rebalance(&self, view: View<'_>) -> Option<Decision> {

@@ -13,7 +13,7 @@
 //!
 //! A dead policy does not release either.
 
-use resmgr_policy::{ContainerId, Decision, Policy, Refusal, Request, Rules, View};
+use resmgr_policy::{ContainerId, Decision, Policy, PoolUse, Refusal, Request, Rules, View};
 use resmgr_topology::Topology;
 use std::{path::PathBuf, thread, time::Duration};
 
@@ -89,6 +89,10 @@ impl Policy for Faulty {
 
     fn rules(&self, topology: &Topology) -> Rules {
         self.policy.rules(topology)
+    }
+
+    fn pools(&self, view: View<'_>) -> Vec<PoolUse> {
+        self.policy.pools(view)
     }
 
     fn rebalance(&self, view: View<'_>) -> Option<Decision> {

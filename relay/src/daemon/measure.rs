@@ -6,7 +6,7 @@ use crate::{
     cri::{client::RuntimeClient, observe::Observer},
     dump::Measurements,
     enforce::{Cgroups, Hierarchy, Place},
-    inspect::top::TopView,
+    inspect::{top::TopView, view::MeasuredView},
     intercept::RuntimeView,
     manager::{ManagerHandle, Runtime, Stage},
     record::Recorder,
@@ -15,7 +15,7 @@ use crate::{
         sample::{ContainerName, LabelledSample},
     },
 };
-use resmgr_policy::{Condition, ContainerId};
+use resmgr_policy::{Condition, ContainerId, HALF_LIFE};
 use resmgr_topology::{CpuSet, Nanos, Topology};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -289,6 +289,25 @@ impl Measure {
     pub fn condition(&self) -> Condition {
         let measured = self.telemetry.get().map(|telemetry| telemetry.measured());
         Condition::of(&measured.unwrap_or_default(), Nanos(now_ns()))
+    }
+
+    /// What was measured of a container, as decisions see it; `None` where nothing was.
+    #[must_use]
+    pub fn measured_of(&self, id: &ContainerId) -> Option<MeasuredView> {
+        let measured = self.telemetry.get()?.measured();
+        let averages = measured.containers.get(id)?.clone();
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let ids = averages.preempted_by.keys();
+        let named = ids.filter_map(|id| {
+            let name = names.get(id)?;
+            let name = format!("{}/{}/{}", name.namespace, name.pod, name.container);
+            Some((id.to_string(), name))
+        });
+        Some(MeasuredView {
+            half_life_ns: measured.scaled_to_half_life(HALF_LIFE.0),
+            names: named.collect(),
+            averages,
+        })
     }
 
     /// The picture for `top`, as of now; `None` when nothing is measured.

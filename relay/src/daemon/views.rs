@@ -6,12 +6,13 @@ use crate::{
         server::Views,
         top::TopView,
         view::{
-            ContainerView, DecisionValues, DecisionView, ExplainView, PoolView, StateView,
-            TopologyView,
+            ContainerView, DecisionValues, DecisionView, ExplainView, PoolView, RefusedView,
+            StateView, TopologyView,
         },
     },
-    manager::{ContainerRef, ManagerHandle, Snapshot},
+    manager::{ContainerRef, FindError, ManagerHandle, RefusedCreation, Snapshot},
 };
+use resmgr_policy::{Reason, Request};
 use resmgr_topology::{CpuSet, Topology};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -51,12 +52,6 @@ fn container(container: ContainerRef<'_>) -> ContainerView {
     let why = container.unplaced.map(|why| why.to_string());
     ContainerView {
         id: container.id.to_string(),
-        namespace: request.pod.namespace.to_string(),
-        pod: request.pod.name.to_string(),
-        container: request.name.to_string(),
-        qos: format!("{:?}", request.qos),
-        request_mcpu: request.requirements.cpu_request.0,
-        request_source: request.requirements.source.to_string(),
         exclusive: placement.exclusive.to_string(),
         pool: placement.pool.as_deref().unwrap_or_default().to_owned(),
         cpus: placement.cpus.to_string(),
@@ -65,6 +60,20 @@ fn container(container: ContainerRef<'_>) -> ContainerView {
             .placement
             .is_none()
             .then(|| why.unwrap_or_else(|| "the policy did not place it".to_owned())),
+        ..container_of(request)
+    }
+}
+
+/// What is known of a container by its request.
+fn container_of(request: &Request) -> ContainerView {
+    ContainerView {
+        namespace: request.pod.namespace.to_string(),
+        pod: request.pod.name.to_string(),
+        container: request.name.to_string(),
+        qos: format!("{:?}", request.qos),
+        request_mcpu: request.requirements.cpu_request.0,
+        request_source: request.requirements.source.to_string(),
+        ..ContainerView::default()
     }
 }
 
@@ -78,43 +87,110 @@ fn state(snapshot: &Snapshot) -> StateView {
             &b.id,
         ))
     });
-    let mut pools: BTreeMap<String, (CpuSet, usize)> = BTreeMap::new();
-    for placement in snapshot
-        .containers
-        .iter()
-        .filter_map(|container| container.placement)
-    {
-        if let Some(pool) = &placement.pool {
-            let (cpus, members) = pools.entry(pool.to_string()).or_default();
-            // An stp pool's exclusive lists are the pool's; elsewhere a pool is what is shared.
-            let own = match placement.lists.is_empty() {
-                true => *placement.exclusive,
-                false => CpuSet::EMPTY,
-            };
-            *cpus = cpus.union(&placement.cpus.difference(&own));
-            *members += 1;
-        }
-    }
-    let placed = snapshot.containers.state();
-    let holders = placed.containers.values();
-    let holders = holders.filter(|holder| !holder.placement.exclusive.is_empty());
-    pools.insert(
-        "(exclusive)".to_owned(),
-        (placed.exclusive(), holders.count()),
-    );
     StateView {
         policy: snapshot.policy.to_owned(),
         synced: snapshot.synced,
         online: snapshot.topology.online.to_string(),
-        pools: pools
-            .into_iter()
-            .map(|(name, (cpus, containers))| PoolView {
-                name,
-                cpus: cpus.to_string(),
-                containers,
-            })
-            .collect(),
+        pools: pools(snapshot),
         containers,
+    }
+}
+
+/// All exclusive CPUs, then the pools: those that the policy knows, and those that only containers show.
+fn pools(snapshot: &Snapshot) -> Vec<PoolView> {
+    let placements = || {
+        let containers = snapshot.containers.iter();
+        containers.filter_map(|container| container.placement)
+    };
+    let mut pools: BTreeMap<String, PoolView> = BTreeMap::new();
+    for pool in snapshot.pools() {
+        let view = PoolView {
+            name: pool.name.clone(),
+            cpus: pool.cpus.to_string(),
+            containers: 0,
+            free: pool.free.iter().map(ToString::to_string).collect(),
+        };
+        pools.insert(pool.name, view);
+    }
+    for placement in placements() {
+        if let Some(name) = &placement.pool {
+            let pool = pools.entry(name.to_string()).or_insert_with(|| PoolView {
+                name: name.to_string(),
+                cpus: placement.cpus.to_string(),
+                ..PoolView::default()
+            });
+            pool.containers += 1;
+        }
+    }
+    let exclusive = PoolView {
+        name: "(exclusive)".to_owned(),
+        cpus: snapshot.containers.state().exclusive().to_string(),
+        containers: placements()
+            .filter(|placement| !placement.exclusive.is_empty())
+            .count(),
+        free: Vec::new(),
+    };
+    let first = std::iter::once(exclusive);
+    first.chain(pools.into_values()).collect()
+}
+
+/// The decisions about a container, and the changes of its pool between them, oldest first.
+fn decisions(container: ContainerRef<'_>, snapshot: &Snapshot) -> Vec<DecisionView> {
+    let notes = container.record.history.iter().map(|note| {
+        let view = DecisionView {
+            at: rfc3339(note.at_unix_s),
+            summary: note.why.summary.clone(),
+            reasons: note.why.reason_lines(),
+            candidates: note.why.candidate_lines(),
+            values: DecisionValues {
+                reasons: note.why.reasons.clone(),
+                candidates: note.why.candidates.clone(),
+            },
+        };
+        (note.at_unix_s, view)
+    });
+    let placement = container.placement.cloned().unwrap_or_default();
+    let changes = snapshot.containers.pool_changes();
+    let met = changes.met_by(&placement, container.arrival);
+    let met = met.map(|change| {
+        let view = DecisionView {
+            at: rfc3339(change.at_unix_s),
+            summary: format!(
+                "pool {} went from CPUs {} ({}) to {} ({})",
+                change.pool,
+                *change.from,
+                change.from.len(),
+                *change.to,
+                change.to.len()
+            ),
+            reasons: change.causes.clone(),
+            values: DecisionValues {
+                reasons: change.causes.iter().cloned().map(Reason::from).collect(),
+                candidates: Vec::new(),
+            },
+            ..DecisionView::default()
+        };
+        (change.at_unix_s, view)
+    });
+    let mut all: Vec<_> = notes.chain(met).collect();
+    all.sort_by_key(|(at_unix_s, _view)| *at_unix_s);
+    all.into_iter().map(|(_at, view)| view).collect()
+}
+
+/// A creation that was refused, explained.
+fn refused(refused: &RefusedCreation) -> ExplainView {
+    let request = &refused.request;
+    ExplainView {
+        container: ContainerView {
+            unplaced: Some("its creation was refused".to_owned()),
+            ..container_of(request)
+        },
+        refused: Some(RefusedView {
+            at: rfc3339(refused.at_unix_s),
+            why: refused.why.to_string(),
+            times: refused.times,
+        }),
+        ..ExplainView::default()
     }
 }
 
@@ -136,25 +212,20 @@ impl Views for LiveViews {
             .as_ref()
             .ok_or("policy null places nothing, so there is nothing to explain")?;
         let snapshot = manager.snapshot();
-        let found = snapshot.find(wanted).map_err(|error| error.to_string())?;
+        let found = match snapshot.find(wanted) {
+            Ok(found) => found,
+            Err(error @ FindError::NotFound(_)) => {
+                let creation = snapshot.find_refused(wanted);
+                return creation.map(refused).ok_or_else(|| error.to_string());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
         Ok(ExplainView {
             container: container(found),
             measurements: self.measure.condition().to_string(),
-            decisions: found
-                .record
-                .history
-                .iter()
-                .map(|note| DecisionView {
-                    at: rfc3339(note.at_unix_s),
-                    summary: note.why.summary.clone(),
-                    reasons: note.why.reason_lines(),
-                    candidates: note.why.candidate_lines(),
-                    values: DecisionValues {
-                        reasons: note.why.reasons.clone(),
-                        candidates: note.why.candidates.clone(),
-                    },
-                })
-                .collect(),
+            measured: self.measure.measured_of(found.id),
+            refused: None,
+            decisions: decisions(found, &snapshot),
         })
     }
 
@@ -187,7 +258,7 @@ mod tests {
         manager::{ContainerRecord, Stage},
     };
     use proptest::prelude::*;
-    use resmgr_policy::{ContainerId, PodRef, QosClass, Request, Requirements};
+    use resmgr_policy::{ContainerId, PodRef, QosClass, Requirements};
 
     proptest! {
         /// Secrets of a pod stand in its containers' environment, command line and annotations.

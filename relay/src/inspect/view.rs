@@ -1,9 +1,10 @@
 //! The placement as people and scripts see it: one type, printed as a table or as JSON.
 
-use resmgr_policy::{Candidate, Reason};
+use resmgr_policy::{Candidate, Observed, Reason};
 use resmgr_topology::{CpuSet, Topology};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fmt::{self, Write as _},
     sync::Arc,
 };
@@ -48,6 +49,10 @@ pub struct PoolView {
     pub cpus: String,
     /// How many containers run in it.
     pub containers: usize,
+    /// What a container that asks for exclusive CPUs may still be given of it; of a pool of CPU lists those without a
+    /// container. Lists in the kernel's format.
+    #[serde(default)]
+    pub free: Vec<String>,
 }
 
 /// The whole placement.
@@ -99,8 +104,36 @@ pub struct ExplainView {
     /// Whether decisions follow measurements now, and why not.
     #[serde(default)]
     pub measurements: String,
-    /// The decisions that concerned it, oldest first.
+    /// What the scheduler did to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<MeasuredView>,
+    /// Of a container that does not exist: its creation was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedView>,
+    /// The decisions that concerned it and the changes of its pool, oldest first.
     pub decisions: Vec<DecisionView>,
+}
+
+/// What was measured of a container, as decisions see it: averages in which the last half-life weighs half.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasuredView {
+    /// The half-life of the averages, nanoseconds.
+    pub half_life_ns: u64,
+    /// The averages.
+    pub averages: Observed,
+    /// Names of the containers in `preempted_by` of the averages, by id.
+    pub names: BTreeMap<String, String>,
+}
+
+/// A creation that was refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedView {
+    /// When it was refused last, RFC 3339.
+    pub at: String,
+    /// Why.
+    pub why: String,
+    /// How often in all.
+    pub times: u64,
 }
 
 /// A decision about a container.
@@ -177,10 +210,12 @@ impl fmt::Display for StateView {
                         pool.name.clone(),
                         or_dash(&pool.cpus),
                         pool.containers.to_string(),
+                        or_dash(&pool.free.join(" ")),
                     ]
                 })
                 .collect();
-            write!(f, "\n{}", table(&["POOL", "CPUS", "CONTAINERS"], &rows))?;
+            let head = ["POOL", "CPUS", "CONTAINERS", "FREE"];
+            write!(f, "\n{}", table(&head, &rows))?;
         }
         let rows: Vec<_> = self
             .containers
@@ -222,16 +257,29 @@ impl fmt::Display for StateView {
 impl fmt::Display for ExplainView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let container = &self.container;
-        writeln!(
+        write!(
             f,
-            "{}/{}/{} ({}, {}m) runs on CPUs {}",
+            "{}/{}/{} ({}, {}m) ",
             container.namespace,
             container.pod,
             container.container,
             container.qos,
             container.request_mcpu,
-            or_dash(&container.cpus)
         )?;
+        match &self.refused {
+            None => writeln!(f, "runs on CPUs {}", or_dash(&container.cpus))?,
+            Some(refused) => {
+                let times = match refused.times {
+                    1 => String::new(),
+                    times => format!(" for the {times}th time"),
+                };
+                writeln!(
+                    f,
+                    "does not exist: its creation was refused{times} at {}: {}",
+                    refused.at, refused.why
+                )?;
+            }
+        }
         if !container.request_source.is_empty() {
             writeln!(
                 f,
@@ -241,6 +289,9 @@ impl fmt::Display for ExplainView {
         }
         if !self.measurements.is_empty() {
             writeln!(f, "now {}", self.measurements)?;
+        }
+        if let Some(measured) = &self.measured {
+            writeln!(f, "{measured}")?;
         }
         for decision in &self.decisions {
             let mut text = String::new();
@@ -257,6 +308,95 @@ impl fmt::Display for ExplainView {
     }
 }
 
+/// How many of those that preempted a container are named.
+const PREEMPTORS: usize = 3;
+
+impl fmt::Display for MeasuredView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Observed {
+            utilisation_mcpu,
+            wait_ns_per_s,
+            wait_p99_ns,
+            throttled_ns_per_s,
+            node_migrations_milli_per_s,
+            package_migrations_milli_per_s,
+            intruder_ns_per_s,
+            preempted_by,
+            confidence,
+            ..
+        } = &self.averages;
+        write!(
+            f,
+            "measured, averages of {} s: runs {utilisation_mcpu}m, waits {} a second for a CPU",
+            self.half_life_ns / 1_000_000_000,
+            milliseconds(*wait_ns_per_s),
+        )?;
+        if *wait_p99_ns > 0 {
+            write!(
+                f,
+                ", 99 of 100 waits end within {}",
+                milliseconds(*wait_p99_ns)
+            )?;
+        }
+        let mut parts = Vec::new();
+        if *throttled_ns_per_s > 0 {
+            parts.push(format!(
+                "throttled by its own quota {} a second",
+                milliseconds(*throttled_ns_per_s)
+            ));
+        }
+        for (rate, what) in [
+            (package_migrations_milli_per_s, "packages"),
+            (node_migrations_milli_per_s, "NUMA nodes"),
+        ] {
+            if *rate > 0 {
+                parts.push(format!(
+                    "moves between {what} {} a second",
+                    thousandths(*rate)
+                ));
+            }
+        }
+        if *intruder_ns_per_s > 0 {
+            let ran = milliseconds(*intruder_ns_per_s);
+            parts.push(format!("others ran {ran} a second on its exclusive CPUs"));
+        }
+        let mut preemptors: Vec<_> = preempted_by
+            .iter()
+            .filter(|(_id, rate)| **rate > 0)
+            .collect();
+        preemptors.sort_by(|(a, a_rate), (b, b_rate)| b_rate.cmp(a_rate).then(a.cmp(b)));
+        for (id, rate) in preemptors.into_iter().take(PREEMPTORS) {
+            let name = self.names.get(&*id.0).map_or(&*id.0, String::as_str);
+            parts.push(format!(
+                "preempted by {name} {} a second",
+                thousandths(*rate)
+            ));
+        }
+        for part in parts {
+            write!(f, "\n  {part}")?;
+        }
+        if confidence.0 < 1000 {
+            write!(
+                f,
+                "\n  seen for a short while only: {} of 1000 sure",
+                confidence.0
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Nanoseconds as milliseconds, to the microsecond.
+fn milliseconds(ns: u64) -> String {
+    let us = ns / 1000;
+    format!("{}.{:03} ms", us / 1000, us % 1000)
+}
+
+/// A rate in thousandths, to the tenth.
+fn thousandths(rate: u64) -> String {
+    format!("{}.{}", rate / 1000, rate % 1000 / 100)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +411,7 @@ mod tests {
                 name: "shared".into(),
                 cpus: "0-1".into(),
                 containers: 1,
+                free: vec!["1".into()],
             }],
             containers: vec![ContainerView {
                 id: "0123456789abcdef".into(),
@@ -288,8 +429,8 @@ mod tests {
             state.to_string(),
             "policy static, online CPUs 0-3\n\
              \n\
-             POOL    CPUS  CONTAINERS\n\
-             shared  0-1   1\n\
+             POOL    CPUS  CONTAINERS  FREE\n\
+             shared  0-1   1           1\n\
              \n\
              NAMESPACE  POD   CONTAINER  QOS         REQUEST  EXCLUSIVE  POOL  CPUS  MEMS  ID\n\
              default    db-0  db         Guaranteed  2000m    2-3        -     2-3   -     0123456789ab\n"

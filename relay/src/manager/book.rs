@@ -2,7 +2,10 @@
 //! can be given back), and why. No environment and no annotation that does not concern placement; of a
 //! command line only the options of `cmk isolate`.
 
-use super::containers::{ContainerRecord, Containers, Stored};
+use super::{
+    containers::{ContainerRecord, Containers, Stored},
+    pool_changes::PoolChanges,
+};
 use crate::ledger::{self, StateFile};
 use resmgr_policy::{
     Annotated, Basis, ContainerId, CriResources, RebalanceMemory, Request, Source, State,
@@ -41,6 +44,8 @@ struct StoredBook {
     rebalance: RebalanceMemory,
     #[serde(default)]
     saved_at: Nanos,
+    #[serde(default)]
+    pool_changes: PoolChanges,
 }
 
 impl From<Book> for StoredBook {
@@ -51,6 +56,7 @@ impl From<Book> for StoredBook {
             next_arrival: state.next_arrival,
             rebalance: state.rebalance.clone(),
             saved_at: book.saved_at,
+            pool_changes: book.containers.pool_changes().clone(),
             entries: book
                 .containers
                 .iter()
@@ -67,7 +73,7 @@ impl From<StoredBook> for Book {
             rebalance: stored.rebalance,
             ..State::default()
         };
-        let mut containers = Containers::of(state);
+        let mut containers = Containers::of(state, stored.pool_changes);
         for mut container in stored.entries.into_values() {
             let basis = earlier_basis(&container.request, &container.record);
             if let Some(basis) = basis {

@@ -3,7 +3,7 @@
 //! Each thing is kept once. The request and the placement of a placed container are in the policy's
 //! [`State`]; a container without a placement is not in there, and its request is in its record.
 
-use super::answer::ContainerSpec;
+use super::{answer::ContainerSpec, pool_changes::PoolChanges};
 use crate::enforce::{CgroupSettings, Plan, SettingsChange, plan};
 use resmgr_policy::{
     Basis, Container, ContainerId, CriResources, Decision, Explanation, Placement, Request, State,
@@ -114,15 +114,23 @@ impl ContainerRef<'_> {
 pub struct Containers {
     state: Arc<State>,
     records: Arc<BTreeMap<ContainerId, Arc<ContainerRecord>>>,
+    pool_changes: PoolChanges,
 }
 
 impl Containers {
-    /// No containers, beside what a policy remembers.
-    pub(super) fn of(state: State) -> Self {
+    /// No containers, beside what a policy remembers and what became of its pools.
+    pub(super) fn of(state: State, pool_changes: PoolChanges) -> Self {
         Self {
             state: Arc::new(state),
             records: Arc::default(),
+            pool_changes,
         }
+    }
+
+    /// What became of the pools.
+    #[must_use]
+    pub fn pool_changes(&self) -> &PoolChanges {
+        &self.pool_changes
     }
 
     /// What the policy sees.
@@ -276,22 +284,27 @@ impl Containers {
                 });
             }
         }
+        let pools = &mut self.pool_changes;
+        pools.add_decision(decision, &self.state, &after, at_unix_s);
         self.state = after;
         for (id, why) in &decision.notes {
             self.note(id, why.clone(), at_unix_s);
         }
     }
 
-    /// Replaces the placement of everything: containers that `after` lacks are unplaced, for the reason
-    /// given. Explanations are those of `changes`.
+    /// Replaces the placement of everything, which `occasion` led to: containers that `after` lacks are unplaced,
+    /// for the reason given. Explanations are those of `changes`.
     pub(super) fn replace(
         &mut self,
+        occasion: &str,
         after: Arc<State>,
         reasons: &BTreeMap<ContainerId, String>,
         explanations: &BTreeMap<ContainerId, Explanation>,
         at_unix_s: u64,
     ) {
         let before = std::mem::replace(&mut self.state, after);
+        let pools = &mut self.pool_changes;
+        pools.add_replacement(occasion, &before, &self.state, at_unix_s);
         for (id, record) in Arc::make_mut(&mut self.records) {
             let was = before.containers.get(id);
             if let Some(container) = self.state.containers.get(id) {

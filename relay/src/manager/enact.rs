@@ -53,6 +53,8 @@ impl Owner {
             topology: Arc::clone(&self.decider.topology),
             reserved: self.decider.policy.rules(&self.decider.topology).reserved,
             containers: self.containers.clone(),
+            refused: self.refused.clone(),
+            in_force: Arc::clone(&self.decider.policy),
             counts: self.counts.clone(),
             moves: self.feedback.moves.clone(),
             measurements: self.feedback.condition,

@@ -236,7 +236,7 @@ impl Owner {
                 });
                 let gone: Vec<_> = of_pod.map(|container| container.id.clone()).collect();
                 self.release(&gone).await;
-                self.refused.forget_pod(&sandbox);
+                self.refused.pod_gone(&sandbox);
             }
             ManagerEvent::Update { id, update, reply } => {
                 let updated = self.update(&id, *update).await;
@@ -290,7 +290,7 @@ impl Owner {
         let growing = match self.place(&spec).await {
             Ok(growing) => {
                 self.counts.placed += 1;
-                self.refused.forget(&spec.request);
+                self.refused.created(&spec.request);
                 growing
             }
             Err(failure) => {
@@ -330,7 +330,7 @@ impl Owner {
         let choice = self.fail.choose(&request.pod.namespace, request.qos);
         if choice == OnFailure::Refuse && !self.restored {
             self.counts.refused += 1;
-            self.refused.add(spec);
+            self.refused.add(spec, &failure.to_string(), unix_s());
             self.show();
             tracing::warn!(container = %request.name, pod = %request.pod.name,
                 namespace = %request.pod.namespace, why = %failure, "creation refused");

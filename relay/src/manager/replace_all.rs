@@ -104,7 +104,11 @@ impl Owner {
         }
         let preview = self.preview(&replan.state);
         if !dry {
-            self.commit_plan(replan, true)
+            let occasion = match same {
+                true => format!("another configuration of policy {name}"),
+                false => format!("policy {name} took over"),
+            };
+            self.commit_plan(replan, Some(&occasion))
                 .await
                 .map_err(ReconfigureError::Kernel)?;
             // Another policy may place nothing that requests could name CPUs for.
@@ -180,7 +184,7 @@ impl Owner {
                 lost.push(name);
             }
         }
-        self.commit_plan(replan, false).await?;
+        self.commit_plan(replan, None).await?;
         if lost.is_empty() {
             return Ok(());
         }
@@ -199,7 +203,7 @@ impl Owner {
             return Ok(());
         }
         match self.repaired(self.decider.clone()).await {
-            Ok(replan) => self.commit_plan(replan, false).await,
+            Ok(replan) => self.commit_plan(replan, None).await,
             Err(failure @ (Failure::Refused(_) | Failure::Illegal(_))) => {
                 self.count(&failure);
                 tracing::warn!(%failure, "containers cannot stay where they are; placing all anew");
@@ -252,9 +256,10 @@ impl Owner {
         containers
     }
 
-    /// Replaces policy and placements, and has the kernel follow. With `whole`, a write the kernel refuses
-    /// takes everything back.
-    async fn commit_plan(&mut self, replan: Replan, whole: bool) -> Result<(), String> {
+    /// Replaces policy and placements, and has the kernel follow. What a person `asked` for is done whole: a write the
+    /// kernel refuses takes everything back.
+    async fn commit_plan(&mut self, replan: Replan, asked: Option<&str>) -> Result<(), String> {
+        let whole = asked.is_some();
         let reasons = replan.unplaceable.iter();
         let reasons = reasons.map(|(id, failure)| (id.clone(), failure.to_string()));
         let before = (
@@ -262,6 +267,7 @@ impl Owner {
             self.containers.clone(),
         );
         self.containers.replace(
+            asked.unwrap_or("what runs, or which CPUs are online, was found anew"),
             replan.state,
             &reasons.collect(),
             &replan.explanations,

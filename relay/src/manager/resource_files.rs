@@ -199,7 +199,13 @@ mod tests {
                 .containers
                 .insert(ContainerId((*name).into()), container);
         }
-        containers.replace(Arc::new(state), &BTreeMap::new(), &BTreeMap::new(), 0);
+        containers.replace(
+            "a test",
+            Arc::new(state),
+            &BTreeMap::new(),
+            &BTreeMap::new(),
+            0,
+        );
         containers
     }
 

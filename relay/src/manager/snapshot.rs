@@ -3,10 +3,11 @@
 use super::{
     containers::{ContainerRef, Containers},
     moves::MoveCounts,
+    refused::{RefusedCreation, RefusedCreations},
 };
 use crate::ledger::Health;
-use resmgr_policy::{Condition, ContainerId};
-use resmgr_topology::{CpuSet, Topology};
+use resmgr_policy::{Condition, ContainerId, Measured, Policy, PoolUse, Request, View};
+use resmgr_topology::{CpuSet, Nanos, Topology};
 use std::sync::Arc;
 
 /// The state after a change. Immutable.
@@ -24,6 +25,10 @@ pub struct Snapshot {
     pub reserved: CpuSet,
     /// Every container, unplaced ones included.
     pub containers: Containers,
+    /// Creations that were refused within the last hour.
+    pub refused: RefusedCreations,
+    /// The policy.
+    pub(super) in_force: Arc<dyn Policy>,
     /// Events counted since start.
     pub counts: Counts,
     /// Moves of what runs, counted since start.
@@ -81,14 +86,16 @@ pub enum FindError {
 }
 
 impl Snapshot {
-    pub(super) fn empty(policy: &'static str, topology: Arc<Topology>) -> Self {
+    pub(super) fn empty(policy: &Arc<dyn Policy>, topology: Arc<Topology>) -> Self {
         Self {
             generation: 0,
             synced: false,
-            policy,
+            policy: policy.name(),
+            reserved: policy.rules(&topology).reserved,
             topology,
-            reserved: CpuSet::EMPTY,
             containers: Containers::default(),
+            refused: RefusedCreations::default(),
+            in_force: Arc::clone(policy),
             counts: Counts::default(),
             moves: MoveCounts::default(),
             measurements: Condition::Missing,
@@ -103,13 +110,7 @@ impl Snapshot {
     /// # Errors
     /// When it fits none, or several.
     pub fn find(&self, text: &str) -> Result<ContainerRef<'_>, FindError> {
-        let named = |container: &ContainerRef<'_>| {
-            let request = container.request;
-            let short = format!("{}/{}", request.pod.name, request.name);
-            *request.name == *text
-                || short == text
-                || format!("{}/{short}", request.pod.namespace) == text
-        };
+        let named = |container: &ContainerRef<'_>| is_called(container.request, text);
         let ways: [&dyn Fn(&ContainerRef<'_>) -> bool; 3] = [
             &|container| *container.id.0 == *text,
             &named,
@@ -131,4 +132,28 @@ impl Snapshot {
         }
         Err(FindError::NotFound(text.to_owned()))
     }
+
+    /// The pools of the policy, with what of each is free.
+    #[must_use]
+    pub fn pools(&self) -> Vec<PoolUse> {
+        self.in_force.pools(View {
+            topology: &self.topology,
+            state: self.containers.state(),
+            measured: &Measured::default(),
+            now: Nanos(0),
+        })
+    }
+
+    /// The creation refused last, within the last hour, of a container of this name (as in [`Snapshot::find`]).
+    #[must_use]
+    pub fn find_refused(&self, text: &str) -> Option<&RefusedCreation> {
+        let mut recent = self.refused.recent();
+        recent.find(|refused| is_called(&refused.request, text))
+    }
+}
+
+/// Whether a container is meant by `name`, `pod/name` or `namespace/pod/name`.
+fn is_called(request: &Request, text: &str) -> bool {
+    let short = format!("{}/{}", request.pod.name, request.name);
+    *request.name == *text || short == text || format!("{}/{short}", request.pod.namespace) == text
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 mod churn;
 mod endings;
+mod explain;
 mod faults;
 mod feedback;
 mod switch;
@@ -703,7 +704,7 @@ async fn the_kubelets_update_is_merged_with_the_placement_and_forwarded() {
 
 #[test]
 fn a_container_is_found_by_id_before_name_and_by_name_before_the_beginning_of_an_id() {
-    let mut snapshot = Snapshot::empty("toy", Arc::new(machine("0-7")));
+    let mut snapshot = Snapshot::empty(&(Toy::new("toy") as _), Arc::new(machine("0-7")));
     for (id, name) in [
         ("abc1", "web"),
         ("abc2", "abc"),

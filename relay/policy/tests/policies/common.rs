@@ -88,6 +88,23 @@ impl World {
         }
         let rules = self.policy.rules(&self.topology);
         assert_eq!(check(&self.topology, &self.state, &rules), []);
+        let exclusive = self.state.exclusive();
+        for pool in self.policy.pools(self.view()) {
+            for free in &pool.free {
+                assert!(free.is_disjoint(&exclusive) && !free.is_empty(), "{pool:?}");
+                assert!(free.is_subset(&pool.cpus), "{pool:?}");
+            }
+        }
+    }
+
+    /// What is free of a pool.
+    pub(super) fn free(&self, pool: &str) -> Vec<CpuSet> {
+        let pools = self.policy.pools(self.view());
+        pools
+            .into_iter()
+            .find(|known| known.name == pool)
+            .unwrap()
+            .free
     }
 
     pub(super) fn place(&mut self, request: &Request) -> Result<Placement, Refusal> {

@@ -3,7 +3,7 @@
 use super::common::*;
 use proptest::prelude::*;
 use resmgr_policy::*;
-use resmgr_topology::{CpuId, Topology};
+use resmgr_topology::{CpuId, CpuSet, Topology};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -84,6 +84,22 @@ fn run(topology: &Topology, policy: Box<dyn Policy>, steps: Vec<Step>) {
                     world.topology = old;
                 }
             }
+        }
+    }
+    if let [free] = world
+        .policy
+        .pools(world.view())
+        .first()
+        .map_or(&[][..], |pool| &pool.free)
+        && world.policy.name() != "static-pools"
+    {
+        // What is told to be free is all that can be had.
+        let more = u32::try_from(free.len()).unwrap() + 1;
+        let topology = world.topology.clone().with_isolated(CpuSet::EMPTY).unwrap();
+        if topology == world.topology {
+            let asks = |cpus: u32| request("all", QosClass::Guaranteed, cpus * 1000);
+            assert!(world.policy.place(world.view(), &asks(more)).is_err());
+            assert!(world.policy.place(world.view(), &asks(more - 1)).is_ok());
         }
     }
     let names: Vec<ContainerId> = world.state.containers.keys().cloned().collect();

@@ -62,6 +62,20 @@ fn refused(result: Result<resmgr_policy::Placement, Refusal>, text: &str) {
 const EXCLUSIVE: (&str, &str) = ("STP_POOL", "exclusive");
 
 #[test]
+fn free_lists_are_those_without_a_container() {
+    let mut world = world();
+    let lists = |lists: &[&str]| lists.iter().map(|list| cpus(list)).collect::<Vec<_>>();
+    assert_eq!(world.free("exclusive"), lists(&["0-1", "2-3", "8-9"]));
+    world.place(&asks("one", 1, &[EXCLUSIVE])).unwrap();
+    world
+        .place(&asks("web", 0, &[("STP_POOL", "shared")]))
+        .unwrap();
+    assert_eq!(world.free("exclusive"), lists(&["2-3", "8-9"]));
+    assert_eq!(world.free("shared"), []);
+    assert_eq!(world.free("infra"), lists(&["10-15"]));
+}
+
+#[test]
 fn exclusive_lists_follow_socket_and_order() {
     let mut world = world();
     let first = world

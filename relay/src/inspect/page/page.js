@@ -489,6 +489,7 @@ function updatePools() {
           make("th", { scope: "row" }, pool.name),
           make("td", { class: "list" }, pool.cpus || "–"),
           make("td", { class: "number" }, pool.containers.toLocaleString("en")),
+          make("td", { class: "list" }, pool.free.join(" ") || "–"),
         ),
       ),
     );
@@ -591,6 +592,29 @@ async function explain(container) {
   }
 }
 
+function measured({ half_life_ns, averages, names }) {
+  const ms = (ns) => `${(ns / 1e6).toFixed(3)} ms`;
+  const rate = (milli) => (milli / 1000).toFixed(1);
+  const parts = [
+    `Measured, averages of ${half_life_ns / 1e9} s: runs ${averages.utilisation_mcpu}m`,
+    `waits ${ms(averages.wait_ns_per_s)} a second for a CPU`,
+  ];
+  if (averages.wait_p99_ns > 0) {
+    parts.push(`99 of 100 waits end within ${ms(averages.wait_p99_ns)}`);
+  }
+  if (averages.throttled_ns_per_s > 0) {
+    parts.push(`throttled by its own quota ${ms(averages.throttled_ns_per_s)} a second`);
+  }
+  if (averages.foreign_ns_per_s > 0) {
+    parts.push(`others ran ${ms(averages.foreign_ns_per_s)} a second on its exclusive CPUs`);
+  }
+  const worst = Object.entries(averages.preempted_by).sort((a, b) => b[1] - a[1]);
+  for (const [id, milli] of worst.slice(0, 3)) {
+    parts.push(`preempted by ${names[id] ?? id} ${rate(milli)} a second`);
+  }
+  return `${parts.join(", ")}.`;
+}
+
 function explanation(view) {
   const { container } = view;
   const parts = [
@@ -602,6 +626,9 @@ function explanation(view) {
   }
   if (view.measurements !== "") {
     parts.push(make("p", {}, `Now ${view.measurements}`));
+  }
+  if (view.measured !== undefined) {
+    parts.push(make("p", {}, measured(view.measured)));
   }
   parts.push(make("p", {}, `Id ${container.id}`));
   if (view.decisions.length === 0) {

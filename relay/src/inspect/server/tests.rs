@@ -1,7 +1,7 @@
 use super::*;
 use crate::inspect::{
     top::TopContainer,
-    view::{ContainerView, DecisionView, PoolView},
+    view::{ContainerView, DecisionView, MeasuredView, PoolView, RefusedView},
 };
 use axum::{
     body::{Body, Bytes},
@@ -52,6 +52,8 @@ impl Views for Pinned {
         Ok(ExplainView {
             container: container(),
             decisions: vec![DecisionView::default()],
+            measured: Some(MeasuredView::default()),
+            refused: Some(RefusedView::default()),
             ..ExplainView::default()
         })
     }
@@ -205,6 +207,8 @@ async fn the_members_are_those_that_are_documented() {
         &state["containers"][0],
         &explain,
         &explain["decisions"][0],
+        &explain["measured"],
+        &explain["refused"],
         &top,
         &top["containers"][0],
         &topology,

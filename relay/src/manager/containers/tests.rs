@@ -103,7 +103,7 @@ fn run(containers: &mut Containers, op: Op) {
             let reasons = containers.state().containers.keys();
             let reasons = reasons.map(|id| (id.clone(), "no room".to_owned()));
             let reasons = reasons.collect();
-            containers.replace(Arc::new(after), &reasons, &BTreeMap::new(), 0);
+            containers.replace("a test", Arc::new(after), &reasons, &BTreeMap::new(), 0);
         }
     }
 }
@@ -178,11 +178,14 @@ proptest! {
         for op in ops {
             run(&mut containers, op);
         }
-        let mut read = Containers::of(State {
+        let mut read = Containers::of(
+            State {
             next_arrival: containers.state().next_arrival,
             rebalance: containers.state().rebalance.clone(),
             ..State::default()
-        });
+        },
+            containers.pool_changes().clone(),
+        );
         for container in containers.iter() {
             let text = serde_json::to_string(&Stored::from(container)).unwrap();
             read.insert_stored(serde_json::from_str(&text).unwrap());

@@ -260,7 +260,8 @@ pub struct LogOptions {
     /// Sources whose info messages are shown, all when not given: `policy,message:off`, `*`, `none`.
     #[arg(long, value_name = "LIST")]
     pub logger_source: Vec<RawValue<String>>,
-    /// Sources whose debug messages are shown, none when not given: `policy,cri/relay`, `*`, `none`.
+    /// Sources whose debug messages are shown, none when not given: `policy,cri/relay`, `*`, `none`. `*` is all of
+    /// cri-resmgr's own; `http2` and `libraries` must be named.
     #[arg(long, value_name = "LIST")]
     pub logger_debug: Vec<RawValue<String>>,
     /// Show the source in front of each message.

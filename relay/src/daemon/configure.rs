@@ -163,16 +163,25 @@ impl ConfigTargets {
         if let Some((manager, policy)) = self.policy(source, config)? {
             let done = manager.reconfigure(policy).await;
             let done = done.map_err(|why| refused(source, config, why.to_string()))?;
+            tracing::debug!(
+                "{source}: policy {} built, {} containers move, {} stay",
+                config.policy.name,
+                done.moves.len(),
+                done.staying
+            );
             notes.extend(lines(&done));
             manager
                 .set_limits(config.policy.fail.clone(), config.policy.timeout)
                 .await;
+            tracing::debug!("{source}: fail policies and --policy-timeout set");
         }
         if let Some(node) = &self.node {
             node.publish(config, &self.machine());
+            tracing::debug!("{source}: what the Node shall have handed to the agent");
         }
         self.dumper.set_rules(config.dump.rules.clone());
         self.log.set(config.log.clone());
+        tracing::debug!("{source}: rules of the dump and of the log set");
         notes.extend(config.notes.iter().cloned());
         Ok(ApplyReport { notes })
     }

@@ -95,23 +95,27 @@ impl CgroupFiles for MountedFiles {
     }
 
     fn set_cpus(&self, directory: &Path, list: &str) -> io::Result<()> {
-        self.cpuset(directory).set_cpus(list).map_err(cause)
+        let set = self.cpuset(directory).set_cpus(list).map_err(cause);
+        logged(directory, "cpuset.cpus", list, set)
     }
 
     fn set_mems(&self, directory: &Path, list: &str) -> io::Result<()> {
-        self.cpuset(directory).set_mems(list).map_err(cause)
+        let set = self.cpuset(directory).set_mems(list).map_err(cause);
+        logged(directory, "cpuset.mems", list, set)
     }
 
     fn set_shares(&self, directory: &Path, shares: u64) -> io::Result<()> {
-        self.cpu(directory).set_shares(shares).map_err(cause)
+        let set = self.cpu(directory).set_shares(shares).map_err(cause);
+        logged(directory, "shares or weight", shares, set)
     }
 
     fn set_quota(&self, directory: &Path, quota: i64) -> io::Result<()> {
-        self.cpu(directory).set_cfs_quota(quota).map_err(cause)
+        let set = self.cpu(directory).set_cfs_quota(quota).map_err(cause);
+        logged(directory, "quota", quota, set)
     }
 
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
-        fs::write(path, text)
+        logged(path, "all", text.trim_end(), fs::write(path, text))
     }
 
     fn is_directory(&self, path: &Path) -> bool {
@@ -132,6 +136,22 @@ impl CgroupFiles for MountedFiles {
     fn watch(&self) -> io::Result<Box<dyn Watch>> {
         Ok(Box::new(InotifyWatch::new()?))
     }
+}
+
+/// Logs a write for debugging.
+fn logged(
+    path: &Path,
+    what: &str,
+    value: impl fmt::Display,
+    written: io::Result<()>,
+) -> io::Result<()> {
+    match &written {
+        Ok(()) => tracing::debug!("{}: {what} set to {value}", path.display()),
+        Err(error) => {
+            tracing::debug!("{}: {what} not set to {value}: {error}", path.display());
+        }
+    }
+    written
 }
 
 /// The system's error inside an error of cgroups-rs.

@@ -1,6 +1,6 @@
 //! What is logged, and how.
 
-use super::source::Switches;
+use super::source::{Switches, is_library};
 use std::str::FromStr;
 
 /// Lowest severity shown.
@@ -70,10 +70,11 @@ impl Default for LogSettings {
 
 impl LogSettings {
     /// Whether a message of this severity from this source is shown. Warnings and errors cannot be
-    /// switched off by source.
+    /// switched off by source; libraries are debugged only when they are named.
     #[must_use]
     pub fn shows(&self, level: Level, source: &str) -> bool {
         match level {
+            Level::Debug if is_library(source) => self.debug.names(source),
             Level::Debug => self.debug.on(source),
             Level::Info => self.level <= Level::Info && self.info.on(source),
             Level::Warn | Level::Error => self.level <= level,

@@ -20,6 +20,7 @@ const SOURCES: &[(&str, &[&str])] = &[
     ("cri/relay", &["cri_resmgr::cri"]),
     ("cri/server", &["cri_resmgr::cri::server"]),
     ("http2", &["h2", "hyper", "tonic"]),
+    (LIBRARIES, &[]),
     ("message", &["cri_resmgr::dump"]),
     ("metrics", &[]),
     ("policy", &["cri_resmgr::intercept", "cri_resmgr::manager"]),
@@ -31,6 +32,8 @@ const SOURCES: &[(&str, &[&str])] = &[
     ("telemetry", &["cri_resmgr::telemetry"]),
 ];
 
+/// What libraries say; in a line the place of the source has the library's own name.
+const LIBRARIES: &str = "libraries";
 const STATIC: &str = "static";
 const STATIC_PLUS: &str = "static-plus";
 const STATIC_POOLS: &str = "static-pools";
@@ -65,6 +68,12 @@ pub fn of_target(target: &str) -> &str {
         .filter(|(module, _)| within(module))
         .max_by_key(|(module, _)| module.len())
         .map_or(target, |(_, source)| source)
+}
+
+/// Whether a source is part of libraries, and is debugged only when named.
+#[must_use]
+pub fn is_library(source: &str) -> bool {
+    source == "http2" || source == LIBRARIES || !is_source(source)
 }
 
 /// Logs for debugging, under the policy's own source, why it placed a container as it did.
@@ -163,9 +172,18 @@ impl Switches {
         named.filter(|name| RETIRED.contains(name))
     }
 
-    /// Whether this source is on. The sources of single policies follow `policy` unless named.
+    /// Whether this source is on by its name. Libraries without a source of their own are [`LIBRARIES`].
+    #[must_use]
+    pub fn names(&self, source: &str) -> bool {
+        let source = if is_source(source) { source } else { LIBRARIES };
+        self.named.get(source).copied().unwrap_or_default()
+    }
+
+    /// Whether this source is on. The sources of single policies follow `policy` unless named, libraries without a
+    /// source of their own [`LIBRARIES`].
     #[must_use]
     pub fn on(&self, source: &str) -> bool {
+        let source = if is_source(source) { source } else { LIBRARIES };
         self.named.get(source).copied().unwrap_or_else(|| {
             let of_policy = [STATIC, STATIC_PLUS, STATIC_POOLS].contains(&source);
             let parent = of_policy.then(|| self.named.get("policy")).flatten();
@@ -177,6 +195,7 @@ impl Switches {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::{Level, LogSettings};
     use std::{collections::BTreeSet, path::Path};
 
     fn switches(mut start: Switches, lists: &[&str]) -> Switches {
@@ -227,7 +246,7 @@ mod tests {
             }
         }
         // Of other crates only that they are used is known.
-        used.insert("http2".to_owned());
+        used.extend(["http2", LIBRARIES].map(str::to_owned));
         assert_eq!(used, names().map(str::to_owned).collect());
         for module in SOURCES.iter().flat_map(|(_, modules)| *modules) {
             let known = found.iter().any(|(path, _)| path == module);
@@ -274,6 +293,28 @@ mod tests {
         assert!(switches(Switches::none(), &["policy"]).on("static-plus"));
         assert!(switches(Switches::none(), &["stp"]).on("static-pools"));
         assert!(switches(Switches::none(), &["on:policy,off:cache"]).on("policy"));
+    }
+
+    #[test]
+    fn libraries_are_debugged_only_when_named() {
+        let settings = |list| LogSettings {
+            debug: switches(Switches::none(), &[list]),
+            ..LogSettings::default()
+        };
+        let shows = |list, target| settings(list).shows(Level::Debug, of_target(target));
+        for ours in [
+            "cri_resmgr::manager",
+            "cri_resmgr::enforce::files",
+            "static",
+        ] {
+            assert!(shows("*", ours), "{ours}");
+        }
+        for library in ["h2::proto", "aya::maps", "rustls"] {
+            assert!(!shows("*", library), "{library}");
+            assert!(shows("*,http2,libraries", library), "{library}");
+        }
+        assert!(!shows("libraries", "h2::proto") && !shows("libraries", "cri_resmgr::cri"));
+        assert!(LogSettings::default().shows(Level::Info, "aya::maps"));
     }
 
     #[test]

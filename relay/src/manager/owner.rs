@@ -484,6 +484,12 @@ impl Owner {
 
     fn apply_from(&mut self, before: &Containers, decided: &Decided) -> Plan {
         let Decided { decision, after } = decided;
+        for id in &decision.released {
+            let released = before.state().containers.get(id);
+            let name = released.map(|container| container.request.full_name());
+            let name = name.unwrap_or_default();
+            crate::log::placement(self.decider.policy.name(), id, &format!("{name}: released"));
+        }
         for change in &decision.changes {
             if let Some(why) = &change.explanation {
                 crate::log::placement(self.decider.policy.name(), &change.id, &why.summary);

@@ -8,6 +8,7 @@
 pub mod document;
 mod effective;
 pub mod fail_policy;
+mod line;
 pub mod options;
 pub mod policy_name;
 pub mod pools;

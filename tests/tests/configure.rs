@@ -58,6 +58,10 @@ struct Node {
 
 impl Node {
     async fn start(what: &str) -> Option<Self> {
+        Self::start_with(what, &STATIC).await
+    }
+
+    async fn start_with(what: &str, options: &[&str]) -> Option<Self> {
         let why = skip::no_relay()
             .or_else(|| (kernel::online().unwrap() == "0").then(|| "needs two CPUs".to_owned()));
         if let Some(why) = why {
@@ -65,7 +69,7 @@ impl Node {
             return None;
         }
         let runtime = Runtime::start().unwrap();
-        let relay = Relay::start(&runtime, &STATIC).unwrap();
+        let relay = Relay::start(&runtime, options).unwrap();
         let cri = Cri::connect(&relay.socket(), runtime.cgroup_parent())
             .await
             .unwrap();
@@ -440,4 +444,70 @@ async fn push_as_a_child(socket: &Path) {
     };
     let reply = client(socket).set_config(request).await.unwrap();
     assert_eq!(reply.into_inner().error, "");
+}
+
+/// As an operator types it on a fresh node, where the pools come from a ConfigMap: the agent that pushes it is a pod, which
+/// the relay must let start.
+#[tokio::test]
+async fn policy_stp_without_pools_waits_for_those_that_the_agent_pushes() {
+    let what = "policy_stp_without_pools_waits_for_those_that_the_agent_pushes";
+    let Some(mut node) = Node::start_with(what, &["--policy", "stp"]).await else {
+        return;
+    };
+    let log = node.relay.log();
+    for part in ["has no pools yet", "make-pools --exclusive 1"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    let early = node.shared().await;
+    assert_eq!(node.state()["policy"], "none");
+    assert!(node.runs_on(&early, &kernel::online().unwrap()).await);
+
+    // A configuration without pools changes nothing.
+    let refused = push(node.socket(), "policy", "{}").await.error;
+    assert!(refused.contains("cannot read the pools"), "{refused}");
+    assert_eq!(node.state()["policy"], "none");
+
+    let pools = "pools: {shared: {cpuLists: [{Socket: 0, Cpuset: '0'}]}}";
+    node.takes("policy.stp", pools).await;
+    assert_eq!(node.state()["policy"], "static-pools");
+    assert!(
+        node.runs_on(&early, "0").await,
+        "what ran is placed when pools come"
+    );
+    let late = node.shared().await;
+    assert!(node.runs_on(&late, "0").await);
+}
+
+/// What an operator asks at night: which pod took the CPUs that this one shared, and why is that pod not there.
+#[tokio::test]
+async fn explain_names_the_container_that_shrank_a_pool_and_the_one_that_was_refused() {
+    let what = "explain_names_the_container_that_shrank_a_pool_and_the_one_that_was_refused";
+    let Some(mut node) = Node::start(what).await else {
+        return;
+    };
+    let shared = node.shared().await;
+    let exclusive = node.guaranteed().await.unwrap();
+    let explained = node.relay.ask(&["explain", &shared]).unwrap();
+    let cpus = node.field(&exclusive, "exclusive");
+    for part in [
+        "pool shared went from CPUs".to_owned(),
+        format!("pod2/mine came and has CPUs {cpus} alone"),
+    ] {
+        assert!(explained.contains(&part), "{part}: {explained}");
+    }
+    let greedy = Container::sleeping("greedy").guaranteed(1000);
+    node.run("", greedy).await.unwrap_err();
+    let explained = node.relay.ask(&["explain", "pod3/greedy"]).unwrap();
+    for part in [
+        "does not exist: its creation was refused",
+        "1000 exclusive CPUs requested",
+    ] {
+        assert!(explained.contains(part), "{part}: {explained}");
+    }
+    node.gone(&exclusive).await;
+    let told = async || {
+        let explained = node.relay.ask(&["explain", &shared]).unwrap();
+        explained.contains(&format!("pod2/mine is gone, which had CPUs {cpus} alone"))
+    };
+    assert!(eventually(SOON, told).await);
 }

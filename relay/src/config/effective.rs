@@ -1,6 +1,6 @@
 //! The configuration in force: legal on this machine, without a question left open.
 
-use super::{fail_policy::FailPolicies, policy_name::PolicyName};
+use super::{fail_policy::FailPolicies, policy_name::PolicyName, raw::Origin};
 use crate::{dump::rule::DumpRules, log};
 use resmgr_policy::{PoolsConfig, RebalanceMode, StaticConfig};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -76,6 +76,8 @@ pub struct PoolsSource {
     pub file: Option<PathBuf>,
     /// Directory in CMK's layout.
     pub dir: PathBuf,
+    /// Where the file, or else the directory, was named.
+    pub origin: Origin,
     /// Label the node.
     pub label_node: bool,
     /// Taint the node.

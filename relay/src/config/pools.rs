@@ -15,18 +15,19 @@
 use super::{
     PoolsSource, Problem, Problems,
     document::section::{Report, Section},
+    line::line_of,
     raw::Origin,
 };
 use resmgr_policy::{CpuListConfig, PoolConfig, PoolsConfig, StaticPools, pools_from_directory};
 use resmgr_topology::Topology;
 use serde_yaml::Value;
-use std::{io, path::Path};
+use std::{io, path::Path, sync::Arc};
 
 /// The key of pools in the policy's problems.
 const KEY: &str = "policy.static-pools.pools";
 
 /// What to do where there are no pools yet.
-const ADVICE: &str = "; to make some: cri-resmgr make-pools --exclusive 1 --output /etc/cri-resmgr/pools.conf, then start with \
+pub const ADVICE: &str = "; to make some: cri-resmgr make-pools --exclusive 1 --output /etc/cri-resmgr/pools.conf, then start with \
                       --static-pools-conf-file /etc/cri-resmgr/pools.conf";
 
 /// The pools in force: pushed ones, else the file's, else the directory's.
@@ -41,7 +42,7 @@ pub fn load(source: &PoolsSource, topology: &Topology) -> Result<PoolsConfig, Pr
         Problems(vec![Problem {
             key: key.to_owned(),
             value: path.display().to_string(),
-            origin: Origin::Default,
+            origin: source.origin.clone(),
             message: format!("cannot read the pools: {error}"),
         }])
     };
@@ -62,21 +63,32 @@ pub fn load(source: &PoolsSource, topology: &Topology) -> Result<PoolsConfig, Pr
     })?
 }
 
+/// Whether no pools were named at all: then a document that is pushed later may bring them.
+#[must_use]
+pub fn are_awaited(source: &PoolsSource) -> bool {
+    let nowhere = source.pushed.is_none() && source.file.is_none();
+    nowhere && source.origin == Origin::Default && !source.dir.join("pools").exists()
+}
+
 /// Reads a pool file.
 ///
 /// # Errors
 /// Everything wrong with it.
 pub fn from_yaml(text: &str, path: &Path, topology: &Topology) -> Result<PoolsConfig, Problems> {
-    let origin = Origin::File {
-        path: path.into(),
-        line: 1,
+    let path: Arc<Path> = path.into();
+    let at = |line| Origin::File {
+        path: Arc::clone(&path),
+        line,
     };
-    let mut report = Report::new(origin);
+    let mut report = Report::new(at(0));
     let mut pools = PoolsConfig::default();
     if let Some(mut section) = report.parse("", text) {
         let value = section.take("pools").unwrap_or_default();
         pools = read(&mut report, "pools", value, topology);
         section.finish(&mut report, &["pools"]);
+    }
+    for problem in &mut report.problems {
+        problem.origin = at(line_of(text, &problem.key).unwrap_or_default());
     }
     report.result(pools)
 }

@@ -16,7 +16,7 @@ pub enum Origin {
     File {
         /// Which.
         path: Arc<Path>,
-        /// Its line, from 1.
+        /// Its line, from 1; 0 where none is meant.
         line: u32,
     },
     /// In a pushed configuration.
@@ -33,6 +33,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("default"),
             Self::CommandLine => f.write_str("command line"),
+            Self::File { path, line: 0 } => write!(f, "{}", path.display()),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Document { source, key } => write!(f, "{source}, {key}"),
         }

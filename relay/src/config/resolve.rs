@@ -207,6 +207,10 @@ impl Validator<'_> {
                 pushed: None,
                 file: self.get(&pools.static_pools_conf_file),
                 dir: self.get(&pools.static_pools_conf_dir),
+                origin: match self.raw.origin(&pools.static_pools_conf_file.option) {
+                    Origin::Default => self.raw.origin(&pools.static_pools_conf_dir.option),
+                    of_file => of_file,
+                },
                 label_node: self.get(&pools.static_pools_create_cmk_node_label),
                 taint_node: self.get(&pools.static_pools_create_cmk_node_taint),
             },

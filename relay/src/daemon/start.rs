@@ -21,7 +21,7 @@ use super::{
     views::LiveViews,
 };
 use crate::{
-    config::{Config, PolicyName, Raw},
+    config::{Config, PolicyName, Raw, pools},
     cri::{Relay, ServerOptions, Upstreams, listen, observe::Observer},
     dump::Dumper,
     inspect::server::{self, Views, serve_views},
@@ -66,7 +66,8 @@ pub fn run(raw: &Raw) -> Result<(), ExitError> {
     }
     let _lock = lock_state_directory(&config)?;
     raise_descriptor_limit();
-    let start = last_good::restore(config, &topology);
+    let mut start = last_good::restore(config, &topology);
+    await_pools(&mut start);
     log.set(start.config.log.clone());
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -80,6 +81,22 @@ pub fn run(raw: &Raw) -> Result<(), ExitError> {
     runtime.shutdown_timeout(LAST_WORDS);
     log.flush();
     outcome
+}
+
+/// Policy static-pools whose pools were named nowhere places nothing until a document that is pushed brings them: an agent
+/// is a pod, which could not even start if the relay refused to serve.
+fn await_pools(start: &mut StartConfig) {
+    let config = &mut start.config;
+    if config.policy.name != PolicyName::StaticPools
+        || config.relay.config_socket.is_none()
+        || !pools::are_awaited(&config.policy.pools)
+    {
+        return;
+    }
+    config.policy.name = PolicyName::None;
+    tracing::warn!(target: "resource-manager",
+        "policy static-pools has no pools yet: containers run unplaced, as under policy none, until a configuration \
+         with pools is pushed{}", pools::ADVICE);
 }
 
 async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Result<(), ExitError> {

@@ -34,6 +34,14 @@ fn mistakes_in_pools_are_named_by_key() {
             "CPUs 8-9 are not on this machine (0-7) [pools.yaml:1]",
         ),
         (
+            "\npools:\n  a:\n    cpuLists:\n    - Socket: x",
+            "pools.a.cpuLists[0].Socket = \"x\": expected a package's number [pools.yaml:5]",
+        ),
+        (
+            "\npools:\n  b: {}\n  a: {cpuLists: [{Socket: 0, Cpuset: '7-9'}]}",
+            "[pools.yaml:4]",
+        ),
+        (
             "pools: {a: {cpuLists: [{Cpuset: '1-2'}, {Cpuset: '2-3'}]}}",
             "pools.a: CPUs 2 are also in list 1-2 of pool \"a\"",
         ),
@@ -70,6 +78,7 @@ fn cmks_directory_is_read() {
         pushed: None,
         file: None,
         dir: dir.path().to_owned(),
+        origin: Origin::CommandLine,
         label_node: false,
         taint_node: false,
     };
@@ -82,7 +91,11 @@ fn cmks_directory_is_read() {
         ..source
     };
     let error = load(&nowhere, &machine(8)).unwrap_err();
-    assert!(error.to_string().contains("static-pools-conf-dir"));
+    let error = error.to_string();
+    assert!(
+        error.contains("static-pools-conf-dir") && error.ends_with("[command line]"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -92,6 +105,7 @@ fn where_no_pools_are_the_refusal_says_in_a_line_how_to_make_some() {
         pushed: None,
         file: None,
         dir: folder.path().join("cmk"),
+        origin: Origin::Default,
         label_node: false,
         taint_node: false,
     };
@@ -104,4 +118,12 @@ fn where_no_pools_are_the_refusal_says_in_a_line_how_to_make_some() {
         assert!(refused.contains(part), "{part}: {refused}");
     }
     assert_eq!(refused.lines().count(), 1, "{refused}");
+    assert!(are_awaited(&source), "a document may bring them");
+    let named = PoolsSource {
+        origin: Origin::CommandLine,
+        ..source.clone()
+    };
+    assert!(!are_awaited(&named));
+    std::fs::create_dir_all(source.dir.join("pools")).unwrap();
+    assert!(!are_awaited(&source), "what is there is to be right");
 }

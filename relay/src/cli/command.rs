@@ -6,7 +6,7 @@ use crate::config::{
 };
 use clap::{ArgAction, CommandFactory as _};
 use clap_complete::Shell;
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 const EXAMPLES: &str = "\
 Switches take an optional value: --pin-memory, --pin-memory=false. One dash or two, a space or `=`
@@ -63,6 +63,12 @@ pub enum Command {
         /// As JSON, one object a line.
         #[arg(long)]
         json: bool,
+    },
+    /// Show the status page of a running relay to a browser, until interrupted.
+    Status {
+        /// Where the page is served; port 0: any that is free.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
     },
     /// Check a run-time configuration on this machine without applying it.
     CheckConfig {

@@ -6,6 +6,7 @@ mod install;
 mod make_pools;
 mod output;
 mod restore;
+mod status;
 mod top;
 
 pub use check_config::check_config;
@@ -14,6 +15,7 @@ pub use install::{install, uninstall};
 pub use make_pools::make_pools;
 pub use output::print;
 pub use restore::restore;
+pub use status::status;
 pub use top::top;
 
 use super::{error::ExitError, options::resolve_options};

@@ -130,15 +130,9 @@ impl Wire {
         }
         let mut sender = self.sender.clone().ready().await?;
         let (reply, mut body) = sender.send_request(request.body(())?, false)?;
-        // A server may have answered ("no such method") and closed the stream already.
-        let sent = body.send_data(frame(message)?, true);
-        let (parts, mut stream) = match reply.await {
-            Ok(reply) => reply.into_parts(),
-            Err(error) => {
-                sent?;
-                return Err(error.into());
-            }
-        };
+        // A server may have answered ("no such method") or reset the stream already: the reply tells which.
+        drop(body.send_data(frame(message)?, true));
+        let (parts, mut stream) = reply.await?.into_parts();
         let mut fields = BTreeMap::new();
         collect(&parts.headers, &mut fields);
         let mut data = BytesMut::new();

@@ -16,11 +16,7 @@ pub use command::{Command, InstallArguments, MakePoolsArguments, command};
 pub use error::UsageError;
 
 use crate::{
-    config::{
-        policy_name,
-        raw::{Origin, Raw},
-        value::RawValue,
-    },
+    config::{origin::Origin, policy_name, raw::Raw, value::RawValue},
     suggest,
 };
 use clap::{

@@ -10,6 +10,7 @@ mod effective;
 pub mod fail_policy;
 mod line;
 pub mod options;
+pub mod origin;
 pub mod policy_name;
 pub mod pools;
 pub mod print;
@@ -25,8 +26,9 @@ pub use effective::{
     ResourcesFile, TelemetryConfig,
 };
 pub use fail_policy::{FailPolicies, OnFailure};
+pub use origin::Origin;
 pub use policy_name::PolicyName;
 pub use problem::{Problem, Problems};
-pub use raw::{Origin, Raw};
+pub use raw::Raw;
 pub use resolve::{Machine, resolve};
 pub use resources::CpuAmount;

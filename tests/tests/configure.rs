@@ -496,7 +496,7 @@ async fn explain_names_the_container_that_shrank_a_pool_and_the_one_that_was_ref
         assert!(explained.contains(&part), "{part}: {explained}");
     }
     let greedy = Container::sleeping("greedy").guaranteed(1000);
-    node.run("", greedy).await.unwrap_err();
+    Box::pin(node.run("", greedy)).await.unwrap_err();
     let explained = node.relay.ask(&["explain", "pod3/greedy"]).unwrap();
     for part in [
         "does not exist: its creation was refused",

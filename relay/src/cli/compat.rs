@@ -7,7 +7,7 @@ use super::{
 };
 use crate::config::{
     options::{self, CONFIG},
-    raw::Origin,
+    origin::Origin,
 };
 use clap::Command;
 use std::{ffi::OsString, path::Path};

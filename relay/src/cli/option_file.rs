@@ -15,7 +15,7 @@ use super::{
 };
 use crate::config::{
     options::{self, CONFIG},
-    raw::Origin,
+    origin::Origin,
 };
 use clap::Command;
 use std::{path::Path, sync::Arc};

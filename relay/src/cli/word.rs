@@ -2,7 +2,7 @@
 
 use super::UsageError;
 use crate::{
-    config::{options, raw::Origin},
+    config::{options, origin::Origin},
     suggest,
 };
 use std::{io, path::Path};

@@ -8,7 +8,7 @@ pub(super) mod section;
 
 use super::{
     Config, FailPolicies, Machine, PolicyName, Problem, Problems,
-    raw::Origin,
+    origin::Origin,
     resolve::{available_cpus, fits, on_machine, retired_sources},
     resources,
     value::FromText as _,

@@ -1,6 +1,6 @@
 //! The configuration in force: legal on this machine, without a question left open.
 
-use super::{fail_policy::FailPolicies, policy_name::PolicyName, raw::Origin};
+use super::{fail_policy::FailPolicies, origin::Origin, policy_name::PolicyName};
 use crate::{dump::rule::DumpRules, log};
 use resmgr_policy::{PoolsConfig, RebalanceMode, StaticConfig};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};

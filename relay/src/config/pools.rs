@@ -16,7 +16,7 @@ use super::{
     PoolsSource, Problem, Problems,
     document::section::{Report, Section},
     line::line_of,
-    raw::Origin,
+    origin::Origin,
 };
 use resmgr_policy::{CpuListConfig, PoolConfig, PoolsConfig, StaticPools, pools_from_directory};
 use resmgr_topology::Topology;

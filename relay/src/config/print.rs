@@ -3,7 +3,7 @@
 use super::{
     Raw,
     options::{self, CONFIG},
-    raw::Origin,
+    origin::Origin,
 };
 use crate::values;
 use clap::{Arg, ArgAction};

@@ -1,6 +1,6 @@
 //! What is wrong with a configuration, complete enough to mend it.
 
-use super::raw::Origin;
+use super::origin::Origin;
 use std::fmt;
 
 /// One thing wrong: which key, what value, from where, and what would be right.

@@ -4,7 +4,7 @@ use super::{
     Config, CpuAmount, DumpConfig, EnforceConfig, FailPolicies, PolicyConfig, PolicyName,
     PoolsSource, Problem, Problems, Raw, RelayConfig, TelemetryConfig,
     options::{EnforceOptions, LogOptions, PolicyOptions, RelayOptions},
-    raw::Origin,
+    origin::Origin,
     resources::Resources,
     value::RawValue,
 };

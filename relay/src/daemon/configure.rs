@@ -12,7 +12,7 @@ use super::{
     tasks::Tasks,
 };
 use crate::{
-    config::{Config, Document, PolicyName, Problem, raw::Origin},
+    config::{Config, Document, PolicyName, Problem, origin::Origin},
     control::{ApplyReport, ConfigPush, ConfigRefusal, ConfigServer},
     dump::Dumper,
     log,

@@ -141,14 +141,14 @@ impl CgroupFiles for MountedFiles {
 /// Logs a write for debugging.
 fn logged(
     path: &Path,
-    what: &str,
+    setting: &str,
     value: impl fmt::Display,
     written: io::Result<()>,
 ) -> io::Result<()> {
     match &written {
-        Ok(()) => tracing::debug!("{}: {what} set to {value}", path.display()),
+        Ok(()) => tracing::debug!("{}: {setting} set to {value}", path.display()),
         Err(error) => {
-            tracing::debug!("{}: {what} not set to {value}: {error}", path.display());
+            tracing::debug!("{}: {setting} not set to {value}: {error}", path.display());
         }
     }
     written

@@ -345,13 +345,13 @@ impl fmt::Display for MeasuredView {
                 milliseconds(*throttled_ns_per_s)
             ));
         }
-        for (rate, what) in [
+        for (rate, crossed) in [
             (package_migrations_milli_per_s, "packages"),
             (node_migrations_milli_per_s, "NUMA nodes"),
         ] {
             if *rate > 0 {
                 parts.push(format!(
-                    "moves between {what} {} a second",
+                    "moves between {crossed} {} a second",
                     thousandths(*rate)
                 ));
             }

@@ -1,7 +1,7 @@
 //! Reads YAML mappings key by key and collects everything wrong on the way.
 
 use crate::{
-    config::{Problem, Problems, raw::Origin},
+    config::{Problem, Problems, origin::Origin},
     suggest, values,
 };
 use serde_yaml::{Mapping, Value};

@@ -86,7 +86,7 @@ mod tests {
         tokio::spawn(hand_on(listener, socket.clone()));
 
         let mut early = TcpStream::connect(address).await.unwrap();
-        assert_eq!(early.read(&mut [0]).await.unwrap(), 0, "nobody serves");
+        assert_eq!(early.read(&mut [0]).await.unwrap(), 0, "no daemon serves");
         let daemon = UnixListener::bind(socket).unwrap();
         let mut browser = TcpStream::connect(address).await.unwrap();
         let (mut answers, _peer) = daemon.accept().await.unwrap();

@@ -203,6 +203,12 @@ pub(crate) const PACKAGES: &[Need] = &[
         Test,
         "keys for the kube-apiserver",
     ),
+    optional(
+        "chromium",
+        Program("chromium"),
+        Test,
+        "looks at the status page",
+    ),
     // Debian's package owns the same file as other vendors' kubectl: only when there is none at all.
     optional(
         "kubernetes-client",

@@ -22,6 +22,7 @@ let topologyText = "";
 let topologyAt = -Infinity;
 let state = null;
 let measured = null;
+let explainedLink = "";
 let rates = null;
 let placed = null;
 let rows = new Map();
@@ -110,6 +111,7 @@ async function poll() {
     setText(find("updated"), `Updated ${answeredAt.toLocaleTimeString()}.`);
     document.body.classList.remove("stale");
     draw();
+    explainLinked();
   } catch (error) {
     setText(find("connection"), "The daemon does not answer.");
     const last = answeredAt === null ? "" : ` What is shown is from ${answeredAt.toLocaleTimeString()}, and may be out of date.`;
@@ -592,7 +594,20 @@ async function explain(container) {
   }
 }
 
-function measured({ half_life_ns, averages, names }) {
+/** Explains the container that the address of the page names behind #, once. */
+function explainLinked() {
+  const link = decodeURIComponent(location.hash.slice(1));
+  if (link === "" || link === explainedLink) {
+    return;
+  }
+  const container = state.containers.find((known) => known.id === link || nameOf(known) === link);
+  if (container !== undefined) {
+    explainedLink = link;
+    explain(container);
+  }
+}
+
+function textOfMeasured({ half_life_ns, averages, names }) {
   const ms = (ns) => `${(ns / 1e6).toFixed(3)} ms`;
   const rate = (milli) => (milli / 1000).toFixed(1);
   const parts = [
@@ -628,7 +643,7 @@ function explanation(view) {
     parts.push(make("p", {}, `Now ${view.measurements}`));
   }
   if (view.measured !== undefined) {
-    parts.push(make("p", {}, measured(view.measured)));
+    parts.push(make("p", {}, textOfMeasured(view.measured)));
   }
   parts.push(make("p", {}, `Id ${container.id}`));
   if (view.decisions.length === 0) {

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "bench")]
 pub mod bench;
+#[cfg(feature = "ebpf")]
+mod blame;
 mod btf;
 mod clock;
 mod cost;

@@ -355,12 +355,25 @@ fn an_intruder_on_an_exclusive_cpu_is_named_with_its_time() {
         .values()
         .map(|sum| sum.wait_ns)
         .sum();
-    assert!(blamed <= owner_seen.total.wait_ns(), "{owner_seen:?}");
+    let contention = owner_seen.total.wait_wake_ns + owner_seen.total.wait_preempt_ns;
+    assert_eq!(blamed, contention, "{owner_seen:?}");
+    // Its only thread cannot have waited for itself.
+    let itself = InterferenceSource::Container(id("owner"));
+    assert!(
+        !owner_seen.interference.contains_key(&itself),
+        "{owner_seen:?}"
+    );
     let worst = owner_seen
         .interference
         .iter()
         .max_by_key(|(_, sum)| sum.wait_ns);
     assert!(by_intruder.wait_ns > 0 && worst.is_some(), "{owner_seen:?}");
+    // A container that ends takes its past along; nothing leaps.
+    telemetry.unregister(&id("intruder"));
+    let seen = telemetry.snapshot().containers.remove(0);
+    let left: u64 = seen.interference.values().map(|sum| sum.wait_ns).sum();
+    let since = seen.total.wait_wake_ns + seen.total.wait_preempt_ns - contention;
+    assert_eq!(left, blamed - by_intruder.wait_ns + since, "{seen:?}");
 }
 
 #[test]

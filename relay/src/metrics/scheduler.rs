@@ -113,6 +113,7 @@ fn interference(
         for (source, interference) in &measured.interference {
             let by = match source {
                 InterferenceSource::Kernel => "kernel".to_owned(),
+                InterferenceSource::Ended => "ended".to_owned(),
                 InterferenceSource::Rest => "other".to_owned(),
                 InterferenceSource::Container(id) => sample.names.get(id).map_or_else(
                     || "ended".to_owned(),

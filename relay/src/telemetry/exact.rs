@@ -1,6 +1,7 @@
 //! Registering containers with the program and sweeping its maps.
 
 use super::{
+    blame,
     clock::now_ns,
     error::RegisterError,
     hierarchy::CgroupHierarchy,
@@ -29,6 +30,8 @@ pub(super) struct ExactBackend {
     pub(super) hierarchy: CgroupHierarchy,
     slots: Slots,
     pub(super) registered: BTreeMap<u32, Registration>,
+    /// Slots of containers that were unregistered: read on until they are reused, for what ran until the end.
+    ended: BTreeMap<u32, SlotTotals>,
     pub(super) outside: SlotTotals,
     pub(super) kernel: SlotTotals,
     pub(super) busy_ns: BTreeMap<CpuId, u64>,
@@ -62,6 +65,7 @@ impl ExactBackend {
             program,
             hierarchy,
             registered: BTreeMap::new(),
+            ended: BTreeMap::new(),
             outside: SlotTotals::default(),
             kernel: SlotTotals::default(),
             busy_ns: BTreeMap::new(),
@@ -104,6 +108,8 @@ impl ExactBackend {
             Registration {
                 id,
                 kernel_id,
+                cgroup: cgroup.to_owned(),
+                several_threads: (0, false),
                 cpus,
                 exclusive,
                 totals: SlotTotals::default(),
@@ -129,6 +135,12 @@ impl ExactBackend {
         let _absent = self.program.cgroups.remove(&container.kernel_id);
         self.forget(slot);
         self.slots.free(slot, self.sweep);
+        self.ended.insert(slot, container.totals.clone());
+        // Kept or moved into another sum, its past would look like wait of today.
+        let source = InterferenceSource::Container(id.clone());
+        for victim in self.registered.values_mut() {
+            victim.interference.remove(&source);
+        }
         Some(container)
     }
 
@@ -219,6 +231,7 @@ impl ExactBackend {
             for victim in self.registered.values_mut() {
                 victim.preemptions_before.remove(&slot);
             }
+            self.ended.remove(&slot);
             self.slots.recycle(slot);
         }
         for row in 0..self.program.rows {
@@ -283,10 +296,13 @@ impl ExactBackend {
             update(SLOT_OTHER, &mut self.outside, &mut deltas);
             update(SLOT_KERNEL, &mut self.kernel, &mut deltas);
             for (slot, container) in &mut self.registered {
+                // Outside its cpuset, only where it has run before: its CPU time is then known as soon as that of the
+                // containers that waited for it.
                 if all
                     || container.cpus.is_empty()
                     || container.cpus.contains(cpu)
                     || *slot == state.owner.slot
+                    || last.counts.get(*slot as usize) != Some(&0)
                 {
                     // A thread that no longer runs was counted as it left. Every tenth sweep reads all slots:
                     // a sweep may come between the count and what the program writes after it.
@@ -300,6 +316,9 @@ impl ExactBackend {
                         update(*slot, &mut container.totals, &mut deltas);
                     }
                 }
+            }
+            for (slot, totals) in &mut self.ended {
+                update(*slot, totals, &mut deltas);
             }
             self.add(cpu, &deltas);
             return;
@@ -333,24 +352,31 @@ impl ExactBackend {
         }
     }
 
-    /// Attributes the wait on one CPU to the slots that ran there meanwhile, in proportion to their CPU time.
+    /// Attributes the wait on one CPU to the slots that ran there meanwhile.
     fn attribute_wait(&mut self, deltas: &[(u32, SlotDelta)]) {
-        let ran: u128 = deltas
-            .iter()
-            .map(|(_, delta)| u128::from(delta.run_ns))
-            .sum();
-        if ran == 0 {
-            return;
-        }
-        let waited = deltas.iter().filter(|(_, delta)| delta.contention_ns != 0);
-        for (victim, delta) in waited {
-            for (slot, running) in deltas {
-                let part = u128::from(delta.contention_ns) * u128::from(running.run_ns) / ran;
-                let source = self.source(*slot);
-                if part != 0
-                    && let Some(victim) = self.registered.get_mut(victim)
-                {
-                    victim.attribute(source, 0, u64::try_from(part).unwrap_or(u64::MAX));
+        for (slot, SlotDelta { contention_ns, .. }) in deltas {
+            let Some(victim) = self.registered.get_mut(slot) else {
+                continue;
+            };
+            if *contention_ns == 0 {
+                continue;
+            }
+            let (hierarchy, sweep) = (&self.hierarchy, self.sweep);
+            let parts = blame::divide(*slot, *contention_ns, deltas, || {
+                let (asked_at, several) = &mut victim.several_threads;
+                if *asked_at != sweep {
+                    *asked_at = sweep;
+                    // The cgroup of a container that has just ended is gone: what it had last is still true.
+                    *several = hierarchy
+                        .has_several_threads(&victim.cgroup)
+                        .unwrap_or(*several);
+                }
+                *several
+            });
+            for (source, part_ns) in parts {
+                let source = source.map_or(InterferenceSource::Rest, |slot| self.source(slot));
+                if let Some(victim) = self.registered.get_mut(slot) {
+                    victim.attribute(source, 0, part_ns);
                 }
             }
         }
@@ -385,6 +411,9 @@ impl ExactBackend {
     fn source(&self, slot: u32) -> InterferenceSource {
         if slot == SLOT_KERNEL {
             return InterferenceSource::Kernel;
+        }
+        if self.ended.contains_key(&slot) {
+            return InterferenceSource::Ended;
         }
         self.registered
             .get(&slot)

@@ -45,6 +45,30 @@ impl CgroupHierarchy {
     pub(super) fn id(&self, cgroup: &str) -> io::Result<u64> {
         fs::metadata(self.folder(cgroup)).map(|metadata| metadata.ino())
     }
+
+    /// Whether a cgroup has more than one thread, those of cgroups below it included.
+    #[cfg(feature = "ebpf")]
+    pub(super) fn has_several_threads(&self, cgroup: &str) -> io::Result<bool> {
+        let file = if self.unified {
+            "cgroup.threads"
+        } else {
+            "tasks"
+        };
+        let (mut threads, mut folders) = (0, vec![self.folder(cgroup)]);
+        while let Some(folder) = folders.pop() {
+            threads += fs::read_to_string(folder.join(file))?.lines().count();
+            if threads > 1 {
+                return Ok(true);
+            }
+            for entry in fs::read_dir(&folder)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    folders.push(entry.path());
+                }
+            }
+        }
+        Ok(false)
+    }
 }
 
 #[cfg(test)]
@@ -67,6 +91,25 @@ mod tests {
             ("/c/cpu,cpuacct".into(), "cpu")
         );
         assert_eq!(found(None), ("/c/cpuset".into(), "cpuset"));
+    }
+
+    #[cfg(feature = "ebpf")]
+    #[test]
+    fn threads_in_cgroups_below_count_as_the_containers() {
+        let root = tempfile::tempdir().unwrap();
+        let hierarchy = CgroupHierarchy {
+            mount: root.path().to_owned(),
+            controller: "cpu",
+            unified: false,
+        };
+        let below = root.path().join("pod/container/below");
+        fs::create_dir_all(&below).unwrap();
+        fs::write(root.path().join("pod/container/tasks"), "11\n").unwrap();
+        fs::write(below.join("tasks"), "").unwrap();
+        assert!(!hierarchy.has_several_threads("/pod/container").unwrap());
+        fs::write(below.join("tasks"), "12\n").unwrap();
+        assert!(hierarchy.has_several_threads("/pod/container").unwrap());
+        assert!(hierarchy.has_several_threads("/gone").is_err());
     }
 
     #[test]

@@ -92,7 +92,9 @@ pub enum InterferenceSource {
     Container(ContainerId),
     /// Threads of the kernel.
     Kernel,
-    /// Anything else, and containers whose part was too small to be told apart.
+    /// Containers, as they ended: from the last sweep before the end to the end.
+    Ended,
+    /// Anything else, and containers beyond those that are told apart.
     Rest,
 }
 
@@ -101,8 +103,8 @@ pub enum InterferenceSource {
 pub struct Interference {
     /// Times it took the CPU from a thread that wanted to run on: counted at each switch.
     pub preemptions: u64,
-    /// Its part of the container's contention wait, nanoseconds: an estimate. The wait on each CPU between two
-    /// sweeps is divided in proportion to the CPU time of each source there.
+    /// Its part of the container's contention wait, nanoseconds: an estimate, but for its sum. The wait on each CPU
+    /// between two sweeps is divided in proportion to the CPU time of each source there.
     pub wait_ns: u64,
 }
 
@@ -123,7 +125,8 @@ pub struct ContainerTelemetry {
     pub outside_ns: u64,
     /// Intruders on its exclusive CPUs, kernel threads apart: empty proves exclusivity.
     pub foreign: Vec<ForeignRun>,
-    /// What kept it from running.
+    /// What kept it from running: containers that run now, and everything else. A container that ends takes its
+    /// sums along.
     pub interference: BTreeMap<InterferenceSource, Interference>,
     /// Memory charged to it by NUMA node, bytes; at most ten seconds old, empty where the kernel does not
     /// count it.

@@ -117,7 +117,7 @@ impl Telemetry {
             collector: Mutex::new(Collector {
                 backend,
                 smooth: Smoother::new(options.half_life),
-                resident: ResidentMemory::default(),
+                resident: ResidentMemory::new(options.cgroup_mount.clone()),
             }),
             status,
         }
@@ -266,7 +266,7 @@ impl Collector {
 }
 
 fn best(topology: &Topology, options: &TelemetrySetup) -> (Backend, TelemetryStatus) {
-    let Some(hierarchy) = CgroupHierarchy::find() else {
+    let Some(hierarchy) = CgroupHierarchy::find(options.cgroup_mount.as_deref()) else {
         return (
             Backend::Off,
             TelemetryStatus {

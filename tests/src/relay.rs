@@ -64,6 +64,30 @@ impl Relay {
         Self::spawn(runtime, name, command, arguments)
     }
 
+    /// As [`Relay::start_in`], in a mount namespace as a container has: the host's root is mounted at `host`, and
+    /// no cgroup file system at its usual place.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_below(
+        runtime: &Runtime,
+        name: &str,
+        host: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let program = crate::built("cri-resmgr").context("cri-resmgr is not built")?;
+        std::fs::create_dir_all(host)?;
+        let script = r#"set -e
+            mount --make-rprivate /
+            mount --rbind / "$HOST"
+            mount -t tmpfs none /sys/fs/cgroup
+            exec "$0" "$@""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "/bin/sh", "-c", script]);
+        command.arg(program).env("HOST", host);
+        Self::spawn(runtime, name, command, arguments)
+    }
+
     /// As [`Relay::start_in`], as a supervisor with socket activation does: with a listening socket of
     /// ours, and told where to report to (`NOTIFY_SOCKET`). Does not wait until it listens.
     ///

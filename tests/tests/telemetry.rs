@@ -131,6 +131,38 @@ async fn a_pinned_container_never_ran_outside_its_cpus() {
     assert!(explained.contains("because"), "{explained}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_container_the_hosts_cgroups_are_measured() {
+    if let Some(why) = skip::no_relay() {
+        return skip::skip("telemetry: host root", &why);
+    }
+    let runtime = Runtime::start().unwrap();
+    let host = runtime.folder().join("host");
+    let host_root = format!("--host-root={}", host.display());
+    for policy in ["null", "static"] {
+        let arguments = [
+            "--policy",
+            policy,
+            "--reserved-resources",
+            "cpu=1000m",
+            "--ebpf-telemetry",
+            &host_root,
+        ];
+        let relay = Relay::start_below(&runtime, policy, &host, &arguments).unwrap();
+        if !exact("telemetry: host root", &top(&relay, |_| true).await) {
+            return;
+        }
+        let mut cri = Cri::connect(&relay.socket(), runtime.cgroup_parent())
+            .await
+            .unwrap();
+        let pod = cri.run_pod(policy, "besteffort", &[]).await.unwrap();
+        cri.run(&pod, &Container::script(policy, "while :; do :; done"))
+            .await
+            .unwrap();
+        top(&relay, |view| ran(view, policy) > 100_000_000).await;
+    }
+}
+
 /// Two sockets, cgroup v2, another kernel: the same object, the same truths.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_guest_of_two_sockets_the_same_holds_and_stp_ends_the_crossing() {

@@ -169,6 +169,7 @@ impl Measure {
             half_life: Nanos(
                 u64::try_from(config.telemetry.half_life.as_nanos()).unwrap_or(u64::MAX),
             ),
+            cgroup_mount: Some(config.enforce.cgroup_mount.clone()),
         };
         let telemetry = Arc::new(Telemetry::start(&self.topology, &options));
         let telemetry = self.telemetry.get_or_init(|| telemetry);

@@ -41,7 +41,7 @@ impl ProgramVariant {
     ];
 
     fn load(self, topology: &Topology) -> Result<Program, OffReason> {
-        let hierarchy = CgroupHierarchy::find().ok_or(OffReason::NoHierarchy)?;
+        let hierarchy = CgroupHierarchy::find(None).ok_or(OffReason::NoHierarchy)?;
         let options = TelemetrySetup::default();
         let (object, overrides) = match self {
             Self::Whole => (OBJECT, Vec::new()),

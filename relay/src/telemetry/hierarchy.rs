@@ -1,7 +1,11 @@
 //! Which cgroup hierarchy identifies containers, and where it is mounted.
 
 use crate::enforce::Hierarchy;
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 /// A mounted hierarchy, and the controller by whose cgroups threads are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,9 +16,9 @@ pub(super) struct CgroupHierarchy {
 }
 
 impl CgroupHierarchy {
-    /// The mounted hierarchy of controller `cpu`, else of `cpuset`.
-    pub(super) fn find() -> Option<Self> {
-        Self::of(Hierarchy::detect(None).ok()?)
+    /// The hierarchy of controller `cpu`, else of `cpuset`, that is mounted at or below `under`.
+    pub(super) fn find(under: Option<&Path>) -> Option<Self> {
+        Self::of(Hierarchy::detect(under).ok()?)
     }
 
     fn of(hierarchy: Hierarchy) -> Option<Self> {
@@ -91,6 +95,23 @@ mod tests {
             ("/c/cpu,cpuacct".into(), "cpu")
         );
         assert_eq!(found(None), ("/c/cpuset".into(), "cpuset"));
+    }
+
+    #[test]
+    fn in_a_container_the_hosts_hierarchy_is_found_below_the_hosts_root() {
+        let found = |table: &str| {
+            let host = Path::new("/host/sys/fs/cgroup");
+            Hierarchy::parse(table, Some(host)).map(|found| found.cpuset_root().to_owned())
+        };
+        let unified = "33 30 0:29 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n\
+                       93 90 0:29 / /host/sys/fs/cgroup rw - cgroup2 cgroup rw\n";
+        assert_eq!(found(unified), Some("/host/sys/fs/cgroup".into()));
+        let version_one = "32 30 0:28 /kubepods/pod1 /sys/fs/cgroup/cpuset ro - cgroup cgroup rw,cpuset\n\
+                           92 90 0:28 / /host/sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n";
+        assert_eq!(
+            found(version_one),
+            Some("/host/sys/fs/cgroup/cpuset".into())
+        );
     }
 
     #[cfg(feature = "ebpf")]

@@ -2,6 +2,7 @@
 
 use resmgr_policy::HALF_LIFE;
 use resmgr_topology::Nanos;
+use std::path::PathBuf;
 
 /// What telemetry is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +13,9 @@ pub struct TelemetrySetup {
     pub max_containers: u32,
     /// A smoothed number has come half the way to a constant rate after this time.
     pub half_life: Nanos,
+    /// Only cgroup file systems mounted at or below this directory are read, as enforcement does; else the first of
+    /// each that is mounted.
+    pub cgroup_mount: Option<PathBuf>,
 }
 
 impl Default for TelemetrySetup {
@@ -20,6 +24,7 @@ impl Default for TelemetrySetup {
             enabled: true,
             max_containers: 250,
             half_life: HALF_LIFE,
+            cgroup_mount: None,
         }
     }
 }

@@ -118,8 +118,9 @@ impl PolledBackend {
 
     /// cpuacct is mounted with `cpu`, or beside it.
     fn by_cpu(&self, cgroup: &str, folder: &Path) -> BTreeMap<CpuId, u64> {
-        let beside = Path::new("/sys/fs/cgroup/cpuacct").join(cgroup.trim_start_matches('/'));
-        [folder, beside.as_path()]
+        let beside = self.hierarchy.mount.with_file_name("cpuacct");
+        let beside = beside.join(cgroup.trim_start_matches('/'));
+        [folder, &beside]
             .iter()
             .find_map(|folder| fs::read_to_string(folder.join("cpuacct.usage_percpu")).ok())
             .map(|line| by_cpu(&line))

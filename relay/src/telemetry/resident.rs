@@ -21,6 +21,8 @@ const PAGE: u64 = 4096;
 /// Memory of the containers.
 #[derive(Debug, Default)]
 pub(super) struct ResidentMemory {
+    /// Only a controller mounted at or below this directory counts.
+    under: Option<PathBuf>,
     /// Where the memory controller is mounted, if it is; searched for when the first container comes.
     controller: Option<Option<MemoryController>>,
     containers: BTreeMap<ContainerId, ContainerMemory>,
@@ -43,11 +45,19 @@ struct ContainerMemory {
 }
 
 impl ResidentMemory {
+    /// Of no container yet; only a controller mounted at or below `under` is read.
+    pub(super) fn new(under: Option<PathBuf>) -> Self {
+        Self {
+            under,
+            ..Self::default()
+        }
+    }
+
     /// Reads this container's memory from now on.
     pub(super) fn register(&mut self, id: ContainerId, cgroup: &str) {
         let controller = self.controller.get_or_insert_with(|| {
             let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-            MemoryController::choose(&mounts, |mount| {
+            MemoryController::choose(&mounts, self.under.as_deref(), |mount| {
                 fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default()
             })
         });
@@ -90,11 +100,18 @@ impl ResidentMemory {
 }
 
 impl MemoryController {
-    fn choose(mounts: &str, controllers: impl Fn(&Path) -> String) -> Option<Self> {
+    fn choose(
+        mounts: &str,
+        under: Option<&Path>,
+        controllers: impl Fn(&Path) -> String,
+    ) -> Option<Self> {
         mounts.lines().find_map(|line| {
             let mut row = line.split(' ').skip(1);
             let (mount, kind, options) = (PathBuf::from(row.next()?), row.next()?, row.next()?);
             let unified = kind == "cgroup2";
+            if under.is_some_and(|under| !mount.starts_with(under)) {
+                return None;
+            }
             let here = match kind {
                 "cgroup" => options.split(',').any(|option| option == "memory"),
                 "cgroup2" => controllers(&mount)
@@ -171,14 +188,22 @@ mod tests {
     fn the_memory_controller_is_found_on_whichever_hierarchy_it_is() {
         let mounts = "cgroup /c/cpu cgroup rw,cpu 0 0\ncgroup /c/memory cgroup rw,memory 0 0\n\
                       cgroup2 /c/unified cgroup2 rw 0 0\n";
-        let found = MemoryController::choose(mounts, |_| String::new()).unwrap();
+        let found = MemoryController::choose(mounts, None, |_| String::new()).unwrap();
         assert_eq!(found.mount, Path::new("/c/memory"));
         assert!(!found.unified);
         let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
         assert!(
-            MemoryController::choose(mounts, |_| "cpu memory".to_owned())
+            MemoryController::choose(mounts, None, |_| "cpu memory".to_owned())
                 .is_some_and(|controller| controller.unified)
         );
-        assert_eq!(MemoryController::choose(mounts, |_| "cpu".to_owned()), None);
+        assert_eq!(
+            MemoryController::choose(mounts, None, |_| "cpu".to_owned()),
+            None
+        );
+        let host = Some(Path::new("/host"));
+        assert_eq!(
+            MemoryController::choose(mounts, host, |_| "memory".to_owned()),
+            None
+        );
     }
 }

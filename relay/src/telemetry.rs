@@ -75,6 +75,8 @@ struct Collector {
     backend: Backend,
     smooth: Smoother,
     resident: ResidentMemory,
+    /// Containers that run, registered or not.
+    running: usize,
 }
 
 /// Scheduler telemetry. Every method may be called from any thread.
@@ -118,6 +120,7 @@ impl Telemetry {
                 backend,
                 smooth: Smoother::new(options.half_life),
                 resident: ResidentMemory::new(options.cgroup_mount.clone()),
+                running: 0,
             }),
             status,
         }
@@ -175,6 +178,11 @@ impl Telemetry {
                 exact.unregister(id);
             }
         }
+    }
+
+    /// How many containers run, whether they could be registered or not.
+    pub fn set_running(&self, running: usize) {
+        self.lock().running = running;
     }
 
     /// Everything measured until now.
@@ -258,6 +266,10 @@ impl Collector {
             #[cfg(feature = "ebpf")]
             Backend::Exact(exact) => exact.snapshot(at_ns, all),
         };
+        snapshot.running = self.running.max(snapshot.containers.len());
+        if snapshot.quality == Quality::Exact && snapshot.shortfall().is_some() {
+            snapshot.quality = Quality::Partial;
+        }
         for container in &mut snapshot.containers {
             container.resident = self.resident.of(&container.id);
         }

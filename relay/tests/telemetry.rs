@@ -13,7 +13,7 @@
 mod bench;
 
 use bench::{Cgroup, Child, Load, stolen_ns, telemetry, until};
-use cri_resmgr::telemetry::InterferenceSource;
+use cri_resmgr::telemetry::{InterferenceSource, Quality};
 use resmgr_common::CSS_ENTRIES;
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet};
@@ -519,6 +519,32 @@ impl std::io::Write for LogBuffer {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+#[test]
+fn containers_beyond_the_capacity_make_the_quality_partial() {
+    let Some((telemetry, _)) = telemetry() else {
+        return;
+    };
+    let cgroups: Vec<_> = (0..9).map(|_| Cgroup::new("crowd")).collect();
+    let refused = cgroups.iter().enumerate().filter(|(number, cgroup)| {
+        let name = format!("crowd-{number}");
+        telemetry
+            .register(id(&name), &cgroup.path, CpuSet::EMPTY, CpuSet::EMPTY)
+            .is_err()
+    });
+    assert_eq!(refused.count(), 1);
+    telemetry.set_running(9);
+    let seen = telemetry.snapshot();
+    assert_eq!(seen.quality, Quality::Partial);
+    assert_eq!(
+        seen.shortfall().as_deref(),
+        Some("only 8 of 9 containers are measured")
+    );
+    telemetry.unregister(&id("crowd-0"));
+    telemetry.set_running(7);
+    let seen = telemetry.snapshot();
+    assert_eq!((seen.quality, seen.running), (Quality::Exact, 7));
 }
 
 #[test]

@@ -225,6 +225,7 @@ impl Measure {
             };
             let running = source.running().await;
             reconcile(&telemetry, &cgroups, &mut followed, &running);
+            telemetry.set_running(running.len());
             *self.names.write().unwrap_or_else(PoisonError::into_inner) = followed
                 .iter()
                 .map(|(id, followed)| (id.clone(), followed.name.clone()))

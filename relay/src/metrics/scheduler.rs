@@ -281,12 +281,18 @@ impl Collector for SchedulerMetrics {
         }
         let quality = ConstGauge::new(match sample.snapshot.quality {
             Quality::Off => 0_i64,
-            Quality::Polled => 1,
+            Quality::Polled | Quality::Partial => 1,
             Quality::Exact => 2,
         });
         quality.encode(encoder.encode_descriptor(
             "telemetry_quality",
-            "2: every switch is counted by the BPF program; 1: polled from the kernel's books; 0: off",
+            "2: every switch is counted by the BPF program; 1: polled from the kernel's books, or not every container is measured; 0: off",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        ConstGauge::new(sample.snapshot.followed_ratio()).encode(encoder.encode_descriptor(
+            "telemetry_followed_ratio",
+            "Containers that are measured, of those that run",
             None,
             MetricType::Gauge,
         )?)?;

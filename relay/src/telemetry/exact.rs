@@ -167,6 +167,7 @@ impl ExactBackend {
                 .values()
                 .map(Registration::telemetry)
                 .collect(),
+            running: self.registered.len(),
             outside: self.outside.total.clone(),
             kernel: self.kernel.total.clone(),
             busy_ns: self.busy_ns.clone(),

@@ -71,14 +71,16 @@ impl Smoother {
         }
         // Taking a sample causes a switch itself: if none was counted, the program no longer runs, and its
         // counters say nothing about now. The averages then keep the age of the last valid sample.
-        let silent = snapshot.quality == Quality::Exact && snapshot.switches == self.switches;
+        let counts = matches!(snapshot.quality, Quality::Exact | Quality::Partial);
+        let silent = counts && snapshot.switches == self.switches;
         if self.at_ns.is_some() && silent {
             return;
         }
         self.switches = snapshot.switches;
         self.at_ns = Some(snapshot.at_ns);
         self.quality = match snapshot.quality {
-            Quality::Exact => MeasurementQuality::Exact,
+            // A container that is not measured has no numbers; those of the others are as good as ever.
+            Quality::Exact | Quality::Partial => MeasurementQuality::Exact,
             Quality::Polled | Quality::Off => MeasurementQuality::Polled,
         };
         for container in &snapshot.containers {

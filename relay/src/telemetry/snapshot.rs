@@ -142,6 +142,8 @@ pub struct TelemetrySnapshot {
     pub at_ns: u64,
     /// Registered containers, by id.
     pub containers: Vec<ContainerTelemetry>,
+    /// Containers that run, measured or not: at least as many.
+    pub running: usize,
     /// Tasks outside registered containers.
     pub outside: Totals,
     /// Kernel threads.
@@ -155,4 +157,50 @@ pub struct TelemetrySnapshot {
     /// Switches the kernel hid from the program since start, as the next switch on that CPU showed. CPU time and
     /// wait around them are counted nevertheless.
     pub unseen_switches: u64,
+}
+
+impl TelemetrySnapshot {
+    /// How many of the containers that run are measured, 0 to 1.
+    #[must_use]
+    pub fn followed_ratio(&self) -> f64 {
+        if self.running == 0 {
+            return 1.0;
+        }
+        self.containers.len() as f64 / self.running as f64
+    }
+
+    /// Says so if not all containers that run are measured.
+    #[must_use]
+    pub fn shortfall(&self) -> Option<String> {
+        let followed = self.containers.len();
+        (followed < self.running).then(|| {
+            format!(
+                "only {followed} of {} containers are measured",
+                self.running
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_that_are_not_measured_are_told() {
+        let snapshot = TelemetrySnapshot::default();
+        assert_eq!(
+            (snapshot.shortfall(), snapshot.followed_ratio()),
+            (None, 1.0)
+        );
+        let snapshot = TelemetrySnapshot {
+            running: 3,
+            ..snapshot
+        };
+        let told = "only 0 of 3 containers are measured".to_owned();
+        assert_eq!(
+            (snapshot.shortfall(), snapshot.followed_ratio()),
+            (Some(told), 0.0)
+        );
+    }
 }

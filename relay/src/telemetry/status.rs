@@ -10,6 +10,9 @@ pub enum Quality {
     Off,
     /// Polled from `cpu.stat`, cpuacct and schedstat: no migrations, no histogram, no foreign time.
     Polled,
+    /// Every switch is counted by the BPF program, but for some of the containers not as theirs: more run than can be
+    /// told apart (`--max-containers`), or a cgroup was not found.
+    Partial,
     /// Every switch is counted by the BPF program.
     Exact,
 }

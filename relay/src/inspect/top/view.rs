@@ -114,7 +114,7 @@ impl NonContainerTotals {
 /// The whole picture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TopView {
-    /// `exact`, `polled` or `off`.
+    /// `exact`, `partial` (exact, but not all containers are measured), `polled` or `off`.
     pub quality: String,
     /// Why the numbers are not exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -234,11 +234,12 @@ impl TopView {
         Self {
             quality: match snapshot.quality {
                 Quality::Exact => "exact",
+                Quality::Partial => "partial",
                 Quality::Polled => "polled",
                 Quality::Off => "off",
             }
             .to_owned(),
-            reason,
+            reason: reason.or_else(|| snapshot.shortfall()),
             at_ns: snapshot.at_ns,
             over_ns: 0,
             cpus,

@@ -46,6 +46,7 @@ pub use clock::now_ns;
 pub use cost::Cost;
 pub use error::RegisterError;
 pub use options::TelemetrySetup;
+pub(crate) use smooth::wait_quantile_ns;
 pub use snapshot::{
     ContainerTelemetry, ForeignRun, Interference, InterferenceSource, TelemetrySnapshot, Totals,
 };

@@ -185,8 +185,8 @@ impl ContainerAverages {
         Observed {
             utilisation_mcpu: small(run),
             wait_ns_per_s: large(wait),
-            wait_p50_ns: quantile(&self.buckets, 0.5),
-            wait_p99_ns: quantile(&self.buckets, 0.99),
+            wait_p50_ns: wait_quantile_ns(&self.buckets, 0.5),
+            wait_p99_ns: wait_quantile_ns(&self.buckets, 0.99),
             throttled_ns_per_s: large(throttled),
             llc_migrations_milli_per_s: large(llc),
             node_migrations_milli_per_s: large(node),
@@ -210,8 +210,8 @@ fn weight(elapsed_s: f64, half_life_s: f64) -> f64 {
     1.0 - (-elapsed_s / half_life_s).exp2()
 }
 
-/// Upper bound of the bucket that holds the quantile; 0 without waits.
-fn quantile(buckets: &[f64; BUCKETS], share: f64) -> u64 {
+/// Upper bound of the bucket that holds the quantile of waits, nanoseconds; 0 without waits. `share` is 0 to 1.
+pub(crate) fn wait_quantile_ns(buckets: &[f64; BUCKETS], share: f64) -> u64 {
     let total: f64 = buckets.iter().sum();
     if total < 0.5 {
         return 0;

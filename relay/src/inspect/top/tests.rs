@@ -115,6 +115,19 @@ fn the_container_that_is_hurt_most_comes_first() {
 }
 
 #[test]
+fn the_longest_waits_of_an_interval_are_those_that_ended_in_it() {
+    let mut earlier = container("a", &[], 0);
+    earlier.wait_histogram[12] = 50;
+    let mut later = earlier.clone();
+    later.wait_histogram[2] = 1000;
+    later.wait_histogram[12] = 55;
+    let between = view(vec![later], &[], 2 * SECOND).since(&view(vec![earlier], &[], SECOND));
+    assert_eq!(between.containers[0].wait_p99_ns(), 4096);
+    let text = between.to_string();
+    assert!(text.contains("WAITED  P99"), "{text}");
+}
+
+#[test]
 fn a_difference_counts_from_the_earlier_picture() {
     let earlier = view(vec![container("a", &[(0, 100)], 200)], &[(0, 150)], SECOND);
     let later = view(

@@ -1,6 +1,9 @@
 //! What the scheduler did: the numbers of a picture, and the difference of two.
 
-use crate::telemetry::{Cost, Quality, TelemetrySnapshot, Totals, sample::ContainerName};
+use crate::telemetry::{
+    Cost, Quality, TelemetrySnapshot, Totals, sample::ContainerName, wait_quantile_ns,
+};
+use resmgr_common::BUCKETS;
 use resmgr_topology::{CpuSet, Topology};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,6 +27,10 @@ pub struct TopContainer {
     pub run_ns: BTreeMap<u32, u64>,
     /// Run-queue wait caused by others, nanoseconds.
     pub contention_ns: u64,
+    /// Run-queue waits caused by others: their number by length. Below 1 µs, then one bucket per power of two, the
+    /// last open.
+    #[serde(default)]
+    pub wait_histogram: [u64; BUCKETS],
     /// Time throttled by its quota, nanoseconds.
     pub throttled_ns: u64,
     /// Run-queue wait that was that throttling, of all its threads together, nanoseconds.
@@ -45,6 +52,12 @@ impl TopContainer {
     #[must_use]
     pub fn total_run_ns(&self) -> u64 {
         self.run_ns.values().sum()
+    }
+
+    /// No more than one wait in a hundred was longer, nanoseconds, rounded up to a power of two; 0 without waits.
+    #[must_use]
+    pub fn wait_p99_ns(&self) -> u64 {
+        wait_quantile_ns(&self.wait_histogram.map(|count| count as f64), 0.99)
     }
 
     /// What hurts it, in nanoseconds: waits that others or its quota caused, time outside its cpuset,
@@ -206,6 +219,7 @@ impl TopView {
                         .map(|(cpu, ns)| (cpu.0, *ns))
                         .collect(),
                     contention_ns: wait_wake_ns + wait_preempt_ns,
+                    wait_histogram: measured.total.wait_histogram,
                     throttled_ns: measured.total.throttled_ns,
                     throttled_wait_ns: measured.total.wait_throttled_ns,
                     voluntary: measured.total.voluntary,
@@ -278,6 +292,10 @@ impl TopView {
             less(&mut container.voluntary, before.voluntary);
             less(&mut container.involuntary, before.involuntary);
             less(&mut container.outside_ns, before.outside_ns);
+            let histograms = container.wait_histogram.iter_mut();
+            for (now, then) in histograms.zip(before.wait_histogram) {
+                less(now, then);
+            }
             for (now, then) in container.migrations.iter_mut().zip(before.migrations) {
                 less(now, then);
             }

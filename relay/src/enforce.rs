@@ -20,7 +20,7 @@ pub mod step;
 pub mod watch;
 pub mod weight;
 
-pub use cgroup::{Actual, Cgroups, Found};
+pub use cgroup::{Actual, Cgroups, Found, Origin};
 pub use error::EnforceError;
 pub use files::{CgroupFiles, MountedFiles};
 pub use locate::Place;

@@ -82,13 +82,14 @@ pub(super) fn parts(
     let client = RuntimeClient::new(socket, config.relay.runtime_timeout, observers.to_vec());
     let under = config.enforce.cgroup_mount.as_path();
     let hierarchy = Hierarchy::detect(Some(under)).map_err(anyhow::Error::from)?;
+    let cgroups = Arc::new(Cgroups::new(hierarchy));
     let ledger = Ledger::open(&config.enforce.state_dir).map_err(anyhow::Error::from)?;
     Ok(manager::ManagerConfig {
         policy,
         topology: Arc::clone(topology),
-        cgroups: Arc::new(Cgroups::new(hierarchy)),
+        cgroups: Arc::clone(&cgroups),
         ledger,
-        runtime: Arc::new(RuntimeView::new(client, memory_bytes)),
+        runtime: Arc::new(RuntimeView::new(client, memory_bytes).with_cgroups(cgroups)),
         fail: config.policy.fail.clone(),
         policy_timeout: config.policy.timeout,
         reconcile_interval: config.enforce.reconcile_interval,

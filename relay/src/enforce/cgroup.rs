@@ -42,6 +42,19 @@ pub struct Actual {
     pub cpu_quota: Option<i64>,
 }
 
+/// What the cgroup of a container says of which nothing is known but its id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The cgroup above it, from the root of the hierarchy: `/kubepods/burstable/podX`.
+    pub parent: String,
+    /// CPU shares on the scale of cgroup v1.
+    pub cpu_shares: Option<u64>,
+    /// CFS quota, µs per period; -1 is none.
+    pub cpu_quota: Option<i64>,
+    /// CFS period in µs.
+    pub cpu_period: Option<i64>,
+}
+
 /// The containers' cgroups of this machine.
 #[derive(Debug)]
 pub struct Cgroups {
@@ -159,6 +172,44 @@ impl Cgroups {
             }
             located => located,
         }
+    }
+
+    /// Searches the whole hierarchy for a container, and reads what it was given. Expensive.
+    ///
+    /// # Errors
+    /// As [`Cgroups::search`].
+    pub fn origin(&self, id: &str) -> Result<Origin, EnforceError> {
+        let Found { cpuset, cpu } = self.search(&Place { id, parent: "" })?;
+        let above = cpuset
+            .strip_prefix(self.hierarchy.cpuset_root())
+            .ok()
+            .and_then(Path::parent);
+        let parent = above.map_or_else(String::new, |above| format!("/{}", above.display()));
+        let Some(cpu) = cpu else {
+            return Ok(Origin {
+                parent,
+                ..Origin::default()
+            });
+        };
+        let (cpu_quota, cpu_period) = (self.quota(&cpu), self.period(&cpu));
+        let cpu_shares = self.shares(&cpu).map(|is| {
+            // Several shares have the same weight: those of the quota are the likeliest, as limit and request of
+            // a Guaranteed pod are equal.
+            let by_quota = cpu_quota.zip(cpu_period).and_then(|(quota, period)| {
+                u64::try_from(quota.saturating_mul(1024).checked_div(period)?).ok()
+            });
+            match by_quota.filter(|shares| self.are_shares(is, *shares)) {
+                Some(shares) => shares,
+                None if self.hierarchy.is_v2() => self.weights.shares(is),
+                None => is,
+            }
+        });
+        Ok(Origin {
+            parent,
+            cpu_shares,
+            cpu_quota,
+            cpu_period,
+        })
     }
 
     /// Forgets where a container was.
@@ -350,6 +401,16 @@ impl Cgroups {
             "max" => Some(-1),
             quota => quota.parse().ok(),
         }
+    }
+
+    /// The period of the quota, µs.
+    fn period(&self, directory: &Path) -> Option<i64> {
+        let (file, word) = match self.hierarchy.is_v2() {
+            true => ("cpu.max", 1),
+            false => ("cpu.cfs_period_us", 0),
+        };
+        let text = self.files.read(&directory.join(file)).ok()?;
+        text.split_whitespace().nth(word)?.parse().ok()
     }
 
     /// The CPUs that any cgroup can have now, when that is a true part of `wanted`: the rest is offline,

@@ -33,6 +33,20 @@ impl Conversion {
         }
     }
 
+    /// The fewest shares for which the runtime would write this weight: several come to the same.
+    #[must_use]
+    pub fn shares(&self, weight: u64) -> u64 {
+        let (mut low, mut high) = (2, 262_144);
+        while low < high {
+            let middle = u64::midpoint(low, high);
+            match self.weight(middle) < weight {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        low
+    }
+
     /// Whether a weight stands for these shares: by the runtime's way, or by either as long as that is not
     /// known. One weight may stand for different shares by different ways: 59 for 1536 and for 512.
     #[must_use]
@@ -94,6 +108,14 @@ fn quadratic(shares: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_found_again_from_their_weight() {
+        let conversion = Conversion::default();
+        for weight in [1, 2, 39, 79, 9_999, 10_000] {
+            assert_eq!(conversion.weight(conversion.shares(weight)), weight);
+        }
+    }
 
     #[test]
     fn both_ways_end_alike_and_differ_between() {

@@ -64,6 +64,11 @@ pub(super) fn original_resources(
     Some((REPLACED.to_owned(), text))
 }
 
+/// Whether a container was created with an overlay.
+pub(super) fn was_overlaid(annotations: &HashMap<String, String>) -> bool {
+    annotations.contains_key(REPLACED)
+}
+
 /// Undoes in what the runtime has what an overlay replaced when the container was created. A later change
 /// of the same fields by the kubelet is not in there: only our own state knows it. Whether anything was
 /// replaced.

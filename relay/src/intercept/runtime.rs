@@ -1,7 +1,7 @@
 //! The container runtime, asked through CRI: what runs, and all about what we did not see being created.
 
 use super::{
-    annotations::{isolate_words, undo_overlay},
+    annotations::{isolate_words, undo_overlay, was_overlaid},
     hooks::listing,
     request::{ContainerMeta, resources},
 };
@@ -10,7 +10,7 @@ use crate::{
         client::{CallError, RuntimeClient},
         message as v1,
     },
-    enforce::CgroupSettings,
+    enforce::{CgroupSettings, Cgroups, EnforceError, Origin},
     manager::{ContainerSpec, ExitEventsUnavailable, Listed, Listing, Runtime, RuntimeError},
 };
 use async_trait::async_trait;
@@ -25,6 +25,7 @@ use tokio::{sync::mpsc, time::Instant};
 pub struct RuntimeView {
     client: RuntimeClient,
     memory_total_bytes: u64,
+    cgroups: Option<Arc<Cgroups>>,
 }
 
 impl RuntimeView {
@@ -34,6 +35,31 @@ impl RuntimeView {
         Self {
             client,
             memory_total_bytes,
+            cgroups: None,
+        }
+    }
+
+    /// Reads from these cgroups what the runtime does not tell of a container.
+    #[must_use]
+    pub fn with_cgroups(self, cgroups: Arc<Cgroups>) -> Self {
+        Self {
+            cgroups: Some(cgroups),
+            ..self
+        }
+    }
+
+    /// What the cgroup of a container says; nothing where it cannot be read.
+    async fn origin(&self, id: &Arc<str>) -> Option<Origin> {
+        let cgroups = Arc::clone(self.cgroups.as_ref()?);
+        let container = Arc::clone(id);
+        let read = tokio::task::spawn_blocking(move || cgroups.origin(&container)).await;
+        match read.ok()? {
+            Ok(origin) => Some(origin),
+            Err(EnforceError::Absent { .. }) => None,
+            Err(error) => {
+                tracing::warn!(%error, container = %id, "cgroup not readable");
+                None
+            }
         }
     }
 }
@@ -97,10 +123,9 @@ impl Runtime for RuntimeView {
             .as_ref()
             .map(|status| status.annotations.clone())
             .unwrap_or_default();
-        let spec = details(&status.info)
-            .get("runtimeSpec")
-            .cloned()
-            .unwrap_or_default();
+        let spec = details(&status.info).get("runtimeSpec").cloned();
+        let told = spec.is_some();
+        let spec = spec.unwrap_or_default();
         let pod_info = details(&pod.info);
         let pod = pod.status.unwrap_or_default();
         let metadata = pod.metadata.unwrap_or_default();
@@ -112,7 +137,22 @@ impl Runtime for RuntimeView {
                     .map(|(key, value)| (key.to_owned(), value.to_owned()))
             })
             .collect();
+        let mut cgroup_parent = cgroup_parent(&pod_info, &spec);
         let mut has = spec_resources(&spec);
+        if !told {
+            let status = status.status.as_ref();
+            let shown = status.and_then(|status| status.resources.as_ref()?.linux.clone());
+            let replaced = was_overlaid(&annotations);
+            let origin = self.origin(&container.id).await;
+            let source = resource_source(shown.is_some(), origin.is_some(), replaced);
+            has = shown.unwrap_or_else(|| origin_resources(origin.as_ref(), replaced));
+            if let Some(origin) = origin.filter(|_origin| cgroup_parent.is_empty()) {
+                cgroup_parent = origin.parent;
+            }
+            tracing::warn!(container = %container.id, name = %container.name, source,
+                cgroup_parent, "the runtime's verbose status has no runtimeSpec: resources are taken from elsewhere, \
+                 command line and environment are unknown");
+        }
         let isolate = isolate_words(&annotations);
         let created_by_us = undo_overlay(&annotations, &mut has) || isolate.is_some();
         let command = isolate.unwrap_or_else(|| words(&spec, "/process/args"));
@@ -125,7 +165,7 @@ impl Runtime for RuntimeView {
                 namespace: metadata.namespace.into(),
             },
             name: &container.name,
-            cgroup_parent: cgroup_parent(&pod_info, &spec),
+            cgroup_parent,
             pod_resources: pod_resources(&pod_info),
             annotations: pod.annotations,
             env,
@@ -218,6 +258,31 @@ fn spec_resources(spec: &Value) -> v1::LinuxContainerResources {
     }
 }
 
+/// Where the resources come from of a container that the runtime has no specification of.
+fn resource_source(shown: bool, found: bool, replaced: bool) -> &'static str {
+    match (shown, found, replaced) {
+        (true, _, _) => "ContainerStatus.resources",
+        (false, true, false) => "cgroup",
+        // The policy has written its own shares and quota there.
+        (false, true, true) => "none: the cgroup has what the policy wrote",
+        (false, false, _) => "none: no cgroup found",
+    }
+}
+
+/// Resources of a cgroup. The cpuset there is the parent's where nothing was asked for: it counts as not asked.
+fn origin_resources(origin: Option<&Origin>, replaced: bool) -> v1::LinuxContainerResources {
+    let Some(origin) = origin.filter(|_origin| !replaced) else {
+        return v1::LinuxContainerResources::default();
+    };
+    let shares = origin.cpu_shares.and_then(|shares| shares.try_into().ok());
+    v1::LinuxContainerResources {
+        cpu_shares: shares.unwrap_or(0),
+        cpu_quota: origin.cpu_quota.unwrap_or(0),
+        cpu_period: origin.cpu_period.unwrap_or(0),
+        ..v1::LinuxContainerResources::default()
+    }
+}
+
 /// ResourceOverlay of the whole pod as it was run with: containerd keeps the sandbox's configuration.
 fn pod_resources(pod: &Value) -> Option<CriResources> {
     let resources = pod.pointer("/config/linux/resources")?;
@@ -255,6 +320,41 @@ fn cgroup_parent(pod: &Value, spec: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_container_of_which_only_the_cgroup_is_known_is_what_it_was_created_as() {
+        let origin = Origin {
+            parent: "/kubepods/podX".to_owned(),
+            cpu_shares: Some(2048),
+            cpu_quota: Some(200_000),
+            cpu_period: Some(100_000),
+        };
+        let meta = ContainerMeta {
+            id: ContainerId("c1".into()),
+            pod: PodRef {
+                sandbox: "s1".into(),
+                uid: "".into(),
+                name: "db-0".into(),
+                namespace: "default".into(),
+            },
+            name: "db",
+            cgroup_parent: origin.parent.clone(),
+            pod_resources: None,
+            annotations: HashMap::new(),
+            env: Vec::new(),
+            command: Vec::new(),
+            args: Vec::new(),
+            attempt: 0,
+        };
+        let request = meta
+            .spec(&origin_resources(Some(&origin), false), 1 << 30)
+            .request;
+        assert_eq!(request.qos, resmgr_policy::QosClass::Guaranteed);
+        assert_eq!(request.requirements.cpu_request.0, 2000);
+        // What the policy wrote there is no request.
+        let replaced = origin_resources(Some(&origin), true);
+        assert_eq!(replaced, v1::LinuxContainerResources::default());
+    }
 
     #[test]
     fn the_cgroup_parent_is_learnt_from_either_runtime_or_the_containers_path() {

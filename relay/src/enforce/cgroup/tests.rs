@@ -152,3 +152,30 @@ fn a_cpu_that_does_not_exist_is_refused_with_path_and_value() {
     assert!(path.ends_with("c1/cpuset.cpus"));
     assert_eq!(value, "2000");
 }
+
+#[test]
+fn what_a_container_was_given_is_found_by_its_id_alone() {
+    const ID: &str = "0123456789abcdef";
+    for (tree, period) in [(FakeTree::v1(), "cpu.cfs_period_us"), (FakeTree::v2(), "")] {
+        let place = tree.container("kubepods/podX", ID, "0-3", "0");
+        let cpu = tree.cgroups.locate(&place).unwrap().cpu.unwrap();
+        if period.is_empty() {
+            // Many shares have the weight 79: the quota tells which.
+            fs::write(cpu.join("cpu.weight"), "79").unwrap();
+            fs::write(cpu.join("cpu.max"), "200000 100000").unwrap();
+        } else {
+            fs::write(cpu.join(period), "100000").unwrap();
+            fs::write(cpu.join("cpu.shares"), "2048").unwrap();
+            fs::write(cpu.join("cpu.cfs_quota_us"), "200000").unwrap();
+        }
+        let fresh = Cgroups::new(tree.cgroups.hierarchy().clone());
+        let origin = Origin {
+            parent: "/kubepods/podX".to_owned(),
+            cpu_shares: Some(2048),
+            cpu_quota: Some(200_000),
+            cpu_period: Some(100_000),
+        };
+        assert_eq!(fresh.origin(ID).unwrap(), origin);
+        assert!(fresh.origin("fedcba9876543210").unwrap_err().is_absent());
+    }
+}

@@ -19,6 +19,7 @@ pub mod reconcile;
 pub mod step;
 pub mod watch;
 pub mod weight;
+pub mod writers;
 
 pub use cgroup::{Actual, Cgroups, Found, Origin};
 pub use error::EnforceError;

@@ -19,6 +19,7 @@ mod book;
 mod clock;
 mod containers;
 mod decide;
+mod drift;
 mod enact;
 mod event;
 mod feedback;

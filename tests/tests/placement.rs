@@ -159,6 +159,37 @@ async fn a_cpuset_written_behind_our_back_is_repaired() {
     node.settles(&mine, &own).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_insists_on_a_cpuset_is_answered_seldom_and_logged_once() {
+    if let Some(why) = skip::no_relay() {
+        return skip::skip("placement: insistent writer", &why);
+    }
+    let mut node = Node::start(&["--policy", "static", "--reserved-resources", "cpu=1000m"]).await;
+    let (_, mine) = node
+        .run("", &Container::sleeping("mine").guaranteed(1))
+        .await;
+    let own = node.allowed(&mine);
+    let all = kernel::online().unwrap();
+    let cgroup = kernel::cgroup(node.runtime.cgroup_parent(), &mine).unwrap();
+    let file = cgroup.join("cpuset.cpus");
+    let (mut written, mut repaired) = (0, 0);
+    while repaired < 5 {
+        std::fs::write(&file, &all).unwrap();
+        written += 1;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let is = std::fs::read_to_string(&file).unwrap();
+        repaired += u32::from(cpus(is.trim()) == own);
+    }
+    assert!(
+        written > 3 * repaired,
+        "{written} writes, {repaired} repairs"
+    );
+    let log = node.relay.log();
+    let lines = log.lines().filter(|line| line.contains("drift repaired"));
+    assert!(lines.count() <= 2, "{log}");
+    node.settles(&mine, &own).await;
+}
+
 #[test]
 fn in_the_guest_static_gives_whole_cores_of_one_node() {
     let name = "in_the_guest_static_gives_whole_cores_of_one_node";

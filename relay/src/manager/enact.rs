@@ -11,11 +11,13 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::enforce::{
-    CgroupSettings, Cgroups, EnforceError, Phase, Place, Plan, Step,
+    CgroupSettings, Cgroups, Drift, EnforceError, Found, Phase, Place, Plan, Step,
     reconcile::{self, Field},
+    writers,
 };
 use resmgr_policy::ContainerId;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+use tokio::time::Instant;
 
 impl Owner {
     /// The containers have changed: the ledger, the containers themselves and every reader are told.
@@ -144,6 +146,14 @@ impl Owner {
         self.reconcile_some(&ids).await;
     }
 
+    /// Compares what a regular look or a notice of the kernel is about. Containers that were repaired just
+    /// now wait for the end of their pause.
+    pub(super) async fn reconcile_paced(&mut self, mut ids: Vec<ContainerId>) {
+        let now = Instant::now();
+        ids.retain(|id| self.backoff.allows(id, now));
+        self.reconcile_some(&ids).await;
+    }
+
     /// Compares with the kernel, repairs and reports.
     pub(super) async fn reconcile_some(&mut self, ids: &[ContainerId]) {
         if self.restored {
@@ -196,6 +206,7 @@ impl Owner {
                 Ok(drifts) => {
                     let starting = self.containers.stage(&id) == Some(Stage::Created);
                     let unsettled = starting || self.unsettled.contains_key(&id);
+                    let mut repaired = Vec::new();
                     for drift in drifts {
                         if starting && drift.found.is_empty() {
                             // The runtime has made the cgroup and not filled it in.
@@ -207,9 +218,10 @@ impl Owner {
                         }
                         shown = true;
                         self.counts.drifts += 1;
-                        tracing::warn!(container = %drift.container, field = %drift.field,
-                            found = drift.found, wanted = drift.wanted, "cgroup drift repaired");
+                        repaired.push(drift);
                     }
+                    self.report_repaired(&id, found.as_ref(), &repaired, unsettled)
+                        .await;
                     if found.is_some() {
                         self.reservations.forget_sent(&id);
                     }
@@ -229,6 +241,49 @@ impl Owner {
     }
 }
 
+impl Owner {
+    /// Logs what was repaired of a container, in few lines where it goes on and on. What a runtime writes while it
+    /// starts or updates a container begins no pause.
+    async fn report_repaired(
+        &mut self,
+        id: &ContainerId,
+        found: Option<&Found>,
+        repaired: &[Drift],
+        unsettled: bool,
+    ) {
+        if repaired.is_empty() {
+            return;
+        }
+        let repairs = if unsettled {
+            Some(1)
+        } else {
+            let now = Instant::now();
+            self.counts.repeated_repairs += u64::from(self.backoff.repeats(id, now));
+            self.backoff.repaired(id, now)
+        };
+        let Some(repairs) = repairs else { return };
+        for drift in repaired {
+            tracing::warn!(container = %drift.container, field = %drift.field,
+                found = drift.found, wanted = drift.wanted, repairs, "cgroup drift repaired");
+        }
+        let Some(found) = found.filter(|_found| repairs > 1) else {
+            return;
+        };
+        let file = found.cpuset.join("cpuset.cpus");
+        let holders = self
+            .blocking
+            .run(move || writers::holders(Path::new("/proc"), &file))
+            .await
+            .unwrap_or_else(|panic| vec![panic.to_string()]);
+        let candidates = match holders.is_empty() {
+            true => "unknown: no process holds the file open".to_owned(),
+            false => holders.join(", "),
+        };
+        tracing::warn!(container = %id, repairs, candidates,
+            "another program keeps changing the cgroup; it is repaired every few seconds");
+    }
+}
+
 /// One container to be compared with the kernel.
 struct Comparison {
     id: ContainerId,
@@ -242,11 +297,7 @@ impl Comparison {
     fn run(
         self,
         cgroups: &Cgroups,
-    ) -> (
-        ContainerId,
-        Option<crate::enforce::Found>,
-        Result<Vec<reconcile::Drift>, EnforceError>,
-    ) {
+    ) -> (ContainerId, Option<Found>, Result<Vec<Drift>, EnforceError>) {
         let place = Place {
             id: &self.id.0,
             parent: &self.record.cgroup_parent,

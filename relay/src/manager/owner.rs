@@ -6,6 +6,7 @@ use super::{
     clock::unix_s,
     containers::{Containers, Stage},
     decide::{Decided, Decider, Failure},
+    drift::RepairBackoff,
     event::{Attempt, ManagerEvent},
     feedback::{self, Feedback},
     freshness::ListFreshness,
@@ -88,6 +89,7 @@ pub(super) struct Owner {
     pub(super) reset: bool,
     pub(super) watcher: Option<Box<dyn Watch>>,
     pub(super) feedback: Feedback,
+    pub(super) backoff: RepairBackoff,
 }
 
 impl Owner {
@@ -132,6 +134,7 @@ impl Owner {
             reset: !keeps,
             watcher: None,
             feedback: Feedback::default(),
+            backoff: RepairBackoff::default(),
         }
     }
 
@@ -172,7 +175,8 @@ impl Owner {
                 biased;
                 () = stop.cancelled() => return,
                 _ = tick.tick(), if looks => {
-                    self.reconcile_all().await;
+                    let ids: Vec<_> = self.containers.iter().map(|container| container.id.clone()).collect();
+                    self.reconcile_paced(ids).await;
                     self.check_measurements();
                     tick.reset();
                 }
@@ -184,8 +188,12 @@ impl Owner {
                     Some(event) => self.handle(event).await,
                     None => return,
                 },
+                () = pause_end(self.backoff.next()) => {
+                    let due = self.backoff.due(Instant::now());
+                    self.reconcile_some(&due).await;
+                }
                 noticed = next_notice(&mut self.watcher) => match noticed {
-                    Ok(Noticed::Written(id)) => self.reconcile_some(&[id]).await,
+                    Ok(Noticed::Written(id)) => self.reconcile_paced(vec![id]).await,
                     // A full queue: the regular list says the same, later.
                     Ok(Noticed::Vanished(id)) => drop(self.vanishing.try_send(id)),
                     Err(error) => {
@@ -406,6 +414,7 @@ impl Owner {
             self.freshness.removed(id.clone(), Instant::now());
             self.reservations.forget_sent(id);
             self.unsettled.remove(id);
+            self.backoff.forget(id);
             self.cgroups.forget(&id.0);
             if let Some(watcher) = &mut self.watcher {
                 watcher.remove(id);
@@ -504,6 +513,14 @@ fn delayed(period: Duration) -> Interval {
     let mut interval = interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+/// Waits for the end of a pause, for ever where there is none.
+async fn pause_end(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => pending().await,
+    }
 }
 
 async fn next_notice(watcher: &mut Option<Box<dyn Watch>>) -> std::io::Result<Noticed> {

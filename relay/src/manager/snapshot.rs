@@ -55,6 +55,8 @@ pub struct Counts {
     pub overridden_cpusets: u64,
     /// Settings that another program has changed, repaired.
     pub drifts: u64,
+    /// Repairs of a container that had been repaired shortly before.
+    pub repeated_repairs: u64,
     /// Writes the kernel refused.
     pub write_failures: u64,
     /// Reservations whose end was not heard of.

@@ -585,6 +585,32 @@ async fn a_write_behind_our_back_is_repaired_and_counted() {
 }
 
 #[tokio::test]
+async fn a_program_that_writes_without_pause_is_answered_less_and_less() {
+    let node = Node::new();
+    let relay = node.start().await;
+    relay.create(&node, "db", POD, 2000).await;
+    let root = node.tree.cgroups.hierarchy().cpuset_root().to_owned();
+    let path = root.join("kubepods/pod/db/cpuset.cpus");
+    node.comes_to(POD, "db", "0-1").await;
+    relay
+        .eventually("db runs", |now| {
+            now.find("db")
+                .is_ok_and(|container| container.stage() == Stage::Running)
+        })
+        .await;
+    let mut written = 0_u64;
+    while relay.handle.snapshot().counts.repeated_repairs < 3 {
+        let mut file = std::fs::File::options().write(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut file, b"0-7").unwrap();
+        written += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Pauses of 50, 100 and 200 ms lie between four repairs: a write each ms is not answered each time.
+    assert!(written > 8, "{written} writes");
+    node.comes_to(POD, "db", "0-1").await;
+}
+
+#[tokio::test]
 async fn a_state_that_cannot_be_written_refuses_the_create_and_takes_the_place_back() {
     let node = Node::new();
     let relay = node.start().await;

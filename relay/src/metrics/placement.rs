@@ -178,6 +178,11 @@ impl Collector for PlacementMetrics {
                 counts.drifts,
             ),
             (
+                "enforce_repeated_repairs",
+                "Repairs of a container that had been repaired shortly before, each after a longer pause",
+                counts.repeated_repairs,
+            ),
+            (
                 "enforce_write_failures",
                 "Cgroup writes the kernel refused",
                 counts.write_failures,

@@ -29,6 +29,7 @@ mod moves;
 mod owner;
 mod poll;
 mod pool_changes;
+mod presence;
 mod rebalance;
 mod refused;
 mod replace_all;
@@ -38,6 +39,7 @@ mod resource_files;
 mod restore;
 mod runtime;
 mod snapshot;
+mod through_runtime;
 mod ticket;
 mod update;
 
@@ -53,6 +55,7 @@ pub use containers::{ContainerRecord, ContainerRef, Containers, MAX_HISTORY, Not
 pub use handle::{Ended, ManagerHandle};
 pub use moves::{MoveCounts, MoveSum};
 pub use pool_changes::{PoolChange, PoolChanges};
+pub use presence::RuntimeAnswer;
 pub use refused::{RefusedCreation, RefusedCreations};
 pub use resize::Resize;
 pub use restore::{learn, restore};
@@ -175,6 +178,7 @@ impl Manager {
                 vanishing,
                 files,
                 blocking: config.blocking,
+                runtime: Arc::clone(&handle.runtime),
             },
             value.unwrap_or_default(),
             config.reset_policy,

@@ -10,9 +10,9 @@ use crate::{
             StateView, TopologyView,
         },
     },
-    manager::{ContainerRef, FindError, ManagerHandle, RefusedCreation, Snapshot},
+    manager::{ContainerRef, FindError, ManagerHandle, RefusedCreation, RuntimeAnswer, Snapshot},
 };
-use resmgr_policy::{Reason, Request};
+use resmgr_policy::{ContainerId, Reason, Request};
 use resmgr_topology::{CpuSet, Topology};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -40,7 +40,10 @@ impl LiveViews {
     }
 }
 
-fn container(container: ContainerRef<'_>) -> ContainerView {
+fn container(
+    unenforced: &BTreeMap<ContainerId, RuntimeAnswer>,
+    container: ContainerRef<'_>,
+) -> ContainerView {
     let placement = container.placement.cloned().unwrap_or_default();
     let mems: Vec<String> = placement
         .mems
@@ -60,6 +63,7 @@ fn container(container: ContainerRef<'_>) -> ContainerView {
             .placement
             .is_none()
             .then(|| why.unwrap_or_else(|| "the policy did not place it".to_owned())),
+        unenforced: unenforced.get(container.id).map(ToString::to_string),
         ..container_of(request)
     }
 }
@@ -78,7 +82,11 @@ fn container_of(request: &Request) -> ContainerView {
 }
 
 fn state(snapshot: &Snapshot) -> StateView {
-    let mut containers: Vec<_> = snapshot.containers.iter().map(container).collect();
+    let mut containers: Vec<_> = snapshot
+        .containers
+        .iter()
+        .map(|found| container(&snapshot.unenforced, found))
+        .collect();
     containers.sort_by(|a, b| {
         (&a.namespace, &a.pod, &a.container, &a.id).cmp(&(
             &b.namespace,
@@ -221,7 +229,7 @@ impl Views for LiveViews {
             Err(error) => return Err(error.to_string()),
         };
         Ok(ExplainView {
-            container: container(found),
+            container: container(&snapshot.unenforced, found),
             measurements: self.measure.condition().to_string(),
             measured: self.measure.measured_of(found.id),
             refused: None,
@@ -258,7 +266,7 @@ mod tests {
         manager::{ContainerRecord, Stage},
     };
     use proptest::prelude::*;
-    use resmgr_policy::{ContainerId, PodRef, QosClass, Requirements};
+    use resmgr_policy::{PodRef, QosClass, Requirements};
 
     proptest! {
         /// Secrets of a pod stand in its containers' environment, command line and annotations.
@@ -292,7 +300,7 @@ mod tests {
             }))
             .unwrap();
             let placement = resmgr_policy::Placement::default();
-            let view = container(ContainerRef {
+            let view = container(&BTreeMap::new(), ContainerRef {
                 id: &id,
                 request: &request,
                 placement: placed.then_some(&placement),

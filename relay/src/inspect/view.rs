@@ -38,6 +38,9 @@ pub struct ContainerView {
     /// Whether it runs without a decision of the policy, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unplaced: Option<String>,
+    /// Why the kernel does not have the wanted CPUs; `None` where its cgroup has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unenforced: Option<String>,
 }
 
 /// A set of CPUs with a name: a pool, the reserved or the exclusive CPUs.
@@ -229,10 +232,7 @@ impl fmt::Display for StateView {
                     format!("{}m", container.request_mcpu),
                     or_dash(&container.exclusive),
                     or_dash(&container.pool),
-                    container.unplaced.as_ref().map_or_else(
-                        || or_dash(&container.cpus),
-                        |why| format!("unplaced: {why}"),
-                    ),
+                    container.cpus_text(),
                     or_dash(&container.mems),
                     container.id.chars().take(12).collect(),
                 ]
@@ -254,6 +254,16 @@ impl fmt::Display for StateView {
     }
 }
 
+impl ContainerView {
+    fn cpus_text(&self) -> String {
+        match (&self.unplaced, &self.unenforced) {
+            (Some(why), _) => format!("unplaced: {why}"),
+            (None, Some(_why)) => format!("{} (not enforced)", or_dash(&self.cpus)),
+            (None, None) => or_dash(&self.cpus),
+        }
+    }
+}
+
 impl fmt::Display for ExplainView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let container = &self.container;
@@ -267,7 +277,13 @@ impl fmt::Display for ExplainView {
             container.request_mcpu,
         )?;
         match &self.refused {
-            None => writeln!(f, "runs on CPUs {}", or_dash(&container.cpus))?,
+            None => {
+                let verb = match container.unenforced {
+                    None => "runs",
+                    Some(_) => "is wanted",
+                };
+                writeln!(f, "{verb} on CPUs {}", or_dash(&container.cpus))?;
+            }
             Some(refused) => {
                 let times = match refused.times {
                     1 => String::new(),
@@ -279,6 +295,9 @@ impl fmt::Display for ExplainView {
                     refused.at, refused.why
                 )?;
             }
+        }
+        if let Some(why) = &container.unenforced {
+            writeln!(f, "NOT enforced: {why}")?;
         }
         if !container.request_source.is_empty() {
             writeln!(
@@ -434,6 +453,24 @@ mod tests {
              \n\
              NAMESPACE  POD   CONTAINER  QOS         REQUEST  EXCLUSIVE  POOL  CPUS  MEMS  ID\n\
              default    db-0  db         Guaranteed  2000m    2-3        -     2-3   -     0123456789ab\n"
+        );
+    }
+
+    #[test]
+    fn cpus_that_are_wanted_and_not_enforced_are_marked() {
+        let mut view = ExplainView {
+            container: ContainerView {
+                cpus: "2-3".into(),
+                ..ContainerView::default()
+            },
+            ..ExplainView::default()
+        };
+        assert!(!view.to_string().contains("enforced"));
+        view.container.unenforced = Some("no cgroup".into());
+        assert_eq!(view.container.cpus_text(), "2-3 (not enforced)");
+        assert!(
+            view.to_string().contains("\nNOT enforced: no cgroup\n"),
+            "{view}"
         );
     }
 

@@ -1,7 +1,7 @@
 //! How often the cgroup of a container is repaired that another program keeps changing.
 //!
 //! ```text
-//! repaired at once ─▶ next after 50 ms ─▶ 100 ms ─▶ … ─▶ 4 s       quiet for 30 s: at once again
+//! repaired at once ─▶ next after 50 ms ─▶ 100 ms ─▶ … ─▶ 3 s       quiet for 30 s: at once again
 //! ```
 //!
 //! Two programs that answer each other's writes would otherwise take a CPU each, and fill the log.
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// Pause after the first repair of a container.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause between two repairs of a container.
-const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// A container without a repair for this long is repaired at once again.
 const QUIET: Duration = Duration::from_secs(30);
 /// Repairs of a container within this time share a line of the log.

@@ -61,6 +61,7 @@ impl Owner {
             moves: self.feedback.moves.clone(),
             measurements: self.feedback.condition,
             other_cpu_manager: self.other_cpu_manager,
+            unenforced: Arc::clone(self.presence.unenforced()),
             ledger: self.durable.health(),
         }));
     }
@@ -94,6 +95,11 @@ impl Owner {
         if work.is_empty() {
             return Ok(());
         }
+        let steps: Vec<_> = work.iter().map(|(step, _record)| step.clone()).collect();
+        let moved = self.move_through_runtime(&steps, undo).await;
+        if undo {
+            moved.clone()?;
+        }
         let cgroups = Arc::clone(&self.cgroups);
         let failures = self
             .blocking
@@ -102,8 +108,13 @@ impl Owner {
             .unwrap_or_else(|panic| vec![panic.to_string()]);
         self.counts.write_failures += failures.len() as u64;
         match failures.into_iter().next() {
-            None => Ok(()),
-            Some(first) => Err(first),
+            None => moved,
+            Some(first) => {
+                if undo {
+                    self.move_back_through_runtime(&steps).await;
+                }
+                Err(first)
+            }
         }
     }
 
@@ -202,6 +213,10 @@ impl Owner {
             {
                 tracing::debug!(%error, container = %id, "cpuset not watched; drift is detected by polling");
             }
+            if found.is_some() && self.presence.found(&id) {
+                shown = true;
+                tracing::info!(container = %id, "the cgroup was found: the placement is enforced");
+            }
             match result {
                 Ok(drifts) => {
                     let starting = self.containers.stage(&id) == Some(Stage::Created);
@@ -226,7 +241,18 @@ impl Owner {
                         self.reservations.forget_sent(&id);
                     }
                 }
-                Err(error) if error.is_absent() => {}
+                Err(error) if error.is_absent() => {
+                    let runs = self.containers.stage(&id) == Some(Stage::Running);
+                    if runs && self.presence.missing(&id, Instant::now()) {
+                        tracing::warn!(%error, container = %id,
+                            "container runs and has no cgroup on this host: its placement is NOT enforced, the \
+                             runtime is asked to keep its CPUs");
+                    }
+                    if runs && self.presence.is_unanswered(&id) {
+                        shown = true;
+                        self.ask_runtime_to_keep(&id).await;
+                    }
+                }
                 Err(error) => {
                     shown = true;
                     self.counts.write_failures += 1;

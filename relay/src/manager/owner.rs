@@ -10,10 +10,12 @@ use super::{
     event::{Attempt, ManagerEvent},
     feedback::{self, Feedback},
     freshness::ListFreshness,
+    presence::CgroupPresence,
     refused::RefusedCreations,
     reservations::{Growing, Reservations},
     resource_files::ResourceFiles,
     restore::restore,
+    runtime::Runtime,
     snapshot::{Counts, Snapshot},
 };
 use crate::{
@@ -56,6 +58,7 @@ pub(super) struct OwnerParts {
     pub(super) vanishing: mpsc::Sender<ContainerId>,
     pub(super) files: Option<ResourceFiles>,
     pub(super) blocking: Blocking,
+    pub(super) runtime: Arc<dyn Runtime>,
 }
 
 #[derive(Debug)]
@@ -71,6 +74,8 @@ pub(super) struct Owner {
     vanishing: mpsc::Sender<ContainerId>,
     pub(super) files: Option<ResourceFiles>,
     pub(super) blocking: Blocking,
+    /// Asked for containers whose cgroup is not found on this host.
+    pub(super) runtime: Arc<dyn Runtime>,
     pub(super) containers: Containers,
     /// Counts what has been published.
     pub(super) generation: u64,
@@ -90,6 +95,7 @@ pub(super) struct Owner {
     pub(super) watcher: Option<Box<dyn Watch>>,
     pub(super) feedback: Feedback,
     pub(super) backoff: RepairBackoff,
+    pub(super) presence: CgroupPresence,
 }
 
 impl Owner {
@@ -121,6 +127,7 @@ impl Owner {
             vanishing: parts.vanishing,
             files: parts.files,
             blocking: parts.blocking,
+            runtime: parts.runtime,
             containers,
             generation: 0,
             reservations: Reservations::default(),
@@ -135,6 +142,7 @@ impl Owner {
             watcher: None,
             feedback: Feedback::default(),
             backoff: RepairBackoff::default(),
+            presence: CgroupPresence::default(),
         }
     }
 
@@ -415,6 +423,7 @@ impl Owner {
             self.reservations.forget_sent(id);
             self.unsettled.remove(id);
             self.backoff.forget(id);
+            self.presence.forget(id);
             self.cgroups.forget(&id.0);
             if let Some(watcher) = &mut self.watcher {
                 watcher.remove(id);

@@ -3,12 +3,13 @@
 use super::{
     containers::{ContainerRef, Containers},
     moves::MoveCounts,
+    presence::RuntimeAnswer,
     refused::{RefusedCreation, RefusedCreations},
 };
 use crate::ledger::Health;
 use resmgr_policy::{Condition, ContainerId, Measured, Policy, PoolUse, Request, View};
 use resmgr_topology::{CpuSet, Nanos, Topology};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The state after a change. Immutable.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct Snapshot {
     /// Whether another CPU manager is at work: the last request for a container that the policy places
     /// named CPUs.
     pub other_cpu_manager: bool,
+    /// Containers that run and have no cgroup on this host: their placement is wanted, not enforced.
+    pub unenforced: Arc<BTreeMap<ContainerId, RuntimeAnswer>>,
     /// How the ledger fares.
     pub ledger: Health,
 }
@@ -102,6 +105,7 @@ impl Snapshot {
             moves: MoveCounts::default(),
             measurements: Condition::Missing,
             other_cpu_manager: false,
+            unenforced: Arc::default(),
             ledger: Health::default(),
         }
     }

@@ -33,6 +33,7 @@ use toy::{Mood, Toy};
 struct Paper {
     containers: Mutex<Vec<Listed>>,
     updates: Mutex<Vec<(String, CgroupSettings)>>,
+    refuses_updates: Mutex<bool>,
     /// Where endings are told; taken away, the stream breaks off.
     told: Mutex<Option<tokio::sync::mpsc::Sender<Arc<str>>>>,
     streams: std::sync::atomic::AtomicU32,
@@ -62,6 +63,12 @@ impl Runtime for Paper {
     }
 
     async fn update(&self, id: &str, wanted: &CgroupSettings) -> Result<(), RuntimeError> {
+        if *self.refuses_updates.lock().unwrap() {
+            return Err(RuntimeError {
+                operation: "update",
+                problem: "refused by the test".to_owned(),
+            });
+        }
         self.updates
             .lock()
             .unwrap()
@@ -582,6 +589,62 @@ async fn a_write_behind_our_back_is_repaired_and_counted() {
     relay.eventually("drift", |now| now.counts.drifts > 0).await;
     assert_eq!(relay.handle.snapshot().counts.drifts, 1);
     node.comes_to(POD, "db", "0-1").await;
+}
+
+#[tokio::test]
+async fn a_container_without_a_cgroup_is_moved_by_the_runtime_and_told_of() {
+    let node = Node::new();
+    node.listed("vm", "vm");
+    let relay = node.start().await;
+    let taken = |now: &Snapshot| {
+        let vm = now.unenforced.iter().find(|(id, _answer)| &*id.0 == "vm");
+        vm.map(|(_id, answer)| answer.clone())
+    };
+    relay
+        .eventually("the runtime took vm's CPUs", |now| {
+            taken(now) == Some(RuntimeAnswer::Took)
+        })
+        .await;
+    let sent = || {
+        let updates = node.runtime.updates.lock().unwrap();
+        let of_vm = updates.iter().filter(|(id, _settings)| id == "vm");
+        let last = of_vm
+            .last()
+            .map(|(_id, settings)| settings.cpus.to_string());
+        last.unwrap()
+    };
+    assert_eq!(sent(), "0-7");
+    let wish = |namespace| create_request("db", namespace, POD, 2000);
+    let forwarded = relay.call("CreateContainer", &wish("default")).await;
+    assert!(matches!(forwarded, Before::Forward { .. }), "{forwarded:?}");
+    assert_eq!(
+        sent(),
+        "2-7",
+        "it left the CPUs before the other is created"
+    );
+    drop(forwarded);
+
+    // A runtime that does not take the CPUs: no container is given them, but for those that may run unplaced.
+    *node.runtime.refuses_updates.lock().unwrap() = true;
+    let refused = relay.call("CreateContainer", &wish("default")).await;
+    let Before::Refuse(status) = refused else {
+        panic!("{refused:?}");
+    };
+    for part in [
+        "container vm: no cgroup",
+        "the runtime did not take its CPUs",
+    ] {
+        assert!(status.message.contains(part), "{status}");
+    }
+    let passed = relay.call("CreateContainer", &wish("kube-system")).await;
+    assert!(matches!(passed, Before::Forward { .. }), "{passed:?}");
+    drop(passed);
+    // A cgroup that appears late is found, and the container confined.
+    let parent = "kubepods/burstable/pod";
+    node.tree.container(parent, "vm", "0-3", "0");
+    relay
+        .eventually("vm found", |now| now.unenforced.is_empty())
+        .await;
 }
 
 #[tokio::test]

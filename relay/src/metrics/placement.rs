@@ -127,6 +127,13 @@ impl Collector for PlacementMetrics {
             None,
             unplaced.metric_type(),
         )?)?;
+        let unenforced = count(snapshot.unenforced.len());
+        unenforced.encode(encoder.encode_descriptor(
+            "enforce_unenforced_containers",
+            "Containers that run and have no cgroup on this host: their placement is not enforced",
+            None,
+            unenforced.metric_type(),
+        )?)?;
         let conflict = count(usize::from(snapshot.other_cpu_manager));
         conflict.encode(encoder.encode_descriptor(
             "manager_other_cpu_manager",

@@ -21,7 +21,7 @@ pub mod watch;
 pub mod weight;
 pub mod writers;
 
-pub use cgroup::{Actual, Cgroups, Found, Origin};
+pub use cgroup::{Actual, CgroupResources, Cgroups, Found};
 pub use error::EnforceError;
 pub use files::{CgroupFiles, MountedFiles};
 pub use locate::Place;

@@ -44,7 +44,7 @@ pub struct Actual {
 
 /// What the cgroup of a container says of which nothing is known but its id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origin {
+pub struct CgroupResources {
     /// The cgroup above it, from the root of the hierarchy: `/kubepods/burstable/podX`.
     pub parent: String,
     /// CPU shares on the scale of cgroup v1.
@@ -178,7 +178,7 @@ impl Cgroups {
     ///
     /// # Errors
     /// As [`Cgroups::search`].
-    pub fn origin(&self, id: &str) -> Result<Origin, EnforceError> {
+    pub fn origin(&self, id: &str) -> Result<CgroupResources, EnforceError> {
         let Found { cpuset, cpu } = self.search(&Place { id, parent: "" })?;
         let above = cpuset
             .strip_prefix(self.hierarchy.cpuset_root())
@@ -186,9 +186,9 @@ impl Cgroups {
             .and_then(Path::parent);
         let parent = above.map_or_else(String::new, |above| format!("/{}", above.display()));
         let Some(cpu) = cpu else {
-            return Ok(Origin {
+            return Ok(CgroupResources {
                 parent,
-                ..Origin::default()
+                ..CgroupResources::default()
             });
         };
         let (cpu_quota, cpu_period) = (self.quota(&cpu), self.period(&cpu));
@@ -204,7 +204,7 @@ impl Cgroups {
                 None => is,
             }
         });
-        Ok(Origin {
+        Ok(CgroupResources {
             parent,
             cpu_shares,
             cpu_quota,

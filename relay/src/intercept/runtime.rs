@@ -10,7 +10,7 @@ use crate::{
         client::{CallError, RuntimeClient},
         message as v1,
     },
-    enforce::{CgroupSettings, Cgroups, EnforceError, Origin},
+    enforce::{CgroupResources, CgroupSettings, Cgroups, EnforceError},
     manager::{ContainerSpec, ExitEventsUnavailable, Listed, Listing, Runtime, RuntimeError},
 };
 use async_trait::async_trait;
@@ -49,7 +49,7 @@ impl RuntimeView {
     }
 
     /// What the cgroup of a container says; nothing where it cannot be read.
-    async fn origin(&self, id: &Arc<str>) -> Option<Origin> {
+    async fn origin(&self, id: &Arc<str>) -> Option<CgroupResources> {
         let cgroups = Arc::clone(self.cgroups.as_ref()?);
         let container = Arc::clone(id);
         let read = tokio::task::spawn_blocking(move || cgroups.origin(&container)).await;
@@ -270,7 +270,10 @@ fn resource_source(shown: bool, found: bool, replaced: bool) -> &'static str {
 }
 
 /// Resources of a cgroup. The cpuset there is the parent's where nothing was asked for: it counts as not asked.
-fn origin_resources(origin: Option<&Origin>, replaced: bool) -> v1::LinuxContainerResources {
+fn origin_resources(
+    origin: Option<&CgroupResources>,
+    replaced: bool,
+) -> v1::LinuxContainerResources {
     let Some(origin) = origin.filter(|_origin| !replaced) else {
         return v1::LinuxContainerResources::default();
     };
@@ -323,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_container_of_which_only_the_cgroup_is_known_is_what_it_was_created_as() {
-        let origin = Origin {
+        let origin = CgroupResources {
             parent: "/kubepods/podX".to_owned(),
             cpu_shares: Some(2048),
             cpu_quota: Some(200_000),

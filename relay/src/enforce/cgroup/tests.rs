@@ -169,7 +169,7 @@ fn what_a_container_was_given_is_found_by_its_id_alone() {
             fs::write(cpu.join("cpu.cfs_quota_us"), "200000").unwrap();
         }
         let fresh = Cgroups::new(tree.cgroups.hierarchy().clone());
-        let origin = Origin {
+        let origin = CgroupResources {
             parent: "/kubepods/podX".to_owned(),
             cpu_shares: Some(2048),
             cpu_quota: Some(200_000),

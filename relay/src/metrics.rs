@@ -7,9 +7,11 @@ mod labels;
 pub mod losses;
 mod moves;
 pub mod placement;
+mod process;
 pub mod registry;
 pub mod relay;
 pub mod scheduler;
 mod server;
+mod text;
 
 pub use server::serve_metrics;

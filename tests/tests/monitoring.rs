@@ -242,10 +242,7 @@ async fn panels_and_alerts_find_their_metrics_in_a_real_prometheus() {
         missing = metrics(&asked)
             .into_iter()
             .filter(|metric| {
-                let family = ["_total", "_bucket"]
-                    .iter()
-                    .find_map(|suffix| metric.strip_suffix(suffix))
-                    .unwrap_or(metric);
+                let family = metric.strip_suffix("_bucket").unwrap_or(metric);
                 !page.contains(&format!("# TYPE {family} "))
             })
             .map(str::to_owned)
@@ -254,6 +251,26 @@ async fn panels_and_alerts_find_their_metrics_in_a_real_prometheus() {
     });
     let complete = complete.await || !exact;
     assert!(complete, "the page has no {missing:?}");
+
+    let page = relay_page(&address).await;
+    let (_head, page) = page.split_once("\r\n\r\n").unwrap();
+    let mut check = Command::new(&promtool_path)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = check.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, page.as_bytes()).unwrap();
+    drop(input);
+    let checked = check.wait_with_output().unwrap();
+    let complaints = [checked.stdout, checked.stderr].concat();
+    let complaints = String::from_utf8_lossy(&complaints);
+    assert!(
+        checked.status.success() && complaints.is_empty(),
+        "{complaints}\n{page}"
+    );
 }
 
 /// The page as a scraper reads it.

@@ -6,10 +6,10 @@ use crate::config::options;
 use clap::{Arg, ArgAction};
 use clap_complete::Shell;
 
-/// What `--version` prints: version, commit (of what `cargo xtask dist` built), digest of the BPF object,
+/// What this program was built of: version, commit (of what `cargo xtask dist` built), digest of the BPF object,
 /// features.
 #[must_use]
-pub fn version() -> String {
+pub fn build() -> Vec<(&'static str, String)> {
     let features = [
         ("ebpf", cfg!(feature = "ebpf")),
         ("hwloc", cfg!(feature = "hwloc")),
@@ -18,14 +18,30 @@ pub fn version() -> String {
     ];
     let features = features.into_iter().filter(|(_name, on)| *on);
     let features: Vec<_> = features.map(|(name, _on)| name).collect();
-    format!(
-        "cri-resmgr {}\ncommit: {}\nBPF object: {}\nfeatures: {}\n",
-        env!("CARGO_PKG_VERSION"),
-        option_env!("CRI_RESMGR_COMMIT").unwrap_or("not recorded"),
-        option_env!("CRI_RESMGR_BPF_SHA256")
-            .map_or("none".to_owned(), |digest| format!("sha256:{digest}")),
-        features.join(" ")
-    )
+    let commit = option_env!("CRI_RESMGR_COMMIT").unwrap_or("not recorded");
+    let bpf_object = option_env!("CRI_RESMGR_BPF_SHA256")
+        .map_or("none".to_owned(), |digest| format!("sha256:{digest}"));
+    vec![
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("commit", commit.to_owned()),
+        ("bpf_object", bpf_object),
+        ("features", features.join(" ")),
+    ]
+}
+
+/// What `--version` prints.
+#[must_use]
+pub fn version() -> String {
+    let mut text = String::new();
+    for (name, value) in build() {
+        let name = match name {
+            "version" => "cri-resmgr ".to_owned(),
+            "bpf_object" => "BPF object: ".to_owned(),
+            name => format!("{name}: "),
+        };
+        text += &format!("{name}{value}\n");
+    }
+    text
 }
 
 /// What `--list-loggers` prints.

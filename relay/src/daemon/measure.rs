@@ -128,6 +128,7 @@ fn name(request: &resmgr_policy::Request) -> ContainerName {
         namespace: request.pod.namespace.to_string(),
         pod: request.pod.name.to_string(),
         container: request.name.to_string(),
+        uid: request.pod.uid.to_string(),
     }
 }
 

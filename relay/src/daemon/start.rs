@@ -21,6 +21,7 @@ use super::{
     views::LiveViews,
 };
 use crate::{
+    cli,
     config::{Config, PolicyName, Raw, pools},
     cri::{Relay, ServerOptions, Upstreams, listen, observe::Observer},
     dump::Dumper,
@@ -113,7 +114,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
         config.telemetry.ebpf.then_some(measurements as _),
     );
     let dumper = Arc::new(dumper.map_err(anyhow::Error::from)?);
-    let metrics = Metrics::default();
+    let metrics = Metrics::new(cli::help::build());
     let observers = observers(&config, &dumper, &metrics);
     let socket = Socket::open(&config)?;
     let views_path = commands::views_socket(&config.relay.relay_socket);

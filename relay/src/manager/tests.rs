@@ -607,9 +607,9 @@ async fn a_container_without_a_cgroup_is_moved_by_the_runtime_and_told_of() {
         .await;
     let sent = || {
         let updates = node.runtime.updates.lock().unwrap();
-        let of_vm = updates.iter().filter(|(id, _settings)| id == "vm");
+        let mut of_vm = updates.iter().filter(|(id, _settings)| id == "vm");
         let last = of_vm
-            .last()
+            .next_back()
             .map(|(_id, settings)| settings.cpus.to_string());
         last.unwrap()
     };

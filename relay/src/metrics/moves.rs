@@ -1,10 +1,12 @@
 //! Moves of what runs: how many, for what reason, what they promised, what was seen of it.
 
+use super::labels::PoolLabels;
 use crate::manager::{MoveSum, Snapshot};
 use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
+use resmgr_policy::Outcome;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MoveLabels {
@@ -13,8 +15,8 @@ struct MoveLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PoolLabels {
-    pool: String,
+struct ReasonLabels {
+    reason: String,
 }
 
 #[expect(
@@ -35,8 +37,11 @@ pub(super) fn encode(
     encoder: &mut DescriptorEncoder<'_>,
     snapshot: &Snapshot,
 ) -> Result<(), std::fmt::Error> {
-    let sums = || {
-        snapshot.moves.sums.iter().map(|((reason, outcome), sum)| {
+    let sums = |made: bool| {
+        let sums = snapshot.moves.sums.iter();
+        let sums =
+            sums.filter(move |((_reason, outcome), _sum)| (*outcome == Outcome::Trial) == made);
+        sums.map(|((reason, outcome), sum)| {
             let labels = MoveLabels {
                 reason: reason.clone(),
                 outcome: outcome.word(),
@@ -46,13 +51,21 @@ pub(super) fn encode(
     };
     let mut metric = encoder.encode_descriptor(
         "rebalance_moves",
-        "Moves of what runs: trial counts those made, kept and undone what became of them, shadow those \
-         only shown",
+        "What became of moves of what runs: kept, undone, or ended with their container; shadow were only shown",
         None,
         MetricType::Counter,
     )?;
-    for (labels, sum) in sums() {
+    for (labels, sum) in sums(false) {
         ConstCounter::new(sum.count).encode(metric.encode_family(&labels)?)?;
+    }
+    let mut metric = encoder.encode_descriptor(
+        "rebalance_made_moves",
+        "Moves of what runs that were made, whatever became of them",
+        None,
+        MetricType::Counter,
+    )?;
+    for (MoveLabels { reason, outcome: _ }, sum) in sums(true) {
+        ConstCounter::new(sum.count).encode(metric.encode_family(&ReasonLabels { reason })?)?;
     }
     type Of = fn(&MoveSum) -> u64;
     let gains: [(&str, &str, Of); 3] = [
@@ -74,7 +87,7 @@ pub(super) fn encode(
     ];
     for (name, help, of) in gains {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, sum) in sums() {
+        for (labels, sum) in sums(false) {
             ConstCounter::new(seconds(of(sum))).encode(metric.encode_family(&labels)?)?;
         }
     }

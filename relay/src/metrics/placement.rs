@@ -1,13 +1,15 @@
 //! Placement: which container is on which CPUs, how many CPUs are given out, what the policy decided.
 
-use super::labels::ContainerLabels;
+use super::labels::{ContainerLabels, PoolLabels, first_of_each};
 use crate::manager::Snapshot;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
-use std::{fmt, sync::Arc};
+use resmgr_policy::PoolUse;
+use resmgr_topology::CpuSet;
+use std::{cmp::Reverse, fmt, sync::Arc};
 use tokio::sync::watch;
 
 /// Renders the manager's last snapshot at each scrape.
@@ -18,9 +20,8 @@ pub struct PlacementMetrics {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PinnedLabels {
-    namespace: String,
-    pod: String,
-    container: String,
+    #[prometheus(flatten)]
+    container: ContainerLabels,
     pool: String,
 }
 
@@ -55,30 +56,21 @@ fn count(number: usize) -> ConstGauge<i64> {
 impl Collector for PlacementMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = self.snapshots.borrow().clone();
-        let placements = || {
-            snapshot.containers.iter().map(|container| {
-                let request = container.request;
-                let labels = ContainerLabels {
-                    namespace: request.pod.namespace.to_string(),
-                    pod: request.pod.name.to_string(),
-                    container: request.name.to_string(),
-                };
-                (container.placement, labels)
-            })
-        };
+        let mut newest_first: Vec<_> = snapshot.containers.iter().collect();
+        newest_first.sort_by_key(|container| Reverse(container.arrival));
+        let placed = newest_first.iter().filter_map(|container| {
+            let labels = ContainerLabels::from(&**container.request);
+            Some((labels, container.placement?))
+        });
+        let placements = first_of_each(placed);
         gauge(
             &mut encoder,
             "placement_container_cpus",
             "CPUs a container is pinned to, by its pool",
             |metric| {
-                for (placement, labels) in placements() {
-                    let Some(placement) = placement else {
-                        continue;
-                    };
+                for (container, placement) in &placements {
                     let labels = PinnedLabels {
-                        namespace: labels.namespace,
-                        pod: labels.pod,
-                        container: labels.container,
+                        container: container.clone(),
                         pool: placement.pool.as_deref().unwrap_or_default().to_owned(),
                     };
                     count(placement.cpus.len()).encode(metric.encode_family(&labels)?)?;
@@ -91,15 +83,37 @@ impl Collector for PlacementMetrics {
             "placement_container_exclusive_cpus",
             "CPUs no other container may use",
             |metric| {
-                for (placement, labels) in placements() {
-                    let Some(placement) = placement else {
-                        continue;
-                    };
-                    count(placement.exclusive.len()).encode(metric.encode_family(&labels)?)?;
+                for (labels, placement) in &placements {
+                    count(placement.exclusive.len()).encode(metric.encode_family(labels)?)?;
                 }
                 Ok(())
             },
         )?;
+        let pools = snapshot.pools();
+        type Size = fn(&PoolUse) -> usize;
+        let sizes: [(&str, &str, Size); 2] = [
+            (
+                "placement_pool_cpus",
+                "CPUs of a pool; of one that exclusive CPUs are sliced off, those that are left",
+                |pool| pool.cpus.len(),
+            ),
+            (
+                "placement_pool_free_cpus",
+                "CPUs of a pool that a container which asks for exclusive ones may still be given",
+                |pool| pool.free.iter().map(CpuSet::len).sum(),
+            ),
+        ];
+        for (name, help, size) in sizes {
+            gauge(&mut encoder, name, help, |metric| {
+                for pool in &pools {
+                    let labels = PoolLabels {
+                        pool: pool.name.clone(),
+                    };
+                    count(size(pool)).encode(metric.encode_family(&labels)?)?;
+                }
+                Ok(())
+            })?;
+        }
         let exclusive = snapshot.containers.state().exclusive();
         let online = snapshot.topology.online;
         gauge(
@@ -117,8 +131,9 @@ impl Collector for PlacementMetrics {
             },
         )?;
         let unplaced = count(
-            placements()
-                .filter(|(placement, _)| placement.is_none())
+            newest_first
+                .iter()
+                .filter(|container| container.placement.is_none())
                 .count(),
         );
         unplaced.encode(encoder.encode_descriptor(

@@ -1,10 +1,14 @@
-//! The registry and the OpenMetrics text page.
+//! The registry and the text page.
 
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use super::{
+    process::ProcessMetrics,
+    text::{TextFormat, prometheus},
+};
+use prometheus_client::{encoding::text::encode, metrics::info::Info, registry::Registry};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The media type of [`Metrics::page`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What the names of cri-resmgr's own metrics begin with.
+const PREFIX: &str = "cri_resmgr";
 
 /// The process's metrics. Families register once at start-up; every scrape renders the page anew.
 #[derive(Clone, Debug)]
@@ -14,20 +18,31 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("cri_resmgr");
-        let build =
-            prometheus_client::metrics::info::Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "Version of the running cri-resmgr", build);
-        Self {
-            registry: Arc::new(Mutex::new(registry)),
-        }
+        Self::new(Vec::new())
     }
 }
 
 impl Metrics {
+    /// Metrics of the process and of its build, which these names and values describe.
+    #[must_use]
+    pub fn new(build: Vec<(&'static str, String)>) -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(ProcessMetrics));
+        let build = Info::new(build);
+        registry.sub_registry_with_prefix(PREFIX).register(
+            "build",
+            "The running cri-resmgr",
+            build,
+        );
+        Self {
+            registry: Arc::new(Mutex::new(registry)),
+        }
+    }
+
     /// Adds families to the registry.
     pub fn register(&self, add: impl FnOnce(&mut Registry)) {
-        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        add(registry.sub_registry_with_prefix(PREFIX));
     }
 
     /// The page in the OpenMetrics text format.
@@ -41,5 +56,14 @@ impl Metrics {
             &self.registry.lock().unwrap_or_else(PoisonError::into_inner),
         )?;
         Ok(page)
+    }
+
+    /// The page in a text format.
+    pub(super) fn page_as(&self, format: TextFormat) -> Result<String, std::fmt::Error> {
+        let page = self.page()?;
+        Ok(match format {
+            TextFormat::OpenMetrics => page,
+            TextFormat::Prometheus => prometheus(&page),
+        })
     }
 }

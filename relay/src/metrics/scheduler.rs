@@ -1,9 +1,8 @@
 //! What the scheduler did to each container, and what measuring it costs.
 
-use super::labels::ContainerLabels;
+use super::labels::{ContainerLabels, first_of_each};
 use crate::telemetry::{
-    ContainerTelemetry, Interference, InterferenceSource, Quality,
-    sample::{ContainerName, LabelledSample},
+    ContainerTelemetry, Interference, InterferenceSource, Quality, sample::LabelledSample,
 };
 use prometheus_client::{
     collector::Collector,
@@ -25,25 +24,22 @@ impl fmt::Debug for SchedulerMetrics {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabels {
-    namespace: String,
-    pod: String,
-    container: String,
+    #[prometheus(flatten)]
+    container: ContainerLabels,
     kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CulpritLabels {
-    namespace: String,
-    pod: String,
-    container: String,
+    #[prometheus(flatten)]
+    container: ContainerLabels,
     by: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NodeLabels {
-    namespace: String,
-    pod: String,
-    container: String,
+    #[prometheus(flatten)]
+    container: ContainerLabels,
     node: u32,
 }
 
@@ -61,6 +57,14 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts beyond 2^53 are not reached"
+)]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
 impl SchedulerMetrics {
     /// Asks `sample` for the last sample at each scrape.
     #[must_use]
@@ -71,6 +75,15 @@ impl SchedulerMetrics {
     }
 }
 
+/// Every container that was measured and has a name.
+fn containers(sample: &LabelledSample) -> Vec<(ContainerLabels, &ContainerTelemetry)> {
+    let measured = sample.snapshot.containers.iter();
+    first_of_each(measured.filter_map(|measured| {
+        let name = sample.names.get(&measured.id)?;
+        Some((ContainerLabels::from(name), measured))
+    }))
+}
+
 /// A counter of seconds for every container and kind.
 fn family<const N: usize>(
     encoder: &mut DescriptorEncoder<'_>,
@@ -79,16 +92,9 @@ fn family<const N: usize>(
     values: impl Fn(&ContainerTelemetry) -> [(&'static str, f64); N],
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for measured in &sample.snapshot.containers {
-        let ContainerName {
-            namespace,
-            pod,
-            container,
-        } = sample.names.get(&measured.id).cloned().unwrap_or_default();
+    for (container, measured) in containers(sample) {
         for (kind, value) in values(measured) {
             let labels = KindLabels {
-                namespace: namespace.clone(),
-                pod: pod.clone(),
                 container: container.clone(),
                 kind,
             };
@@ -106,8 +112,7 @@ fn interference(
     value: impl Fn(&Interference) -> f64,
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for measured in &sample.snapshot.containers {
-        let victim = sample.names.get(&measured.id).cloned().unwrap_or_default();
+    for (container, measured) in containers(sample) {
         // All containers that have ended share a label.
         let mut sums = BTreeMap::<String, Interference>::new();
         for (source, interference) in &measured.interference {
@@ -128,9 +133,7 @@ fn interference(
         sums.sort_by_key(|(_, sum)| Reverse((sum.wait_ns, sum.preemptions)));
         for (by, sum) in sums.into_iter().take(SOURCES) {
             let labels = CulpritLabels {
-                namespace: victim.namespace.clone(),
-                pod: victim.pod.clone(),
-                container: victim.container.clone(),
+                container: container.clone(),
                 by,
             };
             ConstCounter::new(value(&sum)).encode(metric.encode_family(&labels)?)?;
@@ -147,13 +150,10 @@ fn resident(encoder: &mut DescriptorEncoder<'_>, sample: &LabelledSample) -> fmt
         None,
         MetricType::Gauge,
     )?;
-    for measured in &sample.snapshot.containers {
-        let named = sample.names.get(&measured.id).cloned().unwrap_or_default();
+    for (container, measured) in containers(sample) {
         for (node, bytes) in &measured.resident {
             let labels = NodeLabels {
-                namespace: named.namespace.clone(),
-                pod: named.pod.clone(),
-                container: named.container.clone(),
+                container: container.clone(),
                 node: node.0,
             };
             let bytes = i64::try_from(*bytes).unwrap_or(i64::MAX);
@@ -198,29 +198,17 @@ impl Collector for SchedulerMetrics {
                 ]
             },
         )?;
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "counts beyond 2^53 are not reached"
-        )]
         family(
             &mut encoder,
             &sample,
             ("scheduler_switches", "Context switches"),
             |measured| {
                 [
-                    ("voluntary", measured.total.voluntary as f64),
-                    ("involuntary", measured.total.involuntary as f64),
-                    (
-                        "preempted_by_others",
-                        measured.total.preempted_by_others as f64,
-                    ),
+                    ("voluntary", number(measured.total.voluntary)),
+                    ("involuntary", number(measured.total.involuntary)),
                 ]
             },
         )?;
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "counts beyond 2^53 are not reached"
-        )]
         family(
             &mut encoder,
             &sample,
@@ -231,15 +219,11 @@ impl Collector for SchedulerMetrics {
             |measured| {
                 let mut migrations = DISTANCES.map(|kind| (kind, 0.0));
                 for ((_, value), count) in migrations.iter_mut().zip(measured.total.migrations) {
-                    *value = count as f64;
+                    *value = number(count);
                 }
                 migrations
             },
         )?;
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "counts beyond 2^53 are not reached"
-        )]
         interference(
             &mut encoder,
             &sample,
@@ -247,7 +231,7 @@ impl Collector for SchedulerMetrics {
                 "scheduler_preempted_by",
                 "Preemptions by each of the five others that cost the container most",
             ),
-            |harm| harm.preemptions as f64,
+            |harm| number(harm.preemptions),
         )?;
         interference(
             &mut encoder,
@@ -259,25 +243,24 @@ impl Collector for SchedulerMetrics {
             |harm| seconds(harm.wait_ns),
         )?;
         resident(&mut encoder, &sample)?;
-        let mut metric = encoder.encode_descriptor(
-            "scheduler_foreign_seconds",
-            "Time others ran on the container's exclusive CPUs; kernel threads apart, it must stay 0",
-            None,
-            MetricType::Counter,
-        )?;
-        for measured in &sample.snapshot.containers {
-            let ContainerName {
-                namespace,
-                pod,
-                container,
-            } = sample.names.get(&measured.id).cloned().unwrap_or_default();
-            let ns = measured.foreign.iter().map(|foreign| foreign.run_ns).sum();
-            let labels = ContainerLabels {
-                namespace,
-                pod,
-                container,
-            };
-            ConstCounter::new(seconds(ns)).encode(metric.encode_family(&labels)?)?;
+        type Total = fn(&ContainerTelemetry) -> f64;
+        let totals: [(&str, &str, Total); 2] = [
+            (
+                "scheduler_foreign_seconds",
+                "Time others ran on the container's exclusive CPUs; kernel threads apart, it must stay 0",
+                |measured| seconds(measured.foreign.iter().map(|foreign| foreign.run_ns).sum()),
+            ),
+            (
+                "scheduler_preemptions_by_others",
+                "Involuntary context switches of the container to what is not in it",
+                |measured| number(measured.total.preempted_by_others),
+            ),
+        ];
+        for (name, help, of) in totals {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (labels, measured) in containers(&sample) {
+                ConstCounter::new(of(measured)).encode(metric.encode_family(&labels)?)?;
+            }
         }
         let quality = ConstGauge::new(match sample.snapshot.quality {
             Quality::Off => 0_i64,

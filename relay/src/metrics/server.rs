@@ -1,10 +1,10 @@
 //! Serves the metrics page, the health check and the status page over TCP.
 
-use super::registry::{CONTENT_TYPE, Metrics};
+use super::{registry::Metrics, text::TextFormat};
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -34,9 +34,12 @@ fn router(metrics: Metrics, status_page: Router) -> Router {
         .merge(status_page)
 }
 
-async fn page(State(metrics): State<Metrics>) -> Response {
-    match metrics.page() {
-        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
+async fn page(State(metrics): State<Metrics>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT).iter();
+    let accept: Vec<_> = accept.filter_map(|value| value.to_str().ok()).collect();
+    let format = TextFormat::accepted(&accept.join(","));
+    match metrics.page_as(format) {
+        Ok(page) => ([(header::CONTENT_TYPE, format.media_type())], page).into_response(),
         Err(error) => {
             tracing::error!(target: "metrics", "cannot render the metrics page: {error}");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
@@ -55,7 +58,7 @@ mod tests {
         let status_page = Router::new().route("/", get(async || "page"));
         let router = router(Metrics::default(), status_page);
         for (path, status, content_type) in [
-            ("/metrics", 200, CONTENT_TYPE),
+            ("/metrics", 200, TextFormat::Prometheus.media_type()),
             ("/healthz", 200, "text/plain; charset=utf-8"),
             ("/", 200, "text/plain; charset=utf-8"),
         ] {

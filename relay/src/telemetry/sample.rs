@@ -24,4 +24,6 @@ pub struct ContainerName {
     pub pod: String,
     /// Container name.
     pub container: String,
+    /// The pod's unique id: two pods of one name have different ones.
+    pub uid: String,
 }

@@ -185,6 +185,7 @@ impl TopView {
                     namespace,
                     pod,
                     container,
+                    uid: _,
                 } = name(&measured.id.0);
                 let Totals {
                     wait_wake_ns,
@@ -200,6 +201,7 @@ impl TopView {
                                 namespace,
                                 pod,
                                 container,
+                                uid: _,
                             } = name(&source.0);
                             format!("{namespace}/{pod}/{container}")
                         },

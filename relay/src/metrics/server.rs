@@ -39,7 +39,13 @@ async fn page(State(metrics): State<Metrics>, headers: HeaderMap) -> Response {
     let accept: Vec<_> = accept.filter_map(|value| value.to_str().ok()).collect();
     let format = TextFormat::accepted(&accept.join(","));
     match metrics.page_as(format) {
-        Ok(page) => ([(header::CONTENT_TYPE, format.media_type())], page).into_response(),
+        Ok(page) => {
+            let fields = [
+                (header::CONTENT_TYPE, format.media_type()),
+                (header::VARY, "Accept"),
+            ];
+            (fields, page).into_response()
+        }
         Err(error) => {
             tracing::error!(target: "metrics", "cannot render the metrics page: {error}");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
@@ -57,12 +63,25 @@ mod tests {
     async fn metrics_and_the_status_page_have_one_address() {
         let status_page = Router::new().route("/", get(async || "page"));
         let router = router(Metrics::default(), status_page);
-        for (path, status, content_type) in [
-            ("/metrics", 200, TextFormat::Prometheus.media_type()),
-            ("/healthz", 200, "text/plain; charset=utf-8"),
-            ("/", 200, "text/plain; charset=utf-8"),
+        let open_metrics = "application/openmetrics-text; version=1.0.0";
+        for (path, accept, status, content_type) in [
+            (
+                "/metrics",
+                "*/*",
+                200,
+                "text/plain; version=0.0.4; charset=utf-8",
+            ),
+            (
+                "/metrics",
+                open_metrics,
+                200,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            ),
+            ("/healthz", "*/*", 200, "text/plain; charset=utf-8"),
+            ("/", "*/*", 200, "text/plain; charset=utf-8"),
         ] {
-            let request = Request::get(path).body(Body::empty()).unwrap();
+            let request = Request::get(path).header(header::ACCEPT, accept);
+            let request = request.body(Body::empty()).unwrap();
             let answer = router.clone().oneshot(request).await.unwrap();
             assert_eq!(answer.status(), status, "{path}");
             assert_eq!(answer.headers()[header::CONTENT_TYPE], content_type);

@@ -1,10 +1,14 @@
 //! The two text formats of a metrics page, and which of them a scraper wants.
 //!
-//! OpenMetrics 1.0 names a family without the suffix of its samples and ends with `# EOF`; the format of Prometheus,
-//! version 0.0.4, names what stands in the samples and has no units, info or unknown types. Samples are the same in both.
+//! OpenMetrics 1.0.0 names a family without the suffix of its samples and ends with `# EOF`; the format of Prometheus,
+//! version 0.0.4, names a family as its samples and has no units and no types `info` and `unknown`. Samples are the same
+//! in both: no family here has exemplars, times of creation or timestamps.
 //! Sources: OpenMetrics 1.0.0; "Exposition formats" of the Prometheus documentation.
 
 use std::fmt::Write as _;
+
+/// The version of OpenMetrics that is written.
+const VERSION: &str = "1.0.0";
 
 /// A text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,27 +20,38 @@ pub(super) enum TextFormat {
 }
 
 impl TextFormat {
-    /// What a scraper accepts best (RFC 9110, 12.5.1); OpenMetrics only when it is named, and not less wanted than text.
+    /// The format for a header field `Accept` (RFC 9110, 12.5.1): OpenMetrics where the scraper names it and wants plain
+    /// text no more.
     pub(super) fn accepted(accept: &str) -> Self {
-        let (mut open_metrics, mut text) = (0, 0);
+        let mut open_metrics = 0;
+        // The range that names plain text most closely counts, and of equal ranges the heaviest.
+        let mut text = (0, 0);
         for range in accept.split(',') {
-            let mut parts = range.split(';').map(str::trim);
-            let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let mut weights = parts.filter_map(|parameter| {
-                let (name, value) = parameter.split_once('=')?;
-                let is_weight = name.trim().eq_ignore_ascii_case("q");
-                is_weight.then(|| weight(value.trim()))
-            });
-            let weight = weights.next_back().unwrap_or(1000);
-            match &*media_type {
-                "application/openmetrics-text" => open_metrics = weight.max(open_metrics),
-                "text/plain" | "text/*" | "*/*" => text = weight.max(text),
+            let mut parts = range.split(';');
+            let media_type = parts.next().unwrap_or_default().trim();
+            let (mut weight, mut version) = (1000, VERSION);
+            for (name, value) in parts.filter_map(|parameter| parameter.split_once('=')) {
+                match &*name.trim().to_ascii_lowercase() {
+                    "q" => weight = thousandths(value.trim()),
+                    "version" => version = value.trim().trim_matches('"'),
+                    _ => {}
+                }
+            }
+            match &*media_type.to_ascii_lowercase() {
+                "application/openmetrics-text" if version == VERSION => {
+                    open_metrics = open_metrics.max(weight);
+                }
+                "text/plain" => text = text.max((3, weight)),
+                "text/*" => text = text.max((2, weight)),
+                "*/*" => text = text.max((1, weight)),
                 _ => {}
             }
         }
-        match open_metrics > 0 && open_metrics >= text {
-            true => Self::OpenMetrics,
-            false => Self::Prometheus,
+        let (_closeness, text) = text;
+        if open_metrics > 0 && open_metrics >= text {
+            Self::OpenMetrics
+        } else {
+            Self::Prometheus
         }
     }
 
@@ -49,16 +64,16 @@ impl TextFormat {
     }
 }
 
-/// A weight such as `0.35` in thousandths; a malformed one wants nothing.
-fn weight(text: &str) -> u16 {
-    let known = text.parse::<f32>().ok();
-    let known = known.filter(|weight| (0.0..=1.0).contains(weight));
+/// A weight such as `0.35` in thousandths; a malformed weight is 0.
+fn thousandths(weight: &str) -> u16 {
+    let weight = weight.parse::<f32>().unwrap_or_default();
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "between 0 and 1000"
     )]
-    known.map_or(0, |weight| (weight * 1000.0).round() as u16)
+    let thousandths = (weight.clamp(0.0, 1.0) * 1000.0).round() as u16;
+    thousandths
 }
 
 /// An OpenMetrics page in the format of Prometheus.
@@ -119,6 +134,18 @@ mod tests {
             (
                 "application/openmetrics-text;q=0, */*",
                 TextFormat::Prometheus,
+            ),
+            (
+                "application/openmetrics-text;q=0.5,text/plain;q=0.1,*/*;q=0.9",
+                TextFormat::OpenMetrics,
+            ),
+            (
+                "application/openmetrics-text;version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                TextFormat::Prometheus,
+            ),
+            (
+                "application/openmetrics-text;version=\"1.0.0\"",
+                TextFormat::OpenMetrics,
             ),
             ("application/openmetrics-text; q=x", TextFormat::Prometheus),
             (

@@ -103,7 +103,7 @@ const MODULES: &[Row] = &[
     },
     Row {
         name: "metrics",
-        purpose: "the OpenMetrics page",
+        purpose: "the metrics page",
         alone: "",
         imports: &["cri", "manager", "telemetry"],
     },

@@ -9,7 +9,7 @@ use clap_complete::Shell;
 /// What this program was built of: version, commit (of what `cargo xtask dist` built), digest of the BPF object,
 /// features.
 #[must_use]
-pub fn build() -> Vec<(&'static str, String)> {
+pub fn build() -> [(&'static str, String); 4] {
     let features = [
         ("ebpf", cfg!(feature = "ebpf")),
         ("hwloc", cfg!(feature = "hwloc")),
@@ -21,7 +21,7 @@ pub fn build() -> Vec<(&'static str, String)> {
     let commit = option_env!("CRI_RESMGR_COMMIT").unwrap_or("not recorded");
     let bpf_object = option_env!("CRI_RESMGR_BPF_SHA256")
         .map_or("none".to_owned(), |digest| format!("sha256:{digest}"));
-    vec![
+    [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("commit", commit.to_owned()),
         ("bpf_object", bpf_object),
@@ -32,16 +32,10 @@ pub fn build() -> Vec<(&'static str, String)> {
 /// What `--version` prints.
 #[must_use]
 pub fn version() -> String {
-    let mut text = String::new();
-    for (name, value) in build() {
-        let name = match name {
-            "version" => "cri-resmgr ".to_owned(),
-            "bpf_object" => "BPF object: ".to_owned(),
-            name => format!("{name}: "),
-        };
-        text += &format!("{name}{value}\n");
-    }
-    text
+    let [version, commit, bpf_object, features] = build().map(|(_name, value)| value);
+    format!(
+        "cri-resmgr {version}\ncommit: {commit}\nBPF object: {bpf_object}\nfeatures: {features}\n"
+    )
 }
 
 /// What `--list-loggers` prints.

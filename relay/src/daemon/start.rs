@@ -114,7 +114,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
         config.telemetry.ebpf.then_some(measurements as _),
     );
     let dumper = Arc::new(dumper.map_err(anyhow::Error::from)?);
-    let metrics = Metrics::new(cli::help::build());
+    let metrics = Metrics::new(cli::help::build().into());
     let observers = observers(&config, &dumper, &metrics);
     let socket = Socket::open(&config)?;
     let views_path = commands::views_socket(&config.relay.relay_socket);

@@ -27,11 +27,11 @@ impl Metrics {
     #[must_use]
     pub fn new(build: Vec<(&'static str, String)>) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(ProcessMetrics));
+        registry.register_collector(Box::new(ProcessMetrics::new()));
         let build = Info::new(build);
         registry.sub_registry_with_prefix(PREFIX).register(
             "build",
-            "The running cri-resmgr",
+            "What the running cri-resmgr was built of",
             build,
         );
         Self {

@@ -13,9 +13,7 @@ use resmgr_topology::MilliCpu;
 use serde::{Deserialize, Serialize};
 
 /// A container's identity: the runtime's id, or a provisional one while it is being created.
-#[derive(
-    Default, Clone, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ContainerId(pub Arc<str>);
 

@@ -74,7 +74,7 @@ impl ContainerSource {
                         let placement = container.placement.cloned().unwrap_or_default();
                         let followed = RunningContainer {
                             parent: container.record.cgroup_parent.clone(),
-                            name: name(container.request),
+                            name: name(container.request, container.record.attempt),
                             cpus: *placement.cpus,
                             exclusive: *placement.exclusive,
                         };
@@ -105,7 +105,7 @@ impl ContainerSource {
                         Ok(ask) => {
                             let followed = RunningContainer {
                                 parent: ask.cgroup_parent,
-                                name: name(&ask.request),
+                                name: name(&ask.request, ask.attempt),
                                 cpus: CpuSet::EMPTY,
                                 exclusive: CpuSet::EMPTY,
                             };
@@ -123,12 +123,13 @@ impl ContainerSource {
     }
 }
 
-fn name(request: &resmgr_policy::Request) -> ContainerName {
+fn name(request: &resmgr_policy::Request, attempt: u32) -> ContainerName {
     ContainerName {
         namespace: request.pod.namespace.to_string(),
         pod: request.pod.name.to_string(),
         container: request.name.to_string(),
         uid: request.pod.uid.to_string(),
+        attempt,
     }
 }
 

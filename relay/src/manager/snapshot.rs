@@ -91,7 +91,7 @@ pub enum FindError {
 }
 
 impl Snapshot {
-    pub(super) fn empty(policy: &Arc<dyn Policy>, topology: Arc<Topology>) -> Self {
+    pub(crate) fn empty(policy: &Arc<dyn Policy>, topology: Arc<Topology>) -> Self {
         Self {
             generation: 0,
             synced: false,

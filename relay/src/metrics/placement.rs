@@ -1,6 +1,6 @@
 //! Placement: which container is on which CPUs, how many CPUs are given out, what the policy decided.
 
-use super::labels::{ContainerLabels, PoolLabels, first_of_each};
+use super::labels::{ContainerLabels, PoolLabels, newest_attempts};
 use crate::manager::Snapshot;
 use prometheus_client::{
     collector::Collector,
@@ -9,7 +9,7 @@ use prometheus_client::{
 };
 use resmgr_policy::PoolUse;
 use resmgr_topology::CpuSet;
-use std::{cmp::Reverse, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 use tokio::sync::watch;
 
 /// Renders the manager's last snapshot at each scrape.
@@ -56,13 +56,11 @@ fn count(number: usize) -> ConstGauge<i64> {
 impl Collector for PlacementMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = self.snapshots.borrow().clone();
-        let mut newest_first: Vec<_> = snapshot.containers.iter().collect();
-        newest_first.sort_by_key(|container| Reverse(container.arrival));
-        let placed = newest_first.iter().filter_map(|container| {
+        let placements = newest_attempts(snapshot.containers.iter().filter_map(|container| {
             let labels = ContainerLabels::from(&**container.request);
-            Some((labels, container.placement?))
-        });
-        let placements = first_of_each(placed);
+            let attempt = (container.record.attempt, container.arrival);
+            Some((labels, attempt, container.placement?))
+        }));
         gauge(
             &mut encoder,
             "placement_container_cpus",
@@ -131,7 +129,8 @@ impl Collector for PlacementMetrics {
             },
         )?;
         let unplaced = count(
-            newest_first
+            snapshot
+                .containers
                 .iter()
                 .filter(|container| container.placement.is_none())
                 .count(),

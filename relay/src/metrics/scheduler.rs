@@ -1,6 +1,6 @@
 //! What the scheduler did to each container, and what measuring it costs.
 
-use super::labels::{ContainerLabels, first_of_each};
+use super::labels::{ContainerLabels, newest_attempts};
 use crate::telemetry::{
     ContainerTelemetry, Interference, InterferenceSource, Quality, sample::LabelledSample,
 };
@@ -75,12 +75,11 @@ impl SchedulerMetrics {
     }
 }
 
-/// Every container that was measured and has a name.
-fn containers(sample: &LabelledSample) -> Vec<(ContainerLabels, &ContainerTelemetry)> {
-    let measured = sample.snapshot.containers.iter();
-    first_of_each(measured.filter_map(|measured| {
+/// Measured containers by their labels; a page cannot tell of a container without a name.
+fn containers(sample: &LabelledSample) -> BTreeMap<ContainerLabels, &ContainerTelemetry> {
+    newest_attempts(sample.snapshot.containers.iter().filter_map(|measured| {
         let name = sample.names.get(&measured.id)?;
-        Some((ContainerLabels::from(name), measured))
+        Some((ContainerLabels::from(name), name.attempt, measured))
     }))
 }
 

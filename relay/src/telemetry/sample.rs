@@ -24,6 +24,8 @@ pub struct ContainerName {
     pub pod: String,
     /// Container name.
     pub container: String,
-    /// The pod's unique id: two pods of one name have different ones.
+    /// Kubernetes UID of the pod, in which two pods of one name differ; empty when the runtime does not tell.
     pub uid: String,
+    /// How often the container was created in its pod (`ContainerMetadata.attempt`).
+    pub attempt: u32,
 }

@@ -109,7 +109,7 @@ pub struct Interference {
 }
 
 /// One container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerTelemetry {
     /// The container.
     pub id: ContainerId,

@@ -185,7 +185,7 @@ impl TopView {
                     namespace,
                     pod,
                     container,
-                    uid: _,
+                    ..
                 } = name(&measured.id.0);
                 let Totals {
                     wait_wake_ns,
@@ -201,7 +201,7 @@ impl TopView {
                                 namespace,
                                 pod,
                                 container,
-                                uid: _,
+                                ..
                             } = name(&source.0);
                             format!("{namespace}/{pod}/{container}")
                         },

@@ -1,0 +1,225 @@
+use super::*;
+use crate::{
+    enforce::CgroupSettings,
+    manager::{Book, Snapshot},
+    metrics::{
+        placement::PlacementMetrics, registry::Metrics, scheduler::SchedulerMetrics,
+        text::TextFormat,
+    },
+    telemetry::{
+        ContainerTelemetry, Interference, InterferenceSource, Totals, sample::LabelledSample,
+    },
+};
+use proptest::prelude::*;
+use resmgr_policy::{ContainerId, Placement, Policy, QosClass, Requirements, Unplaced};
+use resmgr_topology::{CpuSet, NodeId, Topology};
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, sync::Arc};
+
+/// A container that a client has made, and that the telemetry may have no name of.
+#[derive(Clone, Debug)]
+struct Made {
+    name: ContainerName,
+    known: bool,
+    pool: &'static str,
+}
+
+fn made() -> impl Strategy<Value = Made> {
+    let word = || prop::sample::select(vec!["a", "b", "", "\"} 1\n#\\"]).prop_map(str::to_owned);
+    let name = (word(), word(), word(), word(), 0..3_u32);
+    let pool = prop::sample::select(vec!["shared", "reserved"]);
+    (name, any::<bool>(), pool).prop_map(|(name, known, pool)| {
+        let (namespace, pod, container, uid, attempt) = name;
+        let name = ContainerName {
+            namespace,
+            pod,
+            container,
+            uid,
+            attempt,
+        };
+        Made { name, known, pool }
+    })
+}
+
+fn id(index: usize) -> ContainerId {
+    ContainerId(format!("c{index}").into())
+}
+
+fn measured(all: &[Made]) -> LabelledSample {
+    let mut sample = LabelledSample::default();
+    let harm = Interference {
+        preemptions: 1,
+        wait_ns: 1,
+    };
+    let sources = (0..all.len()).map(|index| InterferenceSource::Container(id(index)));
+    let sources = sources.chain([
+        InterferenceSource::Kernel,
+        InterferenceSource::Ended,
+        InterferenceSource::Rest,
+    ]);
+    let interference: BTreeMap<_, _> = sources.map(|source| (source, harm)).collect();
+    for (index, made) in all.iter().enumerate() {
+        sample.snapshot.containers.push(ContainerTelemetry {
+            id: id(index),
+            cpus: CpuSet::EMPTY,
+            exclusive: CpuSet::EMPTY,
+            total: Totals {
+                voluntary: made.name.attempt.into(),
+                ..Totals::default()
+            },
+            run_ns: BTreeMap::new(),
+            outside_ns: 0,
+            foreign: Vec::new(),
+            interference: interference.clone(),
+            resident: BTreeMap::from([(NodeId(0), 1)]),
+        });
+        if made.known {
+            sample.names.insert(id(index), made.name.clone());
+        }
+    }
+    sample
+}
+
+fn placed(all: &[Made]) -> Snapshot {
+    let entry = |(index, made): (usize, &Made)| {
+        let ContainerName {
+            namespace,
+            pod,
+            container,
+            uid,
+            attempt,
+        } = &made.name;
+        let placement = Placement {
+            pool: Some(made.pool.into()),
+            ..Placement::default()
+        };
+        let entry = json!({
+            "request": {
+                "id": id(index),
+                "pod": {"sandbox": "", "uid": uid, "name": pod, "namespace": namespace},
+                "name": container,
+                "qos": QosClass::default(),
+                "requirements": Requirements::default(),
+                "init": false,
+                "annotations": {},
+                "env": [],
+            },
+            "placement": made.known.then_some(placement),
+            "arrival": index,
+            "stage": "running",
+            "asked": CgroupSettings::default(),
+            "cgroup_parent": "",
+            "attempt": attempt,
+        });
+        (id(index).0.to_string(), entry)
+    };
+    let entries: serde_json::Map<String, Value> = all.iter().enumerate().map(entry).collect();
+    let book = json!({"policy": "static", "next_arrival": all.len(), "entries": entries});
+    let book: Book = serde_json::from_value(book).unwrap();
+    let topology = Arc::new(Topology::synthetic("pack:1 core:2 pu:1").unwrap());
+    let policy: Arc<dyn Policy> = Arc::new(Unplaced::NONE);
+    let mut snapshot = Snapshot::empty(&policy, topology);
+    snapshot.containers = book.containers;
+    snapshot
+}
+
+/// Name and labels of a sample.
+type Series = (String, BTreeMap<String, String>);
+
+/// Reads a sample line of either format, by the grammar that both share.
+fn series(line: &str) -> Option<Series> {
+    let is_letter = |letter: &char| letter.is_ascii_alphanumeric() || *letter == '_';
+    let mut letters = line.chars().peekable();
+    let word = |letters: &mut std::iter::Peekable<std::str::Chars<'_>>| -> String {
+        std::iter::from_fn(|| letters.next_if(is_letter)).collect()
+    };
+    let name = word(&mut letters);
+    let mut labels = BTreeMap::new();
+    if letters.next_if_eq(&'{').is_some() {
+        while letters.next_if_eq(&'}').is_none() {
+            let label = word(&mut letters);
+            (letters.next()? == '=' && letters.next()? == '"').then_some(())?;
+            let mut value = String::new();
+            loop {
+                match letters.next()? {
+                    '"' => break,
+                    '\\' => value.push(match letters.next()? {
+                        'n' => '\n',
+                        escaped @ ('"' | '\\') => escaped,
+                        _ => return None,
+                    }),
+                    letter => value.push(letter),
+                }
+            }
+            labels.insert(label, value).is_none().then_some(())?;
+            letters.next_if_eq(&',');
+        }
+    }
+    (letters.next()? == ' ' && !name.is_empty()).then_some(())?;
+    letters.collect::<String>().parse::<f64>().ok()?;
+    Some((name, labels))
+}
+
+proptest! {
+    #[test]
+    fn whatever_containers_are_called_a_page_parses_and_no_two_series_have_the_same_labels(
+        all in prop::collection::vec(made(), 0..12),
+    ) {
+        let measured = Arc::new(measured(&all));
+        let (_changes, snapshots) = tokio::sync::watch::channel(Arc::new(placed(&all)));
+        let metrics = Metrics::default();
+        metrics.register(|registry| {
+            registry.register_collector(Box::new(PlacementMetrics::new(snapshots)));
+            let collector = SchedulerMetrics::new(move || Arc::clone(&measured));
+            registry.register_collector(Box::new(collector));
+        });
+        for format in [TextFormat::Prometheus, TextFormat::OpenMetrics] {
+            let page = metrics.page_as(format).unwrap();
+            let mut known = BTreeSet::new();
+            let mut family = "";
+            for line in page.lines() {
+                if let Some(head) = line.strip_prefix("# ") {
+                    family = head.split(' ').nth(1).unwrap_or_default();
+                    continue;
+                }
+                let Some(series) = series(line) else {
+                    return Err(TestCaseError::fail(format!("{line:?} is no sample\n{page}")));
+                };
+                prop_assert!(series.0.starts_with(family), "{line} below {family}");
+                prop_assert!(known.insert(series), "{line} twice\n{page}");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_two_attempts_in_one_pod_the_newer_is_shown_and_of_two_pods_of_one_name_both() {
+    let made = |uid: &str, attempt| Made {
+        name: ContainerName {
+            namespace: "default".to_owned(),
+            pod: "db-0".to_owned(),
+            container: "db".to_owned(),
+            uid: uid.to_owned(),
+            attempt,
+        },
+        known: true,
+        pool: "shared",
+    };
+    let sample = Arc::new(measured(&[made("u1", 7), made("u1", 3), made("u2", 1)]));
+    let metrics = Metrics::default();
+    metrics.register(|registry| {
+        let collector = SchedulerMetrics::new(move || Arc::clone(&sample));
+        registry.register_collector(Box::new(collector));
+    });
+    let page = metrics.page().unwrap();
+    let voluntary = page
+        .lines()
+        .filter(|line| line.contains("kind=\"voluntary\""));
+    assert_eq!(
+        voluntary.collect::<Vec<_>>(),
+        [("u1", 7), ("u2", 1)].map(|(uid, count)| format!(
+            "cri_resmgr_scheduler_switches_total{{namespace=\"default\",pod=\"db-0\",container=\"db\",uid=\"{uid}\",\
+             kind=\"voluntary\"}} {count}.0"
+        ))
+    );
+}

@@ -158,6 +158,8 @@ async fn the_page_shows_real_containers_and_explains_one_that_its_address_names(
         assert!(document.contains(part), "{part}: {document}");
     }
     assert!(!document.contains("Telemetry is off"), "{document}");
+    let malformed = page.document("#%");
+    assert!(malformed.contains("The daemon answers."), "{malformed}");
     let sizes = [
         page.picture("light", "", &["--window-size=1200,1000"]),
         page.picture(

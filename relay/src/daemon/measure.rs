@@ -305,13 +305,14 @@ impl Measure {
         let named = ids.filter_map(|id| {
             let name = names.get(id)?;
             let name = format!("{}/{}/{}", name.namespace, name.pod, name.container);
-            Some((id.to_string(), name))
+            Some((id.clone(), name))
         });
-        Some(MeasuredView {
-            half_life_ns: measured.scaled_to_half_life(HALF_LIFE.0),
-            names: named.collect(),
-            averages,
-        })
+        let half_life_ns = measured.scaled_to_half_life(HALF_LIFE.0);
+        Some(MeasuredView::new(
+            half_life_ns,
+            averages.clone(),
+            &named.collect(),
+        ))
     }
 
     /// The picture for `top`, as of now; `None` when nothing is measured.

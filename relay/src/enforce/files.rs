@@ -115,7 +115,7 @@ impl CgroupFiles for MountedFiles {
     }
 
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
-        logged(path, "all", text.trim_end(), fs::write(path, text))
+        logged(path, "content", text.trim_end(), fs::write(path, text))
     }
 
     fn is_directory(&self, path: &Path) -> bool {

@@ -1,6 +1,6 @@
 //! The placement as people and scripts see it: one type, printed as a table or as JSON.
 
-use resmgr_policy::{Candidate, Observed, Reason};
+use resmgr_policy::{Candidate, ContainerId, Observed, Reason};
 use resmgr_topology::{CpuSet, Topology};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -124,8 +124,8 @@ pub struct MeasuredView {
     pub half_life_ns: u64,
     /// The averages.
     pub averages: Observed,
-    /// Names of the containers in `preempted_by` of the averages, by id.
-    pub names: BTreeMap<String, String>,
+    /// The same in words, the most important first.
+    pub lines: Vec<String>,
 }
 
 /// A creation that was refused.
@@ -287,7 +287,7 @@ impl fmt::Display for ExplainView {
             Some(refused) => {
                 let times = match refused.times {
                     1 => String::new(),
-                    times => format!(" for the {times}th time"),
+                    times => format!(" {times} times, last"),
                 };
                 writeln!(
                     f,
@@ -310,7 +310,7 @@ impl fmt::Display for ExplainView {
             writeln!(f, "now {}", self.measurements)?;
         }
         if let Some(measured) = &self.measured {
-            writeln!(f, "{measured}")?;
+            writeln!(f, "{}", measured.lines.join("\n  "))?;
         }
         for decision in &self.decisions {
             let mut text = String::new();
@@ -330,8 +330,14 @@ impl fmt::Display for ExplainView {
 /// How many of those that preempted a container are named.
 const PREEMPTORS: usize = 3;
 
-impl fmt::Display for MeasuredView {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl MeasuredView {
+    /// Averages of this half-life (nanoseconds); `names` of the containers that preempted it, by id.
+    #[must_use]
+    pub fn new(
+        half_life_ns: u64,
+        averages: Observed,
+        names: &BTreeMap<ContainerId, String>,
+    ) -> Self {
         let Observed {
             utilisation_mcpu,
             wait_ns_per_s,
@@ -343,41 +349,33 @@ impl fmt::Display for MeasuredView {
             preempted_by,
             confidence,
             ..
-        } = &self.averages;
-        write!(
-            f,
+        } = &averages;
+        let mut first = format!(
             "measured, averages of {} s: runs {utilisation_mcpu}m, waits {} a second for a CPU",
-            self.half_life_ns / 1_000_000_000,
+            half_life_ns / 1_000_000_000,
             milliseconds(*wait_ns_per_s),
-        )?;
+        );
         if *wait_p99_ns > 0 {
-            write!(
-                f,
-                ", 99 of 100 waits end within {}",
-                milliseconds(*wait_p99_ns)
-            )?;
+            let longest = milliseconds(*wait_p99_ns);
+            first += &format!(", 99 of 100 waits end within {longest}");
         }
-        let mut parts = Vec::new();
+        let mut lines = vec![first];
         if *throttled_ns_per_s > 0 {
-            parts.push(format!(
-                "throttled by its own quota {} a second",
-                milliseconds(*throttled_ns_per_s)
-            ));
+            let throttled = milliseconds(*throttled_ns_per_s);
+            lines.push(format!("throttled by its own quota {throttled} a second"));
         }
         for (rate, crossed) in [
             (package_migrations_milli_per_s, "packages"),
             (node_migrations_milli_per_s, "NUMA nodes"),
         ] {
             if *rate > 0 {
-                parts.push(format!(
-                    "moves between {crossed} {} a second",
-                    thousandths(*rate)
-                ));
+                let rate = thousandths(*rate);
+                lines.push(format!("moves between {crossed} {rate} times a second"));
             }
         }
         if *intruder_ns_per_s > 0 {
             let ran = milliseconds(*intruder_ns_per_s);
-            parts.push(format!("others ran {ran} a second on its exclusive CPUs"));
+            lines.push(format!("others ran {ran} a second on its exclusive CPUs"));
         }
         let mut preemptors: Vec<_> = preempted_by
             .iter()
@@ -385,23 +383,19 @@ impl fmt::Display for MeasuredView {
             .collect();
         preemptors.sort_by(|(a, a_rate), (b, b_rate)| b_rate.cmp(a_rate).then(a.cmp(b)));
         for (id, rate) in preemptors.into_iter().take(PREEMPTORS) {
-            let name = self.names.get(&*id.0).map_or(&*id.0, String::as_str);
-            parts.push(format!(
-                "preempted by {name} {} a second",
-                thousandths(*rate)
-            ));
-        }
-        for part in parts {
-            write!(f, "\n  {part}")?;
+            let name = names.get(id).map_or(&*id.0, String::as_str);
+            let rate = thousandths(*rate);
+            lines.push(format!("preempted by {name} {rate} times a second"));
         }
         if confidence.0 < 1000 {
-            write!(
-                f,
-                "\n  seen for a short while only: {} of 1000 sure",
-                confidence.0
-            )?;
+            let sure = confidence.0;
+            lines.push(format!("seen for a short while only: {sure} of 1000 sure"));
         }
-        Ok(())
+        Self {
+            half_life_ns,
+            averages,
+            lines,
+        }
     }
 }
 
@@ -507,5 +501,42 @@ mod tests {
         let earlier = r#"{"at":"","summary":"","reasons":["kept what it held"]}"#;
         let read: DecisionView = serde_json::from_str(earlier).unwrap();
         assert_eq!(read.values, DecisionValues::default());
+    }
+
+    #[test]
+    fn what_was_measured_and_refused_is_said_in_words() {
+        let noisy = ContainerId("0123".into());
+        let averages = Observed {
+            utilisation_mcpu: 490,
+            wait_ns_per_s: 509_679_000,
+            wait_p99_ns: 8_388_000,
+            preempted_by: [(noisy.clone(), 109_100), (ContainerId("4567".into()), 200)].into(),
+            confidence: resmgr_policy::Confidence(1000),
+            ..Observed::default()
+        };
+        let names = BTreeMap::from([(noisy, "default/noisy-0/noisy".to_owned())]);
+        let measured = MeasuredView::new(10_000_000_000, averages, &names);
+        assert_eq!(
+            measured.lines,
+            [
+                "measured, averages of 10 s: runs 490m, waits 509.679 ms a second for a CPU, 99 of 100 waits end within \
+                 8.388 ms",
+                "preempted by default/noisy-0/noisy 109.1 times a second",
+                "preempted by 4567 0.2 times a second",
+            ]
+        );
+        let refused = |times| ExplainView {
+            refused: Some(RefusedView {
+                at: "2026-01-01T00:00:00Z".into(),
+                why: "no room".into(),
+                times,
+            }),
+            ..ExplainView::default()
+        };
+        let at = "at 2026-01-01T00:00:00Z: no room\n";
+        let once = format!("does not exist: its creation was refused {at}");
+        assert!(refused(1).to_string().contains(&once), "{}", refused(1));
+        let often = format!("does not exist: its creation was refused 2 times, last {at}");
+        assert!(refused(2).to_string().contains(&often), "{}", refused(2));
     }
 }

@@ -14,17 +14,27 @@ pub fn views_socket(relay_socket: &Path) -> PathBuf {
     relay_socket.with_file_name(format!("{stem}-inspect.sock"))
 }
 
-/// A view of the daemon that serves the relay socket of these options.
+/// Asks the daemon that serves the relay socket of these options on its socket of views.
 ///
 /// # Errors
-/// When no daemon answers, or it refuses.
-pub(super) fn fetch<T: serde::de::DeserializeOwned>(raw: &Raw, view: &str) -> Result<T, ExitError> {
+/// When no runtime can be had to ask in, and what `ask` fails with.
+pub(super) fn ask<T, E: Into<anyhow::Error>, F: Future<Output = Result<T, E>>>(
+    raw: &Raw,
+    ask: impl FnOnce(PathBuf) -> F,
+) -> Result<T, ExitError> {
     let typed = &raw.options.relay.relay_socket.text;
     let socket = views_socket(&crate::cri::listen::socket_path(typed));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let answer = runtime.block_on(client::fetch(&socket, view));
-    Ok(answer.map_err(anyhow::Error::from)?)
+    Ok(runtime.block_on(ask(socket)).map_err(Into::into)?)
+}
+
+/// A view of the daemon that serves the relay socket of these options.
+///
+/// # Errors
+/// When no daemon answers, or it refuses.
+pub(super) fn fetch<T: serde::de::DeserializeOwned>(raw: &Raw, view: &str) -> Result<T, ExitError> {
+    ask(raw, async |socket| client::fetch(&socket, view).await)
 }

@@ -1,6 +1,6 @@
 //! `cri-resmgr status`: the status page of a running daemon for a browser, for as long as it is looked at.
 
-use super::{fetch::views_socket, output::print};
+use super::{fetch::ask, output::print};
 use crate::{config::Raw, daemon::error::ExitError};
 use anyhow::Context;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
@@ -19,13 +19,7 @@ const CONNECTIONS: usize = 64;
 /// # Errors
 /// When no daemon serves, or the address cannot be had.
 pub fn status(raw: &Raw, listen: SocketAddr) -> Result<(), ExitError> {
-    let typed = &raw.options.relay.relay_socket.text;
-    let socket = views_socket(&crate::cri::listen::socket_path(typed));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")?;
-    Ok(runtime.block_on(serve(socket, listen))?)
+    ask(raw, |socket| serve(socket, listen))
 }
 
 async fn serve(socket: PathBuf, listen: SocketAddr) -> anyhow::Result<()> {

@@ -596,38 +596,20 @@ async function explain(container) {
 
 /** Explains the container that the address of the page names behind #, once. */
 function explainLinked() {
-  const link = decodeURIComponent(location.hash.slice(1));
-  if (link === "" || link === explainedLink) {
+  if (location.hash === "" || location.hash === explainedLink) {
     return;
+  }
+  let link = location.hash.slice(1);
+  try {
+    link = decodeURIComponent(link);
+  } catch {
+    // No percent-encoding: it is taken as it stands.
   }
   const container = state.containers.find((known) => known.id === link || nameOf(known) === link);
   if (container !== undefined) {
-    explainedLink = link;
+    explainedLink = location.hash;
     explain(container);
   }
-}
-
-function textOfMeasured({ half_life_ns, averages, names }) {
-  const ms = (ns) => `${(ns / 1e6).toFixed(3)} ms`;
-  const rate = (milli) => (milli / 1000).toFixed(1);
-  const parts = [
-    `Measured, averages of ${half_life_ns / 1e9} s: runs ${averages.utilisation_mcpu}m`,
-    `waits ${ms(averages.wait_ns_per_s)} a second for a CPU`,
-  ];
-  if (averages.wait_p99_ns > 0) {
-    parts.push(`99 of 100 waits end within ${ms(averages.wait_p99_ns)}`);
-  }
-  if (averages.throttled_ns_per_s > 0) {
-    parts.push(`throttled by its own quota ${ms(averages.throttled_ns_per_s)} a second`);
-  }
-  if (averages.foreign_ns_per_s > 0) {
-    parts.push(`others ran ${ms(averages.foreign_ns_per_s)} a second on its exclusive CPUs`);
-  }
-  const worst = Object.entries(averages.preempted_by).sort((a, b) => b[1] - a[1]);
-  for (const [id, milli] of worst.slice(0, 3)) {
-    parts.push(`preempted by ${names[id] ?? id} ${rate(milli)} a second`);
-  }
-  return `${parts.join(", ")}.`;
 }
 
 function explanation(view) {
@@ -643,7 +625,7 @@ function explanation(view) {
     parts.push(make("p", {}, `Now ${view.measurements}`));
   }
   if (view.measured !== undefined) {
-    parts.push(make("p", {}, textOfMeasured(view.measured)));
+    parts.push(...view.measured.lines.map((line) => make("p", {}, line)));
   }
   parts.push(make("p", {}, `Id ${container.id}`));
   if (view.decisions.length === 0) {

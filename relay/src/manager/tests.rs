@@ -14,7 +14,7 @@ use resmgr_policy::{
     Change, ContainerId, Decision, Explanation, Placement, QosClass, Refusal, Request, State, View,
 };
 use resmgr_topology::CpuSet;
-use std::{path::Path, sync::Mutex, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Mutex, time::Duration};
 use tokio::time::Instant;
 
 mod churn;
@@ -32,6 +32,8 @@ use toy::{Mood, Toy};
 #[derive(Debug, Default)]
 struct Paper {
     containers: Mutex<Vec<Listed>>,
+    /// What the containers were created with, by id; of one that is not among them only the name is known.
+    created: Mutex<BTreeMap<Arc<str>, v1::CreateContainerRequest>>,
     updates: Mutex<Vec<(String, CgroupSettings)>>,
     refuses_updates: Mutex<bool>,
     /// Where endings are told; taken away, the stream breaks off.
@@ -51,8 +53,10 @@ impl Runtime for Paper {
     }
 
     async fn learn(&self, container: &Listed) -> Result<ContainerSpec, RuntimeError> {
-        let create = create_request(&container.name, "default", "/kubepods/burstable/pod", 500);
-        let create = create.encode_to_vec();
+        let created = self.created.lock().unwrap().get(&container.id).cloned();
+        let create = created
+            .unwrap_or_else(|| create_request(&container.name, "default", SHARED, 500))
+            .encode_to_vec();
         let mut spec = container_spec(
             &CreateContainerRequest::decode(&*create).unwrap(),
             ContainerId(Arc::clone(&container.id)),

@@ -203,6 +203,8 @@ impl World {
             let list = if list.is_empty() { "0-7" } else { &list };
             let parent = parent.trim_start_matches('/');
             self.node.tree.container(parent, &id, list, "0");
+            let created = &self.node.runtime.created;
+            created.lock().unwrap().insert(id.as_str().into(), wish);
             self.node.listed(&id, &id);
         }
         let after = after.unwrap();

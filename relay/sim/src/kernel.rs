@@ -23,6 +23,8 @@ const CALL_NS: u64 = 20_000;
 const SLICE_NS: u64 = 3_000_000;
 const WAKE_GRANULARITY_NS: u64 = 1_000_000;
 const BALANCE_NS: u64 = 4_000_000;
+/// The hypervisor takes a CPU away once in this time, while it takes any.
+const STEAL_EVERY_NS: u64 = 10_000_000;
 /// The period of the CFS quota, `cpu.cfs_period_us` as Kubernetes sets it.
 pub const PERIOD_NS: u64 = 100_000_000;
 /// Speed of a thread whose sibling is busy, thousandths.
@@ -108,6 +110,9 @@ struct RunQueue {
     floor_ns: u64,
     /// Slice ends set before this count changed are void.
     slice: u64,
+    /// The hypervisor runs something else in place of this CPU: its task neither gets on nor is replaced.
+    stolen: bool,
+    stolen_ns: u64,
 }
 
 impl RunQueue {
@@ -122,6 +127,8 @@ enum KernelEvent {
     SliceEnd { cpu: usize, slice: u64 },
     Balance { cpu: usize, round: u64 },
     Refill { container: usize },
+    Steal { cpu: usize },
+    StealEnd { cpu: usize },
 }
 
 /// A handle of a container in the model.
@@ -157,6 +164,8 @@ pub struct Kernel<'t> {
     now_ns: u64,
     random: Random,
     stretches: Vec<Stretch>,
+    /// The share of time that the hypervisor takes of each busy CPU, thousandths; `None`: never any.
+    steal_milli: Option<u64>,
 }
 
 impl<'t> Kernel<'t> {
@@ -177,6 +186,7 @@ impl<'t> Kernel<'t> {
             now_ns: 0,
             random: Random::new(seed),
             stretches: Vec::new(),
+            steal_milli: None,
         };
         for cpu in 0..kernel.queues.len() {
             let stagger = kernel.random.below(BALANCE_NS);
@@ -283,6 +293,23 @@ impl<'t> Kernel<'t> {
         }
     }
 
+    /// From now on the hypervisor takes this share of time from each CPU that is busy, thousandths.
+    pub fn set_steal(&mut self, milli: u64) {
+        if self.steal_milli.replace(milli).is_none() {
+            for cpu in 0..self.queues.len() {
+                let stagger = self.random.below(STEAL_EVERY_NS);
+                self.at(self.now_ns + stagger, KernelEvent::Steal { cpu });
+            }
+        }
+    }
+
+    /// Time that the hypervisor took from each CPU since the last call, nanoseconds.
+    pub fn take_stolen(&mut self) -> BTreeMap<CpuId, u64> {
+        let queues = self.ids.iter().zip(&mut self.queues);
+        let stolen = queues.map(|(id, queue)| (*id, std::mem::take(&mut queue.stolen_ns)));
+        stolen.collect()
+    }
+
     /// What the container experienced since the last call.
     pub fn take_counters(&mut self, handle: Handle) -> Counters {
         std::mem::take(&mut self.containers[handle.0].counters)
@@ -330,7 +357,37 @@ impl<'t> Kernel<'t> {
                 self.at(self.now_ns + BALANCE_NS, again);
             }
             KernelEvent::Refill { container } => self.refill(container),
+            KernelEvent::Steal { cpu } => self.steal(cpu),
+            KernelEvent::StealEnd { cpu } => self.steal_end(cpu),
             KernelEvent::Timer { .. } | KernelEvent::SliceEnd { .. } => {}
+        }
+    }
+
+    fn steal(&mut self, cpu: usize) {
+        self.at(self.now_ns + STEAL_EVERY_NS, KernelEvent::Steal { cpu });
+        let length_ns = STEAL_EVERY_NS / 1000 * self.steal_milli.unwrap_or(0);
+        if length_ns == 0 || self.queues[cpu].current.is_none() {
+            return;
+        }
+        self.charge(cpu);
+        let queue = &mut self.queues[cpu];
+        queue.stolen = true;
+        queue.stolen_ns += length_ns;
+        queue.speed = 0;
+        // Its slice does not end meanwhile.
+        queue.slice += 1;
+        self.at(self.now_ns + length_ns, KernelEvent::StealEnd { cpu });
+    }
+
+    fn steal_end(&mut self, cpu: usize) {
+        self.charge(cpu);
+        self.queues[cpu].stolen = false;
+        match self.queues[cpu].current {
+            Some(_) => {
+                self.set_speed(cpu);
+                self.arm(cpu);
+            }
+            None => self.start_next(cpu),
         }
     }
 
@@ -502,6 +559,7 @@ impl<'t> Kernel<'t> {
             Some(current) => {
                 let running = self.tasks[current].virtual_ns;
                 if woken
+                    && !self.queues[cpu].stolen
                     && running > own + WAKE_GRANULARITY_NS
                     && self.tasks[current].work_left_ns > 0
                 {
@@ -537,6 +595,9 @@ impl<'t> Kernel<'t> {
     fn start_next(&mut self, cpu: usize) {
         self.queues[cpu].slice += 1;
         self.queues[cpu].since = self.now_ns;
+        if self.queues[cpu].stolen {
+            return;
+        }
         loop {
             let Some((_, task)) = self.queues[cpu].queue.pop_first() else {
                 self.pull_when_idle(cpu);
@@ -553,20 +614,27 @@ impl<'t> Kernel<'t> {
             }
             self.tasks[task].phase = TaskPhase::Running;
             self.queues[cpu].current = Some(task);
-            let busy = |sibling: &usize| *sibling != cpu && self.queues[*sibling].current.is_some();
-            self.queues[cpu].speed = if self.spans[cpu][0].iter().any(busy) {
-                SIBLING_BUSY_SPEED
-            } else {
-                1000
-            };
+            self.set_speed(cpu);
             self.arm(cpu);
             return;
         }
     }
 
+    fn set_speed(&mut self, cpu: usize) {
+        let busy = |sibling: &usize| *sibling != cpu && self.queues[*sibling].current.is_some();
+        self.queues[cpu].speed = if self.spans[cpu][0].iter().any(busy) {
+            SIBLING_BUSY_SPEED
+        } else {
+            1000
+        };
+    }
+
     /// Sets the end of the running task's slice: its work, its quota, or its share of time.
     fn arm(&mut self, cpu: usize) {
-        let Some(task) = self.queues[cpu].current else {
+        let Some(task) = self.queues[cpu]
+            .current
+            .filter(|_| !self.queues[cpu].stolen)
+        else {
             return;
         };
         let container = &self.containers[self.tasks[task].container];

@@ -8,6 +8,7 @@
 
 pub mod draw;
 pub mod kernel;
+mod noise;
 pub mod random;
 pub mod report;
 pub mod run;

@@ -1,5 +1,7 @@
 //! Passes a trace through a policy and the kernel model, with or without feedback.
 
+pub mod experiment;
+
 use crate::{
     kernel::{Counters, Handle, Kernel, PERIOD_NS},
     report::{ContainerReport, SimulationReport, percentile},

@@ -4,7 +4,7 @@ mod candidate;
 mod reason;
 
 pub use candidate::{Candidate, DomainContention, DomainLevel};
-pub use reason::{CpuSource, Reason};
+pub use reason::{Certainty, CpuSource, Reason};
 
 use alloc::{
     string::{String, ToString as _},

@@ -38,13 +38,14 @@ pub use check::{Violation, check};
 pub use condition::{Condition, STALE_NS};
 pub use config::{ConfigProblem, Reserved, StaticConfig};
 pub use decision::{Change, Decision, Policy, Refusal};
-pub use explanation::{Candidate, CpuSource, DomainContention, DomainLevel, Explanation, Reason};
+pub use explanation::{
+    Candidate, Certainty, CpuSource, DomainContention, DomainLevel, Explanation, Reason,
+};
 pub use measured::{Confidence, HALF_LIFE, Measured, MeasurementQuality, Observed};
 pub use none::Unplaced;
 pub use quantity::{Quantity, QuantityError};
 pub use rebalance::limits::{
     BUDGET_PER_MINUTE, COOLDOWN_NS, COOLDOWN_UNDONE_NS, VERIFY_FROM_NS, VERIFY_NS,
-    VERIFY_WAITING_NS,
 };
 pub use registry::{POLICIES, PolicyInfo, PolicySettings, RebalanceMode, by_name, find};
 pub use request::{
@@ -66,8 +67,8 @@ pub use rules::Rules;
 pub use state::{
     Container, Placement, PoolUse, Quota, State,
     rebalance::{
-        Baseline, Benefit, MigrationBaseline, MoveKind, MoveStep, Outcome, RebalanceMemory,
-        RebalanceMove,
+        Baseline, Benefit, MigrationBaseline, MoveEvidence, MoveKind, MoveStep, Outcome,
+        RebalanceMemory, RebalanceMove, SampleSeries,
     },
     workloads::{WorkloadHistory, WorkloadProfile},
 };

@@ -2,7 +2,7 @@
 
 use crate::request::ContainerId;
 use alloc::collections::BTreeMap;
-use resmgr_topology::{CpuId, Nanos, NodeId};
+use resmgr_topology::{CpuId, CpuSet, Nanos, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// How much was observed of a container: 0 (nothing, or stale) to 1000 (several half-lives).
@@ -66,6 +66,10 @@ pub struct Measured {
     pub containers: BTreeMap<ContainerId, Observed>,
     /// Busy time per second of each CPU, thousandths.
     pub cpu_busy_milli: BTreeMap<CpuId, u32>,
+    /// Time per second that the hypervisor ran something else in place of each CPU while that had work (steal time),
+    /// thousandths; empty where the kernel does not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cpu_steal_milli: BTreeMap<CpuId, u32>,
     /// When these were taken (`CLOCK_MONOTONIC`).
     pub at: Nanos,
     /// How they were got.
@@ -88,6 +92,19 @@ impl Measured {
             Nanos(0) => ns,
             Nanos(half) => (ns / (HALF_LIFE.0 / 1_000_000)).saturating_mul(half / 1_000_000),
         }
+    }
+
+    /// How much of the time in which the CPUs were busy the hypervisor stole, thousandths; 0 when unknown. Threads wait
+    /// only while their CPU is busy, so this is the part of their waiting that was stolen too.
+    #[must_use]
+    pub fn stolen_of_busy_milli(&self, cpus: &CpuSet) -> u64 {
+        let sum = |of: &BTreeMap<CpuId, u32>| -> u64 {
+            let each = cpus.iter().filter_map(|cpu| of.get(&cpu));
+            each.map(|milli| u64::from(*milli)).sum()
+        };
+        let stolen = sum(&self.cpu_steal_milli);
+        // Stolen time counts as busy; averages of both may differ by a little.
+        stolen * 1000 / sum(&self.cpu_busy_milli).max(stolen).max(1)
     }
 }
 

@@ -10,8 +10,14 @@
 //!                                              │ did not help
 //!                                              └──────────────▶ undone, it cools down for longer
 //! ```
+//!
+//! A move is judged by what it did, not by what the machine did meanwhile: [`evidence`] has the model and the test,
+//! [`groups`] the containers that are compared.
 
 pub(crate) mod cost;
+mod difference;
+mod evidence;
+mod groups;
 pub(crate) mod interference;
 mod judge;
 pub(crate) mod limits;

@@ -248,6 +248,18 @@ impl<'a> Simulation<'a> {
             .into_iter()
             .map(|(cpu, ran)| (cpu, u32::try_from(ran * 1000 / interval_ns).unwrap_or(1000)))
             .collect();
+        for (cpu, stolen_ns) in self.kernel.take_stolen() {
+            let old = u64::from(
+                self.measured
+                    .cpu_steal_milli
+                    .get(&cpu)
+                    .copied()
+                    .unwrap_or(0),
+            );
+            let milli = smooth(SMOOTHED_MILLI, old, stolen_ns * 1000 / interval_ns);
+            let milli = u32::try_from(milli).unwrap_or(1000);
+            self.measured.cpu_steal_milli.insert(cpu, milli);
+        }
         for (id, running) in &mut self.running {
             let seen = self.kernel.take_counters(running.handle);
             running.intervals += 1;
@@ -305,11 +317,18 @@ fn add(total: &mut Counters, seen: Counters) {
     }
 }
 
+/// The weight of an interval in an average with a half-life of five of them, thousandths.
+const SMOOTHED_MILLI: u64 = 129;
+
+fn smooth(weight_milli: u64, old: u64, new: u64) -> u64 {
+    (old * (1000 - weight_milli) + new * weight_milli) / 1000
+}
+
 /// Smoothed with a half-life of five intervals, and the plain mean before there are so many.
 fn observe(seen: &Counters, interval_ns: u64, intervals: u32, old: Option<&Observed>) -> Observed {
     let old = old.cloned().unwrap_or_default();
-    let weight = u64::from(1000 / intervals.max(1)).max(129);
-    let smooth = |old: u64, new: u64| (old * (1000 - weight) + new * weight) / 1000;
+    let weight = u64::from(1000 / intervals.max(1)).max(SMOOTHED_MILLI);
+    let smooth = |old: u64, new: u64| smooth(weight, old, new);
     let per_second = |value: u64| value.saturating_mul(1_000 * MS) / interval_ns;
     let migrations = |class| {
         let count = seen.migrations.get(&class).copied().unwrap_or(0);

@@ -373,24 +373,22 @@ pub enum Reason {
     /// By what a move is chosen, and when it is judged.
     #[display(
         "{}",
-        move_rule(*benefit, *min_gain_ns_per_s, *judged_after_s, *judged_waiting_after_s)
+        move_rule(*benefit, *min_gain_ns_per_s, *judged_after_s)
     )]
     MoveRule {
         /// What it is to win.
         benefit: Benefit,
         /// Less than this is noise, nanoseconds per second.
         min_gain_ns_per_s: u64,
-        /// When it is judged.
+        /// When it is judged at the latest.
         judged_after_s: u64,
-        /// When it is judged where it waits more than before.
-        judged_waiting_after_s: u64,
     },
     /// What a move against waiting won.
     #[display(
         "promised {} µs/s less waiting and cache refill, seen {} µs/s{}",
         promised_ns_per_s / 1000,
         seen_ns_per_s / 1000,
-        verdict(*harm_ns_per_s, *after_s, *cooldown_s)
+        verdict(*harm_ns_per_s, *after_s, *cooldown_s, *certainty)
     )]
     TimeWon {
         /// What it promised, nanoseconds per second.
@@ -404,6 +402,9 @@ pub enum Reason {
         /// When the move was undone: how long it is not tried again.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cooldown_s: Option<u64>,
+        /// What it was compared with; `None` of an earlier version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        certainty: Option<Certainty>,
     },
     /// What a move against migrations won.
     #[display(
@@ -412,7 +413,7 @@ pub enum Reason {
         seen_ns_per_s / 1000,
         wait_ns_per_s / 1000,
         wait_before_ns_per_s / 1000,
-        verdict(*harm_ns_per_s, *after_s, *cooldown_s)
+        verdict(*harm_ns_per_s, *after_s, *cooldown_s, *certainty)
     )]
     RefillWon {
         /// What it promised, nanoseconds per second.
@@ -430,6 +431,9 @@ pub enum Reason {
         /// When the move was undone: how long it is not tried again.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cooldown_s: Option<u64>,
+        /// What it was compared with; `None` of an earlier version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        certainty: Option<Certainty>,
     },
     /// The containers that were to win by a move have ended.
     #[display("those for whose sake it was made are gone: it stays")]
@@ -478,6 +482,56 @@ pub enum CpuSource {
     Either,
 }
 
+/// What a move was compared with, and how sure the verdict is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certainty {
+    /// Containers that the move did not touch; 0: it was compared with what was before alone.
+    pub compared: u32,
+    /// Rounds in which it was.
+    pub rounds: u32,
+    /// How sure the verdict is, percent.
+    pub sure_percent: u8,
+    /// The time for a verdict ran out: it is the likelier one.
+    #[serde(default)]
+    pub timed_out: bool,
+    /// Time per second stolen from the CPUs of the moved container by now, thousandths; this part of its wait is taken
+    /// out.
+    #[serde(default)]
+    pub stolen_milli: u64,
+}
+
+impl fmt::Display for Certainty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.compared {
+            0 => write!(
+                f,
+                "compared with before alone, as the move touched every container that was measured"
+            )?,
+            1 => write!(f, "compared with a container that the move did not touch")?,
+            compared => write!(
+                f,
+                "compared with {compared} containers that the move did not touch"
+            )?,
+        }
+        if self.stolen_milli > 0 {
+            write!(
+                f,
+                ", without the {} of 1000 that the hypervisor stole",
+                self.stolen_milli
+            )?;
+        }
+        let (sure, rounds) = (self.sure_percent, self.rounds);
+        if self.timed_out {
+            write!(
+                f,
+                ": likelier than not, {sure} % sure after {rounds} rounds"
+            )
+        } else {
+            write!(f, ": {sure} % sure after {rounds} rounds")
+        }
+    }
+}
+
 impl From<&WorkloadProfile> for Reason {
     fn from(profile: &WorkloadProfile) -> Self {
         Self::Predecessors {
@@ -518,28 +572,41 @@ fn on_socket(socket: Option<u32>) -> String {
     optional(socket, " with socket id ", "")
 }
 
-/// The end of a verdict: what the neighbours lost, when it was given, what follows.
-fn verdict(harm_ns_per_s: i64, after_s: u64, cooldown_s: Option<u64>) -> String {
-    let harm_us = Some(harm_ns_per_s / 1000).filter(|_| harm_ns_per_s != 0);
-    let harm = optional(harm_us, " and ", " µs/s more lost by those beside");
+/// The end of a verdict: what the neighbours lost, when it was given, against what and how sure it is, what follows.
+fn verdict(
+    harm_ns_per_s: i64,
+    after_s: u64,
+    cooldown_s: Option<u64>,
+    certainty: Option<Certainty>,
+) -> String {
+    let harm = match harm_ns_per_s / 1000 {
+        0 => String::new(),
+        more @ 1.. => format!(" and {more} µs/s more lost by those beside"),
+        less => format!(
+            " and {} µs/s less lost by those beside",
+            less.unsigned_abs()
+        ),
+    };
+    let certainty = optional(certainty, ", ", "");
     let follows = optional(cooldown_s, "; not tried again for ", " s");
-    format!("{harm} after {after_s} s{follows}")
+    format!("{harm} after {after_s} s{certainty}{follows}")
 }
 
-fn move_rule(benefit: Benefit, min_gain_ns_per_s: u64, after_s: u64, waiting_s: u64) -> String {
+fn move_rule(benefit: Benefit, min_gain_ns_per_s: u64, after_s: u64) -> String {
     let won = match benefit {
         Benefit::Order => {
             return format!(
-                "wins nothing but order; judged after {after_s} s, undone if any container waits more"
+                "wins nothing but order; judged within {after_s} s, undone if containers wait more than those \
+                 it does not touch"
             );
         }
         Benefit::Refill => {
-            format!("of the refill is won, or if it waits more for {waiting_s} s")
+            "of the refill is won, or if containers wait more than those it does not touch"
         }
-        Benefit::Time => "is won".into(),
+        Benefit::Time => "is won against those it does not touch",
     };
     format!(
-        "rule: the move that wins most, of those that win more than they cost and than {} µs/s; judged after \
+        "rule: the move that wins most, of those that win more than they cost and than {} µs/s; judged within \
          {after_s} s, undone if less than half {won}",
         min_gain_ns_per_s / 1000
     )

@@ -2,6 +2,7 @@
 
 use crate::{
     measured::Observed,
+    request::ContainerId,
     state::rebalance::{MigrationBaseline, MoveKind, MoveStep},
     view::View,
 };
@@ -24,9 +25,25 @@ const CACHED_BYTES: u64 = 32 << 20;
 const LOCAL: u64 = 10;
 
 /// Time lost per second: waiting for CPUs, refilling caches after far migrations, and others on its own CPUs.
-pub(crate) fn lost_ns_per_s(seen: &Observed) -> u64 {
-    let waits = seen.wait_ns_per_s.saturating_add(seen.intruder_ns_per_s);
-    waits.saturating_add(refill_ns_per_s(seen))
+pub(crate) fn lost_ns_per_s(view: View<'_>, id: &ContainerId, seen: &Observed) -> u64 {
+    waited_ns_per_s(view, id, seen).saturating_add(refill_ns_per_s(seen))
+}
+
+/// Of that, the waiting and the intruders, without what the hypervisor stole.
+pub(super) fn waited_ns_per_s(view: View<'_>, id: &ContainerId, seen: &Observed) -> u64 {
+    let waited = seen.wait_ns_per_s - stolen_wait_ns_per_s(view, id, seen);
+    waited.saturating_add(seen.intruder_ns_per_s)
+}
+
+/// The part of the waiting in which the hypervisor had taken away the CPU that was waited for: as much of it as of the
+/// time in which the container's CPUs were busy.
+fn stolen_wait_ns_per_s(view: View<'_>, id: &ContainerId, seen: &Observed) -> u64 {
+    let container = view.state.containers.get(id);
+    let stolen_milli = container.map_or(0, |container| {
+        view.measured
+            .stolen_of_busy_milli(&container.placement.cpus)
+    });
+    seen.wait_ns_per_s / 1000 * stolen_milli.min(1000)
 }
 
 /// Of that, the time to refill caches after far migrations.
@@ -44,10 +61,10 @@ pub(super) fn refill_ns_per_s(seen: &Observed) -> u64 {
 }
 
 impl MigrationBaseline {
-    pub(super) fn of(seen: &Observed) -> Self {
+    pub(super) fn of(view: View<'_>, id: &ContainerId, seen: &Observed) -> Self {
         Self {
             refill_ns_per_s: refill_ns_per_s(seen),
-            wait_ns_per_s: seen.wait_ns_per_s,
+            wait_ns_per_s: waited_ns_per_s(view, id, seen),
         }
     }
 }

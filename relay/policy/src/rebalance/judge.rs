@@ -2,19 +2,20 @@
 
 use crate::{
     decision::{Change, Decision},
-    explanation::{Explanation, Reason},
+    explanation::{Certainty, Explanation, Reason},
+    measured::HALF_LIFE,
     rebalance::{
-        cost::lost_ns_per_s,
+        difference::Differences,
+        evidence::{Likelihood, share_since},
         limits::{
             COOLDOWN_NS, COOLDOWN_UNDONE_NS, MIN_GAIN_NS, SECOND_NS, VERIFY_FROM_NS, VERIFY_NS,
-            VERIFY_WAITING_NS,
         },
         proposal::{Movable, confident},
     },
     request::ContainerId,
     state::{
         rebalance::{
-            MigrationBaseline, MoveKind, MoveStep, Outcome, RebalanceMemory, RebalanceMove,
+            MoveEvidence, MoveKind, MoveStep, Outcome, RebalanceMemory, RebalanceMove, SampleSeries,
         },
         workloads::WorkloadProfile,
     },
@@ -23,16 +24,6 @@ use crate::{
 };
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec, vec::Vec};
 use resmgr_topology::Nanos;
-
-/// What is known of a move by now.
-struct Verdict {
-    won: i64,
-    /// It has kept its promise, and may already be kept.
-    proven: bool,
-    /// When it is undone, if it is not proven by then.
-    until_ns: u64,
-    reason: Reason,
-}
 
 pub(super) fn judge(
     policy: &impl Movable,
@@ -49,9 +40,7 @@ pub(super) fn judge(
             ..Decision::default()
         });
     }
-    if since < view.measured.scaled_to_half_life(VERIFY_FROM_NS) {
-        return None;
-    }
+    let from = view.measured.scaled_to_half_life(VERIFY_FROM_NS);
     let stay = trial
         .baselines
         .iter()
@@ -59,23 +48,15 @@ pub(super) fn judge(
     let stay_lost = stay.fold(0u64, |sum, baseline| {
         sum.saturating_add(baseline.lost_ns_per_s)
     });
-    if stay_lost < trial.lost_ns_per_s / 2 {
+    if since >= from && stay_lost < trial.lost_ns_per_s / 2 {
         // Going back would be a second move without a reason; what it is like now is another question.
         let reason = Reason::BeneficiariesGone;
         return Some(stays(view, trial, memory, (Outcome::Ended, None), reason));
     }
-    let verdict = match &trial.migrations_before {
-        Some(before) => by_refill(view, trial, before),
-        None => by_time(view, trial),
-    };
-    let Some(verdict) = verdict else {
+    let until = view.measured.scaled_to_half_life(VERIFY_NS);
+    let Some(verdict) = weigh(view, trial) else {
         // Too little is known: a move that cannot be judged in a while stays, so that the next gets its turn.
-        if since
-            <= view
-                .measured
-                .scaled_to_half_life(VERIFY_NS)
-                .saturating_mul(10)
-        {
+        if since <= until.saturating_mul(3) {
             return None;
         }
         let reason = Reason::NothingMeasured {
@@ -83,13 +64,25 @@ pub(super) fn judge(
         };
         return Some(stays(view, trial, memory, (Outcome::Kept, None), reason));
     };
+    let timed_out = since >= until;
+    let sure = verdict.likelihood.decision().filter(|_| since >= from);
+    let decided = sure.or_else(|| timed_out.then_some(verdict.likelihood.likelier()));
+    let Some(helped) = decided else {
+        let evidence = Some(verdict.evidence);
+        if trial.evidence == evidence {
+            return None;
+        }
+        memory.set_evidence(evidence);
+        return Some(Decision {
+            memory: Some(memory),
+            ..Decision::default()
+        });
+    };
+    let verdict = verdict.given(view, trial, sure.is_none());
     let won = verdict.won;
-    if verdict.proven {
+    if helped {
         let outcome = (Outcome::Kept, Some(won));
         return Some(stays(view, trial, memory, outcome, verdict.reason));
-    }
-    if since < verdict.until_ns {
-        return None;
     }
     memory.record_outcome(Outcome::Undone, Some(won));
     // Containers that came meanwhile make all wait more: that says little against the move.
@@ -161,22 +154,38 @@ fn since_ns(view: View<'_>, trial: &RebalanceMove) -> u64 {
     view.now.0.saturating_sub(trial.at.0)
 }
 
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+/// What is known of a move by now.
+struct Verdict {
+    evidence: MoveEvidence,
+    /// Of its having helped.
+    likelihood: Likelihood,
+    won: i64,
+    reason: Reason,
 }
 
-/// What the neighbours of a move lose more than before, beyond what such numbers vary by: nanoseconds per
-/// second.
-fn harm_ns_per_s(view: View<'_>, trial: &RebalanceMove) -> i64 {
-    let (mut before, mut after) = (0u64, 0u64);
-    for neighbour in &trial.neighbours {
-        if let Some(seen) = confident(view, &neighbour.id) {
-            before = before.saturating_add(neighbour.lost_ns_per_s);
-            after = after.saturating_add(lost_ns_per_s(seen));
+impl Verdict {
+    /// The same with what it was compared with, and how sure it is.
+    fn given(mut self, view: View<'_>, trial: &RebalanceMove, timed_out: bool) -> Self {
+        if let Reason::TimeWon { certainty, .. } | Reason::RefillWon { certainty, .. } =
+            &mut self.reason
+        {
+            let moved = view.state.containers.get(&trial.id);
+            let compared = trial
+                .comparison
+                .iter()
+                .filter(|baseline| confident(view, &baseline.id).is_some());
+            *certainty = Some(Certainty {
+                compared: u32::try_from(compared.count()).unwrap_or(u32::MAX),
+                rounds: self.evidence.won.count,
+                sure_percent: self.likelihood.sure_percent(),
+                timed_out,
+                stolen_milli: moved.map_or(0, |moved| {
+                    view.measured.stolen_of_busy_milli(&moved.placement.cpus)
+                }),
+            });
         }
+        self
     }
-    let noise = MIN_GAIN_NS.max(before / 10);
-    signed(after.saturating_sub(before).saturating_sub(noise))
 }
 
 /// The same of a move that was undone: not tried again for so long.
@@ -187,71 +196,94 @@ fn not_again(mut reason: Reason, seconds: u64) -> Reason {
     reason
 }
 
-/// By its migrations: half as many cache refills as were promised must be saved, and at least half of that
-/// must be left of it when what it waits more is taken off. Waiting has longer to come right: it varies with
-/// other work.
-fn by_refill(view: View<'_>, trial: &RebalanceMove, before: &MigrationBaseline) -> Option<Verdict> {
-    let seen = confident(view, &trial.id)?;
-    let after = MigrationBaseline::of(seen);
-    let won = signed(before.refill_ns_per_s) - signed(after.refill_ns_per_s);
-    let ended = won >= signed(trial.promised_ns_per_s / 2);
-    let waited = signed(after.wait_ns_per_s) - signed(before.wait_ns_per_s);
-    let harm = harm_ns_per_s(view, trial);
-    let calm = waited.saturating_add(harm) <= won / 2;
-    let until = if ended { VERIFY_WAITING_NS } else { VERIFY_NS };
-    Some(Verdict {
-        won,
-        proven: ended && calm,
-        until_ns: view.measured.scaled_to_half_life(until),
-        reason: Reason::RefillWon {
-            promised_ns_per_s: trial.promised_ns_per_s,
-            seen_ns_per_s: won,
-            wait_before_ns_per_s: before.wait_ns_per_s,
-            wait_ns_per_s: after.wait_ns_per_s,
-            harm_ns_per_s: harm,
-            after_s: since_ns(view, trial) / SECOND_NS,
-            cooldown_s: None,
-        },
-    })
-}
-
-/// By the time that is lost by those that are still there.
-fn by_time(view: View<'_>, trial: &RebalanceMove) -> Option<Verdict> {
-    let (mut before, mut after) = (0u64, 0u64);
-    for baseline in &trial.baselines {
-        if !view.state.containers.contains_key(&baseline.id) {
-            continue;
-        }
-        let seen = confident(view, &baseline.id)?;
-        before = before.saturating_add(baseline.lost_ns_per_s);
-        after = after.saturating_add(lost_ns_per_s(seen));
-    }
-    // What containers that have left would have won is not asked of those that stay.
-    let share = u128::from(before) * u128::from(trial.promised_ns_per_s);
-    let promised = share / u128::from(trial.lost_ns_per_s.max(1));
-    let promised = u64::try_from(promised).unwrap_or(u64::MAX);
-    let harm = harm_ns_per_s(view, trial);
-    let saved = signed(before) - signed(after);
-    let won = saved.saturating_sub(harm);
-    let verify_ns = view.measured.scaled_to_half_life(VERIFY_NS);
-    let proven = match trial.promised_ns_per_s {
-        // It promised nothing, but was not to hurt; that is known at the end.
-        0 => {
-            let least = -signed(MIN_GAIN_NS.max(before / 10));
-            won >= least && since_ns(view, trial) >= verify_ns
-        }
-        _ => won >= signed(promised / 2),
+/// Adds what was measured since the last round to the evidence, and weighs it.
+fn weigh(view: View<'_>, trial: &RebalanceMove) -> Option<Verdict> {
+    let differences = Differences::of(view, trial)?;
+    // Without a comparison group all that was lost varies with other work.
+    let unexplained = if differences.compared {
+        0
+    } else {
+        differences.lost_ns_per_s / 2
     };
+    let promised = match trial.migrations_before {
+        Some(_) => trial.promised_ns_per_s,
+        None => differences.promised_ns_per_s,
+    };
+    let noise = (promised / 2).max(MIN_GAIN_NS / 2);
+    let wait_noise = noise.max(differences.lost_ns_per_s / 2);
+    let before = trial.evidence.unwrap_or(MoveEvidence {
+        at: trial.at,
+        containers: differences.containers,
+        won: SampleSeries::default(),
+        waits: SampleSeries::default(),
+    });
+    let mut evidence = before;
+    let elapsed = Nanos(view.measured.at.0.saturating_sub(before.at.0));
+    if elapsed.0 > 0 {
+        evidence.at = view.measured.at;
+        evidence.containers = differences.containers;
+        let half_life = match view.measured.half_life {
+            Nanos(0) => HALF_LIFE,
+            half_life => half_life,
+        };
+        let share = share_since(elapsed, half_life);
+        let common = match trial.migrations_before {
+            // What other work does to migrations is little.
+            Some(_) => 0,
+            None => differences.common,
+        };
+        let series = [
+            (&mut evidence.won, (differences.won, common)),
+            (&mut evidence.waits, (differences.waits, differences.common)),
+        ];
+        for (series, averages) in series {
+            if differences.containers == before.containers {
+                series.add(averages, share);
+            } else {
+                // A container ended, or is not measured: the averages are not those of the same containers.
+                series.restart_at(averages);
+            }
+        }
+    }
+    let after_s = since_ns(view, trial) / SECOND_NS;
+    let Some(migrations) = &trial.migrations_before else {
+        let effect = evidence.won.effect(noise.max(unexplained));
+        let won = effect.ns_per_s();
+        let likelihood = if trial.promised_ns_per_s == 0 {
+            // It promised nothing, but was not to hurt.
+            effect.no_loss(MIN_GAIN_NS.max(differences.lost_ns_per_s / 10))
+        } else {
+            effect.gain(promised)
+        };
+        return Some(Verdict {
+            evidence,
+            likelihood,
+            won,
+            reason: Reason::TimeWon {
+                promised_ns_per_s: promised,
+                seen_ns_per_s: won.saturating_add(differences.harm),
+                harm_ns_per_s: differences.harm,
+                after_s,
+                cooldown_s: None,
+                certainty: None,
+            },
+        });
+    };
+    let effect = evidence.won.effect(noise);
+    let calm = evidence.waits.effect(wait_noise).no_loss(promised);
     Some(Verdict {
-        won,
-        proven,
-        until_ns: verify_ns,
-        reason: Reason::TimeWon {
+        evidence,
+        likelihood: effect.gain(promised).and(calm),
+        won: effect.ns_per_s(),
+        reason: Reason::RefillWon {
             promised_ns_per_s: promised,
-            seen_ns_per_s: saved,
-            harm_ns_per_s: harm,
-            after_s: since_ns(view, trial) / SECOND_NS,
+            seen_ns_per_s: effect.ns_per_s(),
+            wait_before_ns_per_s: migrations.wait_ns_per_s,
+            wait_ns_per_s: differences.wait_ns_per_s,
+            harm_ns_per_s: differences.harm,
+            after_s,
             cooldown_s: None,
+            certainty: None,
         },
     })
 }

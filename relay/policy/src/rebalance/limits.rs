@@ -2,14 +2,12 @@
 
 /// Nanoseconds of a second.
 pub(crate) const SECOND_NS: u64 = 1_000_000_000;
-/// A move is judged this long after it was made at the latest: two half-lives of the measurements. This
-/// and the cooldowns are for the standard [half-life](crate::HALF_LIFE); with another one they grow or shrink alike.
-pub const VERIFY_NS: u64 = 20 * SECOND_NS;
-/// From here on, one half-life, a move that has already won what it must is kept.
+/// A move is judged this long after it was made at the latest, twelve half-lives of the measurements: by what is
+/// likelier, where that is not sure. This and the cooldowns are for the standard [half-life](crate::HALF_LIFE); with
+/// another one they grow or shrink alike.
+pub const VERIFY_NS: u64 = 120 * SECOND_NS;
+/// From here on, one half-life, a move is judged as soon as it is sure whether it keeps its promise.
 pub const VERIFY_FROM_NS: u64 = 10 * SECOND_NS;
-/// A move against migrations that did end them, while there is more waiting than before, is watched so
-/// long: other work on the machine comes and goes, what the move does stays.
-pub const VERIFY_WAITING_NS: u64 = 60 * SECOND_NS;
 /// A container that was moved is not moved again for so long.
 pub const COOLDOWN_NS: u64 = 300 * SECOND_NS;
 /// The same for a container whose move was undone.

@@ -5,11 +5,10 @@ use crate::{
     decision::Decision,
     explanation::{Explanation, Reason},
     rebalance::{
-        cost::{PAYBACK_S, cost_ns_per_s, lost_ns_per_s},
-        limits::{
-            BUDGET_PER_MINUTE, COOLDOWN_NS, MIN_GAIN_NS, SECOND_NS, VERIFY_NS, VERIFY_WAITING_NS,
-        },
-        proposal::{Movable, Proposal, confident, movable},
+        cost::{PAYBACK_S, cost_ns_per_s},
+        groups::{baseline, groups},
+        limits::{BUDGET_PER_MINUTE, COOLDOWN_NS, MIN_GAIN_NS, SECOND_NS, VERIFY_NS},
+        proposal::{Movable, Proposal, movable},
     },
     state::rebalance::{
         Baseline, Benefit, MigrationBaseline, MoveKind, MoveStep, Outcome, RebalanceMemory,
@@ -20,12 +19,10 @@ use crate::{
 };
 use alloc::{format, vec::Vec};
 use core::cmp::Reverse;
-use resmgr_topology::{CpuSet, Nanos};
+use resmgr_topology::Nanos;
 
 /// A move of a pool is judged by so many of those that share CPUs, those that lose most.
 const POOL_JUDGES: usize = 8;
-/// So many of the containers on the CPUs that a move goes to are watched, those that share most of theirs.
-const NEIGHBOURS: usize = 64;
 
 pub(super) fn propose(policy: &impl Movable, view: View<'_>) -> Option<Decision> {
     let memory = &view.state.rebalance;
@@ -106,7 +103,8 @@ fn carry_out(
     for step in &best.steps {
         memory.cool_down(step, until);
     }
-    let migrations_before = view.measured.containers.get(&id).map(MigrationBaseline::of);
+    let seen = view.measured.containers.get(&id);
+    let migrations_before = seen.map(|seen| MigrationBaseline::of(view, &id, seen));
     let mut reasons = core::mem::take(&mut best.reasons);
     reasons.extend(promise(view, &best, lost, cost));
     let explanations: Vec<_> = best
@@ -123,7 +121,7 @@ fn carry_out(
             Some((step.id.clone(), explanation))
         })
         .collect();
-    let neighbours = neighbours(view, &best, &baselines);
+    let groups = groups(view, &changes, &baselines);
     memory.add(RebalanceMove {
         id,
         at: view.now,
@@ -137,7 +135,9 @@ fn carry_out(
         outcome: Outcome::Trial,
         arrivals: view.state.next_arrival,
         migrations_before: migrations_before.filter(|_| best.benefit == Benefit::Refill),
-        neighbours,
+        neighbours: groups.neighbours,
+        comparison: groups.comparison,
+        evidence: None,
     });
     let mut decision = Decision {
         changes,
@@ -163,7 +163,6 @@ fn promise(view: View<'_>, best: &Proposal, lost: u64, cost: u64) -> Vec<Reason>
         benefit: best.benefit,
         min_gain_ns_per_s: MIN_GAIN_NS,
         judged_after_s: seconds(VERIFY_NS),
-        judged_waiting_after_s: seconds(VERIFY_WAITING_NS),
     };
     promise.into_iter().chain([rule]).collect()
 }
@@ -171,14 +170,10 @@ fn promise(view: View<'_>, best: &Proposal, lost: u64, cost: u64) -> Vec<Reason>
 /// The containers that a move is judged by: of pools those that lose most, otherwise those that move or are to
 /// win by it.
 fn judges(view: View<'_>, best: &Proposal) -> Vec<Baseline> {
-    let lost = |id| view.measured.containers.get(id).map_or(0, lost_ns_per_s);
     let mut baselines = Vec::new();
     for step in &best.steps {
         let MoveKind::Pool(_) = &step.kind else {
-            baselines.push(Baseline {
-                id: step.id.clone(),
-                lost_ns_per_s: lost(&step.id),
-            });
+            baselines.push(baseline(view, &step.id));
             continue;
         };
         // Members of the lender too: what a loan costs them counts.
@@ -186,52 +181,15 @@ fn judges(view: View<'_>, best: &Proposal) -> Vec<Baseline> {
         let members = all.filter(|(id, container)| {
             container.placement.pool.is_some() && movable(view, id, &container.request).is_some()
         });
-        let mut members: Vec<Baseline> = members
-            .map(|(id, _)| Baseline {
-                id: id.clone(),
-                lost_ns_per_s: lost(id),
-            })
-            .collect();
+        let mut members: Vec<Baseline> = members.map(|(id, _)| baseline(view, id)).collect();
         members.sort_by_key(|baseline| Reverse(baseline.lost_ns_per_s));
         members.truncate(POOL_JUDGES);
         baselines.extend(members);
     }
     for id in &best.watched {
         if !baselines.iter().any(|baseline| baseline.id == *id) {
-            baselines.push(Baseline {
-                id: id.clone(),
-                lost_ns_per_s: lost(id),
-            });
+            baselines.push(baseline(view, id));
         }
     }
     baselines
-}
-
-/// The containers that may run on the CPUs that a move goes to, were measured and are not judged by.
-fn neighbours(view: View<'_>, best: &Proposal, baselines: &[Baseline]) -> Vec<Baseline> {
-    let mut to = CpuSet::default();
-    for step in &best.steps {
-        if let (MoveKind::Domain | MoveKind::Exclusive, Some(cpus)) = (&step.kind, &step.to) {
-            to = to.union(cpus);
-        }
-    }
-    let all = view.state.containers.iter();
-    let beside = all.filter_map(|(id, container)| {
-        let cpus = &container.placement.cpus;
-        let common = cpus.intersection(&to).len();
-        if common == 0 || baselines.iter().any(|baseline| baseline.id == *id) {
-            return None;
-        }
-        // A container that must not be moved must not be harmed either.
-        let seen = confident(view, id)?;
-        let baseline = Baseline {
-            id: id.clone(),
-            lost_ns_per_s: lost_ns_per_s(seen),
-        };
-        Some((Reverse(common * 1000 / cpus.len()), baseline))
-    });
-    let mut beside: Vec<_> = beside.collect();
-    beside.sort_by(|(a, first), (b, second)| (a, &first.id).cmp(&(b, &second.id)));
-    beside.truncate(NEIGHBOURS);
-    beside.into_iter().map(|(_, baseline)| baseline).collect()
 }

@@ -52,8 +52,8 @@ impl Outcome {
 pub enum Benefit {
     /// Less of all that is lost: waiting, cache refill, time of intruders.
     Time,
-    /// Less cache refill after far migrations. What it promises is small beside the noise of waiting, which
-    /// therefore gets longer to show that it is not worse.
+    /// Less cache refill after far migrations. What it promises is small beside the noise of waiting, of which is
+    /// asked only that it does not grow beyond that noise.
     Refill,
     /// Nothing but order: a loan that is no longer needed goes back. Kept unless it harms.
     Order,
@@ -96,6 +96,50 @@ pub struct Baseline {
     pub id: ContainerId,
     /// Time it lost per second (waiting, refilling caches, intruders on its CPUs), nanoseconds.
     pub lost_ns_per_s: u64,
+    /// CPU time it used per second, thousandths of a CPU; 0: not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub utilisation_mcpu: u32,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
+/// What was won in the rounds since a move, and what the machine did to all meanwhile, as samples: sums of them, of
+/// their squares and products. Microseconds per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleSeries {
+    /// Samples.
+    pub count: u32,
+    /// Sum of what was won.
+    pub won: i64,
+    /// Sum of its squares.
+    pub won_squares: i64,
+    /// Sum of what the machine is thought to have cost.
+    pub common: i64,
+    /// Sum of its squares.
+    pub common_squares: i64,
+    /// Sum of the products of both.
+    pub products: i64,
+    /// The averages that the last sample was taken from: won, and what the machine cost.
+    pub averages: (i64, i64),
+}
+
+/// What was seen of a move since it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveEvidence {
+    /// Time of the measurements of the last round (`CLOCK_MONOTONIC`).
+    pub at: Nanos,
+    /// How many containers these were about.
+    pub containers: u32,
+    /// Won of what it promised; for [`Benefit::Refill`] cache refill alone.
+    pub won: SampleSeries,
+    /// For [`Benefit::Refill`]: won of the waiting of all that it touched; negative where they wait more.
+    pub waits: SampleSeries,
 }
 
 /// What a container was like before a move against its migrations.
@@ -139,10 +183,17 @@ pub struct RebalanceMove {
     /// time lost.
     #[serde(default, rename = "wandered")]
     pub migrations_before: Option<MigrationBaseline>,
-    /// Containers that may run on the CPUs it moved to: what they lose by it is taken off what it wins. Only
-    /// while it is watched.
+    /// Containers on whose CPUs it changed the load, where it left and where it came: what they lose by it is taken
+    /// off what it wins. Only while it is watched.
     #[serde(default)]
     pub neighbours: Vec<Baseline>,
+    /// Containers on whose CPUs it did not: what they lose more or less meanwhile is not the move's doing. Only while
+    /// it is watched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub comparison: Vec<Baseline>,
+    /// What was seen of it. Only while it is watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<MoveEvidence>,
 }
 
 /// What rebalancing has to remember.
@@ -177,6 +228,14 @@ impl RebalanceMemory {
             last.outcome = outcome;
             last.seen_ns_per_s = seen;
             last.neighbours = Vec::new();
+            last.comparison = Vec::new();
+            last.evidence = None;
+        }
+    }
+
+    pub(crate) fn set_evidence(&mut self, evidence: Option<MoveEvidence>) {
+        if let Some(last) = self.history.back_mut() {
+            last.evidence = evidence;
         }
     }
 

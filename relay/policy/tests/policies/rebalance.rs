@@ -6,8 +6,7 @@ use resmgr_policy::{
     BUDGET_PER_MINUTE, COOLDOWN_NS, Confidence, ContainerId, CpuListConfig, Explanation, MoveKind,
     Observed, Outcome, PolicySettings, PoolConfig, PoolsConfig,
     QosClass::{Burstable, Guaranteed},
-    RebalanceMode, STALE_NS, State, StaticPlusPolicy, StaticPools, VERIFY_NS, VERIFY_WAITING_NS,
-    by_name,
+    RebalanceMode, STALE_NS, State, StaticPlusPolicy, StaticPools, VERIFY_NS, by_name,
 };
 use resmgr_topology::Nanos;
 
@@ -98,7 +97,7 @@ fn what_containers_that_came_may_have_spoilt_is_tried_again_after_a_rest() {
     // All wait more since: whether because of the move cannot be known.
     world.place(&request("late", Burstable, 500)).unwrap();
     see(&mut world, "chatty", 500, 0);
-    later(&mut world, VERIFY_WAITING_NS);
+    later(&mut world, VERIFY_NS);
     let undone = world.policy.rebalance(world.view()).unwrap();
     let why = undone.changes[0].explanation.as_ref().unwrap();
     assert!(
@@ -131,24 +130,61 @@ fn a_move_that_hurts_those_it_is_put_beside_is_undone() {
         let key = "rebalance.cri-resource-manager.intel.com/pod";
         let beside = annotated(request("beside", Burstable, 500), key, moves);
         world.place(&beside).unwrap();
+        // The node that the container goes to; the third container has all of the pool, before and after.
+        let placed = &mut world
+            .state
+            .containers
+            .get_mut(&ContainerId("beside".into()));
+        let placed = &mut placed.as_mut().unwrap().placement;
+        placed.confined = Some(cpus("4-7").into());
+        placed.cpus = cpus("4-7").into();
+        world.place(&request("apart", Burstable, 500)).unwrap();
         see(&mut world, "chatty", 5, 1000);
         see(&mut world, "beside", 5, 0);
+        see(&mut world, "apart", 5, 0);
         assert_eq!(step(&mut world), 1);
-        assert_ne!(world.on("chatty"), world.on("beside"));
+        assert_eq!(world.on("chatty"), world.on("beside"));
+        let compared = &world.state.rebalance.trial().unwrap().comparison;
+        assert_eq!(compared[0].id, ContainerId("apart".into()));
         // What it was to end it ended, and it waits no more than before.
         see(&mut world, "chatty", 5, 0);
         see(&mut world, "beside", hurt_ms, 0);
-        later(&mut world, VERIFY_WAITING_NS);
+        later(&mut world, VERIFY_NS);
         let decision = world.policy.rebalance(world.view()).unwrap();
         step(&mut world);
         assert_eq!(last(&world), outcome, "{decision:?}");
         let changes = decision.changes.iter();
         let explanations = changes.filter_map(|change| change.explanation.as_ref());
         let mut lines = explanations.flat_map(Explanation::reason_lines);
-        let told = lines.any(|line| line.contains("190000 µs/s more lost by those beside"));
+        let told = lines.any(|line| line.contains("195000 µs/s more lost by those beside"));
         assert_eq!(told, outcome == Outcome::Undone, "{decision:?}");
         // The watched neighbours are not remembered for longer.
         assert!(world.state.rebalance.history[0].neighbours.is_empty());
+    }
+}
+
+#[test]
+fn what_all_lose_more_meanwhile_is_not_the_moves_doing() {
+    for (apart_ms, outcome) in [(5, Outcome::Undone), (205, Outcome::Kept)] {
+        let mut world = plus();
+        world.place(&request("chatty", Burstable, 500)).unwrap();
+        world.place(&request("apart", Burstable, 500)).unwrap();
+        see(&mut world, "chatty", 5, 1000);
+        see(&mut world, "apart", 5, 0);
+        assert_eq!(step(&mut world), 1);
+        see(&mut world, "chatty", 205, 0);
+        see(&mut world, "apart", apart_ms, 0);
+        later(&mut world, VERIFY_NS);
+        let decision = world.policy.rebalance(world.view()).unwrap();
+        step(&mut world);
+        assert_eq!(last(&world), outcome, "{decision:?}");
+        let changes = decision.changes.iter();
+        let mut explanations = changes
+            .filter_map(|change| change.explanation.as_ref())
+            .chain(decision.notes.iter().map(|(_, why)| why));
+        let lines = explanations.next().unwrap().reason_lines();
+        let told = "compared with a container that the move did not touch: likelier than not, ";
+        assert!(lines[0].contains(told), "{lines:?}");
     }
 }
 

@@ -1,46 +1,40 @@
 //! Moves of which it is known whether they are right, on a machine with noise: what becomes of them.
 //!
-//! The policy is told that the destination is idle. Where that is true the move is right. It is wrong where a list is as
-//! crowded as the one that was left, and where a package gets crowded when the container comes. Only one container may be moved. The verdict is
-//! written down and not carried out.
+//! Under `static-pools` a container moves away from a crowded list of CPUs. A right move goes to a list with room. A wrong one
+//! does so too, but as the container comes, the list gets crowded by threads that the policy does not see. Only one
+//! container may be moved. The verdict is written down and not carried out.
 
+mod tally;
+mod thresholds;
+
+pub use tally::{Tally, table};
+
+use self::thresholds::Thresholds;
 use super::{MS, Simulation};
 use crate::{noise::Noise, setup::Setup, workload::request};
 use resmgr_policy::{
-    CpuListConfig, Measured, Outcome, Policy, PolicySettings, PoolConfig, QosClass, RebalanceMode,
-    Reserved, by_name,
+    ContainerId, CpuListConfig, Outcome, Policy, PolicySettings, PoolConfig, QosClass,
+    RebalanceMode, Reserved, by_name,
     trace::{Behaviour, Class},
 };
-use resmgr_topology::{CpuSet, MilliCpu, Topology};
+use resmgr_topology::{MilliCpu, Topology};
 
 const INTERVAL_MS: u64 = 500;
 /// Four half-lives, of five intervals each.
 const WARM_UP_INTERVALS: u64 = 20;
-/// Sixteen half-lives: longer than any trial lasts.
-const TRIAL_INTERVALS: u64 = 80;
+/// Twenty-four half-lives: the policy moves when it finds reason to, and judges in time.
+const TRIAL_INTERVALS: u64 = 120;
 /// Intervals between two rounds: the daemon waits for half a half-life.
 const ROUND_INTERVALS: u64 = 3;
 /// Phases of noise last three half-lives on average.
 const PHASE_MS: u64 = 3 * 5 * INTERVAL_MS;
-/// The destination, under either policy, as CPUs of the machine.
-const LIST: &str = "2-3";
-const PACKAGE: &str = "4-7";
-
-/// A kind of move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MoveScenario {
-    /// Under `static-pools`: from a crowded list to another one, against waiting.
-    List,
-    /// Under `static-plus`: from the whole pool to a package, against migrations between packages.
-    Package,
-}
+/// CPU shares of all threads that crowd a destination.
+const CROWD_SHARES: u64 = 2048;
 
 /// One move.
 #[derive(Clone, Copy, Debug)]
 pub struct Experiment {
-    /// What is moved where.
-    pub scenario: MoveScenario,
-    /// Whether the destination is idle.
+    /// Whether there is room at the destination.
     pub right: bool,
     /// Whether the hypervisor steals time and other processes come and go.
     pub noisy: bool,
@@ -48,25 +42,24 @@ pub struct Experiment {
     pub seed: u64,
 }
 
-/// What became of a move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// Kept or undone; `Trial` when there was no verdict in time.
-    pub outcome: Outcome,
-    /// How long that took, thousandths of a half-life.
-    pub after_milli: u64,
+/// A verdict, and how long it took, thousandths of a half-life.
+type Timed = (Outcome, u64);
+
+/// What became of a move; `None` when there was no verdict in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts {
+    /// By the policy.
+    pub policy: Option<Timed>,
+    /// By thresholds for the plain difference.
+    pub thresholds: Option<Timed>,
 }
 
 impl Experiment {
-    /// The verdict; `None` when no move was made.
+    /// The verdicts; `None` when no move was made.
     #[must_use]
-    pub fn run(&self) -> Option<Verdict> {
-        let machine = Topology::synthetic(match self.scenario {
-            MoveScenario::List => "pack:4 core:2",
-            MoveScenario::Package => "pack:2 core:4",
-        })
-        .ok()?;
-        let policy = self.policy(&machine)?;
+    pub fn run(&self) -> Option<Verdicts> {
+        let machine = Topology::synthetic("pack:4 core:2").ok()?;
+        let policy = Self::policy(&machine)?;
         let mut simulation = Simulation::new(Setup {
             topology: &machine,
             policy: &*policy,
@@ -79,48 +72,48 @@ impl Experiment {
         let mut noise = self
             .noisy
             .then(|| Noise::new(self.seed, PHASE_MS.saturating_mul(MS)));
-        self.start(&mut simulation);
-        let mut moved_ns = None;
+        Self::start(&mut simulation);
+        let mut thresholds = None;
+        let mut verdicts = Verdicts::default();
         for interval in 1..=WARM_UP_INTERVALS + TRIAL_INTERVALS {
             simulation.pass(INTERVAL_MS * MS, noise.as_mut());
             if interval < WARM_UP_INTERVALS || !interval.is_multiple_of(ROUND_INTERVALS) {
                 continue;
             }
-            let Some(at_ns) = moved_ns else {
-                self.deceive(&mut simulation.measured);
-                let decision = policy.rebalance(simulation.view())?;
-                moved_ns = Some(simulation.now_ns);
-                simulation.apply(&decision);
-                if !self.right && self.scenario == MoveScenario::Package {
-                    // The package is crowded by threads that the policy knows nothing of.
-                    let kernel = &mut simulation.kernel;
-                    kernel.start(batch(6), &cpus(PACKAGE), 2048, None);
+            let decision = policy.rebalance(simulation.view());
+            let Some(thresholds) = &thresholds else {
+                if let Some(decision) = decision {
+                    simulation.apply(&decision);
+                    thresholds = Some(Thresholds::of(simulation.view())?);
+                    if !self.right {
+                        simulation.crowd_destination();
+                    }
                 }
                 continue;
             };
-            let Some(decision) = policy.rebalance(simulation.view()) else {
-                continue;
-            };
-            let memory = decision.memory?;
-            let outcome = memory.history.back()?.outcome;
-            if outcome != Outcome::Trial {
-                let half_life_ns = simulation.measured.half_life.0.max(1);
-                let after_milli = (simulation.now_ns - at_ns) * 1000 / half_life_ns;
-                return Some(Verdict {
-                    outcome,
-                    after_milli,
-                });
+            let half_life_ns = simulation.measured.half_life.0.max(1);
+            let since_ns = simulation.now_ns - thresholds.at_ns();
+            let after_milli = since_ns * 1000 / half_life_ns;
+            let timed = |outcome| (outcome, after_milli);
+            if verdicts.thresholds.is_none() {
+                verdicts.thresholds = thresholds.verdict(simulation.view()).map(timed);
             }
-            simulation.state.rebalance = memory;
+            if verdicts.policy.is_none()
+                && let Some(memory) = decision.and_then(|decision| decision.memory)
+            {
+                match memory.history.back()?.outcome {
+                    Outcome::Trial => simulation.state.rebalance = memory,
+                    outcome => verdicts.policy = Some(timed(outcome)),
+                }
+            }
+            if verdicts.policy.is_some() && verdicts.thresholds.is_some() {
+                break;
+            }
         }
-        let after_milli = TRIAL_INTERVALS * 200;
-        moved_ns.map(|_| Verdict {
-            outcome: Outcome::Trial,
-            after_milli,
-        })
+        thresholds.map(|_| verdicts)
     }
 
-    fn policy(&self, machine: &Topology) -> Option<Box<dyn Policy>> {
+    fn policy(machine: &Topology) -> Option<Box<dyn Policy>> {
         let mut settings = PolicySettings {
             rebalance: RebalanceMode::On,
             ..PolicySettings::default()
@@ -136,15 +129,11 @@ impl Experiment {
             cpu_lists: lists.collect(),
         };
         settings.pools.pools = [("shared".to_owned(), pool)].into();
-        let name = match self.scenario {
-            MoveScenario::List => "static-pools",
-            MoveScenario::Package => "static-plus",
-        };
-        by_name(name, machine, &settings).ok()
+        by_name("static-pools", machine, &settings).ok()
     }
 
     /// Starts the container that will be moved, and all others, which may not be.
-    fn start(&self, simulation: &mut Simulation<'_>) {
+    fn start(simulation: &mut Simulation<'_>) {
         let mut start = |name: &str, milli, behaviour, list: Option<u32>| {
             let mut asked = request(name, QosClass::Burstable, MilliCpu(milli), None);
             if name != "moved" {
@@ -156,53 +145,38 @@ impl Experiment {
             }
             simulation.create(&asked, Some(behaviour));
         };
-        let batch = batch(2);
+        let batch = batch_threads(2);
         let bursty = Behaviour {
             work_ns: 8 * MS,
             sleep_ns: 12 * MS,
             ..Behaviour::of(Class::Bursty, 2)
         };
-        match self.scenario {
-            MoveScenario::List => {
-                start("moved", 500, bursty, None);
-                for list in 0..4 {
-                    let target = list == 1;
-                    if target && self.right {
-                        start("light", 500, Behaviour::of(Class::Latency, 1), Some(1));
-                        continue;
-                    }
-                    start(&format!("batch-{list}"), 500, batch, Some(list));
-                    if list > 0 {
-                        start(&format!("bursty-{list}"), 500, bursty, Some(list));
-                    }
-                }
+        start("moved", 500, bursty, None);
+        for list in 0..4 {
+            if list == 1 {
+                start("light", 500, Behaviour::of(Class::Latency, 1), Some(1));
+                continue;
             }
-            MoveScenario::Package => {
-                let called = Behaviour {
-                    sleep_ns: 3 * MS,
-                    callers: 2,
-                    ..Behaviour::of(Class::Chatty, 5)
-                };
-                start("moved", 300, called, None);
-                start("latency", 500, Behaviour::of(Class::Latency, 3), None);
-                start("bursty", 900, bursty, None);
+            start(&format!("batch-{list}"), 500, batch, Some(list));
+            if list > 0 {
+                start(&format!("bursty-{list}"), 500, bursty, Some(list));
             }
-        }
-    }
-
-    /// Has the policy believe that the destination is idle and everything else is full.
-    fn deceive(&self, measured: &mut Measured) {
-        let idle = cpus(match self.scenario {
-            MoveScenario::List => LIST,
-            MoveScenario::Package => PACKAGE,
-        });
-        for (cpu, milli) in &mut measured.cpu_busy_milli {
-            *milli = if idle.contains(*cpu) { 0 } else { 1000 };
         }
     }
 }
 
 impl Simulation<'_> {
+    /// Starts threads without a container on the CPUs that the last move went to, half as many again as these.
+    fn crowd_destination(&mut self) {
+        let Some(moved) = self.state.containers.get(&ContainerId("moved".into())) else {
+            return;
+        };
+        let cpus = *moved.placement.cpus;
+        let threads = u32::try_from(cpus.len() * 3 / 2).unwrap_or(u32::MAX);
+        self.kernel
+            .start(batch_threads(threads), &cpus, CROWD_SHARES, None);
+    }
+
     /// Lets time pass, with noise, and measures.
     fn pass(&mut self, interval_ns: u64, noise: Option<&mut Noise>) {
         let end_ns = self.now_ns + interval_ns;
@@ -221,14 +195,10 @@ impl Simulation<'_> {
 }
 
 /// Threads that are busy for five sixths of the time.
-fn batch(threads: u32) -> Behaviour {
+fn batch_threads(threads: u32) -> Behaviour {
     Behaviour {
         work_ns: 5 * MS,
         sleep_ns: MS,
         ..Behaviour::of(Class::Batch, threads)
     }
-}
-
-fn cpus(list: &str) -> CpuSet {
-    list.parse().expect("a list written here")
 }

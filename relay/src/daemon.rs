@@ -21,6 +21,7 @@ pub mod recording;
 pub mod signals;
 pub mod stale_watch;
 pub mod start;
+pub mod steal;
 pub mod tasks;
 pub mod views;
 

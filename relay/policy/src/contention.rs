@@ -160,7 +160,8 @@ fn waits(view: View<'_>, cpus: usize) -> Vec<u64> {
     let placed = view.state.containers.iter();
     for (container, seen) in with_seen(placed, view.measured) {
         let on = &container.placement.cpus;
-        let wait_us = seen.wait_ns_per_s / 1000;
+        let own_milli = 1000 - view.measured.stolen_of_busy_milli(on);
+        let wait_us = seen.wait_ns_per_s / 1_000_000 * own_milli;
         if seen.confidence.0 < CONFIDENT || wait_us == 0 || on.is_empty() {
             continue;
         }

@@ -47,13 +47,18 @@ pub struct StaticPools {
 
 /// A list busier than this (thousandths) with another container takes time from those that are there.
 const FULL_MILLI: u64 = 900;
+/// A quarter of a list's time.
+const QUARTER_MILLI: u64 = 250;
 
 /// How much a list is used: lower is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Load {
     /// Whether it would be busier than [`FULL_MILLI`] with the newcomer.
     full: bool,
-    /// Run-queue wait of the containers on it, hundredths of a second per second.
+    /// The same in quarters: clearly less demand counts for more than little waiting, which other work of the machine
+    /// causes too.
+    quarter: u64,
+    /// Run-queue wait of the containers on it without what the hypervisor stole, hundredths of a second per second.
     wait: u64,
     /// Busy thousandths with the newcomer, coarse.
     with: u64,
@@ -538,12 +543,13 @@ fn uses(view: View<'_>, pool: &Pool, running: &[(&ContainerId, &Placement)]) -> 
     }
     if usable(view) {
         for (placed, seen) in with_seen(running.iter().copied(), view.measured) {
+            let stolen_milli = view.measured.stolen_of_busy_milli(&placed.cpus);
             if seen.confidence.0 < CONFIDENT {
                 continue;
             }
             for at in placed.lists.iter().filter_map(known) {
                 if let Some(on) = uses.get_mut(at) {
-                    on.wait += seen.wait_ns_per_s / 10_000_000;
+                    on.wait += seen.wait_ns_per_s / 1000 * (1000 - stolen_milli) / 10_000_000;
                 }
             }
         }
@@ -568,6 +574,7 @@ fn load(
     };
     Load {
         full: with > FULL_MILLI,
+        quarter: with / QUARTER_MILLI,
         wait: on.wait,
         with,
         around: contention.around(view.topology, &online),

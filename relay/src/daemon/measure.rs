@@ -1,6 +1,11 @@
 //! Has the telemetry follow the running containers, and hands on what it measured.
 
-use super::{placement::PlacementService, stale_watch::StaleWatch, tasks::Tasks};
+use super::{
+    placement::PlacementService,
+    stale_watch::StaleWatch,
+    steal::{STAT, StealTime},
+    tasks::Tasks,
+};
 use crate::{
     config::Config,
     cri::{client::RuntimeClient, observe::Observer},
@@ -216,6 +221,7 @@ impl Measure {
     ) -> anyhow::Result<()> {
         let mut followed = RunningContainers::new();
         let mut stale_watch = StaleWatch::default();
+        let mut steal = StealTime::default();
         let mut ticks = tokio::time::interval(INTERVAL);
         let mut snapshots = manager.as_ref().map(ManagerHandle::snapshots);
         loop {
@@ -237,9 +243,13 @@ impl Measure {
             }
             let sampled = {
                 let telemetry = Arc::clone(&telemetry);
-                tokio::task::spawn_blocking(move || (telemetry.sample(), telemetry.measured()))
+                tokio::task::spawn_blocking(move || {
+                    let stat = std::fs::read_to_string(STAT);
+                    (telemetry.sample(), telemetry.measured(), stat)
+                })
             };
-            let (snapshot, measured) = sampled.await?;
+            let (snapshot, mut measured, stat) = sampled.await?;
+            measured.cpu_steal_milli = steal.sample(stat, measured.at, measured.half_life);
             stale_watch.observe(measured.at, Nanos(snapshot.at_ns));
             let measured = Arc::new(measured);
             if let Some(recorder) = self.recorder.get() {

@@ -130,6 +130,8 @@ impl Smoother {
                 .iter()
                 .map(|(cpu, (_, rate))| (*cpu, small(rate * 1000.0)))
                 .collect(),
+            // Of the kernel, not of the program: the daemon fills it in.
+            cpu_steal_milli: BTreeMap::new(),
             at: Nanos(self.at_ns.unwrap_or(0)),
             quality: self.quality,
             half_life: Nanos(large(self.half_life_s * 1e9)),

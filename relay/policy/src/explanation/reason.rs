@@ -153,8 +153,8 @@ pub enum Reason {
     },
     /// The order of the lists of a pool.
     #[display(
-        "rule: lists that would be over {full_milli} of 1000 busy with it last; then by measured wait of \
-         those on them, busy time with it, busy time around it, requests, configuration"
+        "rule: lists that would be over {full_milli} of 1000 busy with it last; then by busy time with it in \
+         quarters, measured wait of those on them, busy time with it, busy time around it, requests, configuration"
     )]
     LeastContendedList {
         /// Lists that would be busier come last, thousandths.

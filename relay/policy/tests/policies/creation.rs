@@ -75,12 +75,36 @@ fn the_shared_list_whose_containers_wait_least_is_taken_and_every_list_is_told_o
         "\
 default/new/new: CPUs 0-3 of pool \"shared\"
 because pool \"shared\" is shared: the least used list
-because rule: lists that would be over 900 of 1000 busy with it last; then by measured wait of those on them, busy time with it, busy time around it, requests, configuration
+because rule: lists that would be over 900 of 1000 busy with it last; then by busy time with it in quarters, measured wait of those on them, busy time with it, busy time around it, requests, configuration
 choice list 0-3 (socket 0): 1 containers, 100m requested per CPU, 300 of 1000 busy, 400 with it, 200 around it, 0 ms/s waited
 choice list 4-7 (socket 0): 1 containers, 100m requested per CPU, 200 of 1000 busy, 300 with it, 300 around it, 150 ms/s waited
 choice list 8-11 (socket 1): 1 containers, 100m requested per CPU, 900 of 1000 busy, 1000 with it, 0 around it, 0 ms/s waited
 "
     );
+}
+
+#[test]
+fn a_list_with_clearly_less_demand_is_taken_though_its_containers_wait_and_stolen_waits_count_for_nothing()
+ {
+    let lists = [(0, "0-3"), (1, "8-11")];
+    let taken = |calm_busy, steal| {
+        let mut world = pools(n4c16(), false, &lists);
+        world.place(&request("noisy", Burstable, 400)).unwrap();
+        world.place(&request("calm", Burstable, 400)).unwrap();
+        busy(&mut world, "0-3", 700);
+        busy(&mut world, "8-11", calm_busy);
+        see(&mut world, "noisy", 2800, 20);
+        // The machine has other work, or its CPUs are stolen.
+        see(&mut world, "calm", 400, 150);
+        for cpu in cpus("8-11").iter() {
+            world.measured.cpu_steal_milli.insert(cpu, steal);
+        }
+        world.place(&request("new", Burstable, 100)).unwrap();
+        world.on("new")
+    };
+    assert_eq!(taken(300, 0), "8-11");
+    assert_eq!(taken(700, 0), "0-3", "as busy: those that wait less");
+    assert_eq!(taken(700, 690), "8-11", "what is left of the wait is less");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use resmgr_sim::run::experiment::table;
 
 /// As many as take some seconds; `docs/feedback.md` has the table of 500.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 20;
 
 #[test]
 fn right_moves_are_kept_and_wrong_ones_undone_whatever_else_the_machine_does() {
@@ -13,7 +13,7 @@ fn right_moves_are_kept_and_wrong_ones_undone_whatever_else_the_machine_does() {
             true => (tally.kept, tally.undone),
             false => (tally.undone, tally.kept),
         };
-        // 95 % of 24 are 22.8: one of these may be misjudged.
+        // 95 %: one of these may be misjudged.
         assert!(expected + 1 >= SEEDS && contrary <= 1, "{tally}");
     }
 }

@@ -109,8 +109,8 @@ fn is_zero(value: &u32) -> bool {
     *value == 0
 }
 
-/// What was won in the rounds since a move, and what the machine did to all meanwhile, as samples: sums of them, of
-/// their squares and products. Microseconds per second.
+/// What was won in the rounds since a move, and what the machine did to all meanwhile, as samples: sums of them.
+/// Microseconds per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleSeries {
     /// Samples.
@@ -121,10 +121,6 @@ pub struct SampleSeries {
     pub won_squares: i64,
     /// Sum of what the machine is thought to have cost.
     pub common: i64,
-    /// Sum of its squares.
-    pub common_squares: i64,
-    /// Sum of the products of both.
-    pub products: i64,
     /// The averages that the last sample was taken from: won, and what the machine cost.
     pub averages: (i64, i64),
 }

@@ -22,8 +22,8 @@ use resmgr_topology::{MilliCpu, Topology};
 const INTERVAL_MS: u64 = 500;
 /// Four half-lives, of five intervals each.
 const WARM_UP_INTERVALS: u64 = 20;
-/// Twenty-four half-lives: the policy moves when it finds reason to, and judges in time.
-const TRIAL_INTERVALS: u64 = 120;
+/// Forty-eight half-lives: the policy moves when it finds reason to, and judges in time.
+const TRIAL_INTERVALS: u64 = 240;
 /// Intervals between two rounds: the daemon waits for half a half-life.
 const ROUND_INTERVALS: u64 = 3;
 /// Phases of noise last three half-lives on average.

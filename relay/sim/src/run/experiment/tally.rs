@@ -60,9 +60,9 @@ impl fmt::Display for Tally {
     }
 }
 
-/// The moves of these seeds, without and with noise, right and wrong, as the thresholds and the policy judge them.
+/// The moves of these seeds, with and without noise, right and wrong, as the thresholds and the policy judge them.
 pub fn table(seeds: RangeInclusive<u64>) -> impl Iterator<Item = Tally> {
-    let kinds = [(false, true), (false, false), (true, true), (true, false)];
+    let kinds = [(true, true), (true, false), (false, true), (false, false)];
     kinds.into_iter().flat_map(move |(noisy, right)| {
         let tally = |thresholds| Tally {
             right,

@@ -209,7 +209,7 @@ pub struct TelemetryOptions {
     #[arg(value_parser = parsed_by(container_count))]
     pub max_containers: RawValue<u32>,
     /// Smoothed measurements have come half the way to a new rate after this long, and rebalancing keeps time
-    /// by it: a move is judged after two to six half-lives, a container moved rests for 30, one moved back for
+    /// by it: a move is judged after one to twelve half-lives, a container moved rests for 30, one moved back for
     /// 360.
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     #[arg(value_parser = parsed_by(half_life))]

@@ -99,8 +99,8 @@ impl Measured {
     #[must_use]
     pub fn stolen_of_busy_milli(&self, cpus: &CpuSet) -> u64 {
         let sum = |of: &BTreeMap<CpuId, u32>| -> u64 {
-            let each = cpus.iter().filter_map(|cpu| of.get(&cpu));
-            each.map(|milli| u64::from(*milli)).sum()
+            let known = cpus.iter().filter_map(|cpu| of.get(&cpu));
+            known.map(|milli| u64::from(*milli)).sum()
         };
         let stolen = sum(&self.cpu_steal_milli);
         // Stolen time counts as busy; averages of both may differ by a little.

@@ -23,7 +23,7 @@ pub(super) struct Groups {
 }
 
 /// A container that gets other CPUs.
-struct CpuChange<'a> {
+struct LoadChange<'a> {
     id: &'a ContainerId,
     from: CpuSet,
     to: CpuSet,
@@ -31,7 +31,7 @@ struct CpuChange<'a> {
     used_mcpu: i64,
 }
 
-impl CpuChange<'_> {
+impl LoadChange<'_> {
     /// What it adds to the load of these CPUs, millionths of a CPU for each of them. A container that may still run
     /// wherever these are adds nothing: where all of them share a pool, leaving for a part of it leaves the load of the
     /// pool as it is.
@@ -56,14 +56,14 @@ pub(super) fn baseline(view: View<'_>, id: &ContainerId) -> Baseline {
 
 /// Divides the containers that were measured and are not among `judged`.
 pub(super) fn groups(view: View<'_>, changes: &[Change], judged: &[Baseline]) -> Groups {
-    let moves: Vec<CpuChange<'_>> = changes
+    let moves: Vec<LoadChange<'_>> = changes
         .iter()
         .filter_map(|change| {
             let old = view.state.containers.get(&change.id)?;
             let (from, to) = (*old.placement.cpus, *change.placement.cpus);
             let seen = view.measured.containers.get(&change.id);
             let used = seen.map_or(0, |seen| seen.utilisation_mcpu).max(LEAST_MCPU);
-            (from != to).then_some(CpuChange {
+            (from != to).then_some(LoadChange {
                 id: &change.id,
                 from,
                 to,

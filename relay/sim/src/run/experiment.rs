@@ -7,7 +7,7 @@
 mod tally;
 mod thresholds;
 
-pub use tally::{Tally, table};
+pub use tally::VerdictCount;
 
 use self::thresholds::Thresholds;
 use super::{MS, Simulation};
@@ -18,6 +18,7 @@ use resmgr_policy::{
     trace::{Behaviour, Class},
 };
 use resmgr_topology::{MilliCpu, Topology};
+use std::ops::RangeInclusive;
 
 const INTERVAL_MS: u64 = 500;
 /// Four half-lives, of five intervals each.
@@ -201,4 +202,26 @@ fn batch_threads(threads: u32) -> Behaviour {
         sleep_ns: MS,
         ..Behaviour::of(Class::Batch, threads)
     }
+}
+
+/// The moves of these seeds, with and without noise, right and wrong, as the thresholds and the policy judge them.
+pub fn table(seeds: RangeInclusive<u64>) -> impl Iterator<Item = VerdictCount> {
+    let kinds = [(true, true), (true, false), (false, true), (false, false)];
+    kinds.into_iter().flat_map(move |(noisy, right)| {
+        let tally = |thresholds| VerdictCount {
+            right,
+            noisy,
+            thresholds,
+            ..VerdictCount::default()
+        };
+        let (mut thresholds, mut policy) = (tally(true), tally(false));
+        for seed in seeds.clone() {
+            let experiment = Experiment { right, noisy, seed };
+            if let Some(verdicts) = experiment.run() {
+                thresholds.add(verdicts.thresholds);
+                policy.add(verdicts.policy);
+            }
+        }
+        [thresholds, policy]
+    })
 }

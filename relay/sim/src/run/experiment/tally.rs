@@ -1,12 +1,11 @@
 //! Verdicts over many seeds.
 
-use super::{Experiment, Timed};
 use resmgr_policy::Outcome;
-use std::{fmt, ops::RangeInclusive};
+use std::fmt;
 
 /// What became of the moves of one kind, by one way to judge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct VerdictCount {
     /// Whether the moves were right.
     pub right: bool,
     /// Whether there was noise.
@@ -23,12 +22,12 @@ pub struct Tally {
     pub after_milli: u64,
 }
 
-impl Tally {
+impl VerdictCount {
     /// The head of a table of these, in Markdown.
     pub const HEADER: &'static str = "| noise | moves | judged by | made | kept | undone | after, half-lives |\n\
          | --- | --- | --- | --- | --- | --- | --- |";
 
-    fn add(&mut self, verdict: Option<Timed>) {
+    pub(super) fn add(&mut self, verdict: Option<(Outcome, u64)>) {
         self.made += 1;
         if let Some((outcome, after_milli)) = verdict {
             self.kept += u64::from(outcome == Outcome::Kept);
@@ -38,7 +37,7 @@ impl Tally {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for VerdictCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |count: u64| (count * 1000 / self.made.max(1) + 5) / 10;
         write!(
@@ -58,26 +57,4 @@ impl fmt::Display for Tally {
             self.after_milli / self.made.max(1) % 1000 / 100
         )
     }
-}
-
-/// The moves of these seeds, with and without noise, right and wrong, as the thresholds and the policy judge them.
-pub fn table(seeds: RangeInclusive<u64>) -> impl Iterator<Item = Tally> {
-    let kinds = [(true, true), (true, false), (false, true), (false, false)];
-    kinds.into_iter().flat_map(move |(noisy, right)| {
-        let tally = |thresholds| Tally {
-            right,
-            noisy,
-            thresholds,
-            ..Tally::default()
-        };
-        let (mut thresholds, mut policy) = (tally(true), tally(false));
-        for seed in seeds.clone() {
-            let experiment = Experiment { right, noisy, seed };
-            if let Some(verdicts) = experiment.run() {
-                thresholds.add(verdicts.thresholds);
-                policy.add(verdicts.policy);
-            }
-        }
-        [thresholds, policy]
-    })
 }

@@ -30,8 +30,8 @@ impl Thresholds {
             lost_ns_per_s: wait_ns_per_s(view, id),
             utilisation_mcpu: 0,
         };
-        let others = view.state.containers.iter();
-        let beside = others.filter(|(id, container)| {
+        let containers = view.state.containers.iter();
+        let beside = containers.filter(|(id, container)| {
             **id != trial.id && !container.placement.cpus.is_disjoint(&to)
         });
         Some(Self {

@@ -43,6 +43,7 @@ fn dumper(spec: &str, format: DumpFormat) -> Dumper {
         rules,
         file: Some("/dev/null".into()),
         format,
+        measured_lists: false,
         secrets: false,
         count_period: Duration::from_secs(60),
     };

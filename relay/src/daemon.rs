@@ -10,6 +10,7 @@ mod error;
 #[cfg(all(feature = "faults", debug_assertions))]
 mod faults;
 mod hotplug;
+mod intervals;
 pub mod last_good;
 pub mod measure;
 mod moves;

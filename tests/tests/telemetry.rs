@@ -58,12 +58,21 @@ async fn under_null_what_runs_is_measured_all_the_same() {
         return skip::skip("telemetry: null", &why);
     }
     let runtime = Runtime::start().unwrap();
+    let dump = runtime.folder().join("dump.jsonl");
+    let dump = dump.to_str().unwrap();
     let arguments = [
         "--policy",
         "null",
         "--ebpf-telemetry",
         "--logger-debug",
         "telemetry",
+        "--dump",
+        "reset,full:.*",
+        "--dump-file",
+        dump,
+        "--dump-format",
+        "json",
+        "--dump-measured-lists",
     ];
     let relay = Relay::start(&runtime, &arguments).unwrap();
     if !exact("telemetry: null", &top(&relay, |_| true).await) {
@@ -73,11 +82,36 @@ async fn under_null_what_runs_is_measured_all_the_same() {
         .await
         .unwrap();
     let pod = cri.run_pod("spin", "besteffort", &[]).await.unwrap();
-    cri.run(&pod, &Container::script("spin", "while :; do :; done"))
+    let id = cri
+        .run(&pod, &Container::script("spin", "while :; do :; done"))
         .await
         .unwrap();
     let view = top(&relay, |view| ran(view, "spin") > 100_000_000).await;
     assert_eq!(container(&view, "spin").unwrap()["cpus"], "");
+
+    // The dump has what was measured between two calls that name the container or list it.
+    let mut intervals = Vec::new();
+    let known = eventually(Duration::from_secs(60), async || {
+        cri.live().await.unwrap();
+        let dumped = std::fs::read_to_string(dump).unwrap();
+        let records = dumped.lines().map(serde_json::from_str::<Value>);
+        let measured = records.flatten().filter(|line| line["event"] == "measured");
+        intervals = measured
+            .filter(|line| line["method"] == "ListContainers")
+            .flat_map(|line| line["body"].as_array().unwrap().clone())
+            .filter(|interval| interval["container"] == *id)
+            .collect();
+        let ran = |interval: &Value| interval["run_ns"].as_u64() > Some(0);
+        intervals.iter().skip(1).filter(|one| ran(one)).count() >= 2
+    })
+    .await;
+    assert!(known, "{intervals:#?}");
+    for interval in intervals.iter().skip(1) {
+        let (length, ran) = (&interval["interval_ns"], &interval["run_ns"]);
+        let (length, ran) = (length.as_u64().unwrap(), ran.as_u64().unwrap());
+        // One thread; a sweep reads the CPUs one after the other.
+        assert!(ran <= length + length / 10, "{interval:#}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

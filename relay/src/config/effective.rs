@@ -148,6 +148,8 @@ pub struct DumpConfig {
     pub file: Option<PathBuf>,
     /// Its form.
     pub format: DumpFormat,
+    /// What was measured of containers, also after lists.
+    pub measured_lists: bool,
     /// Credentials and environment values in clear.
     pub secrets: bool,
     /// How often counts are reported.

@@ -237,6 +237,9 @@ pub struct DumpOptions {
     /// Form of the dump file: lines for people, or one JSON object a line.
     #[arg(long, value_name = "text|json", default_value = "text")]
     pub dump_format: RawValue<DumpFormat>,
+    /// Dump what was measured of each container also after replies that list containers, where these are dumped.
+    #[arg(long, default_value = "false")]
+    pub dump_measured_lists: RawValue<bool>,
     /// Show registry credentials, environment values and annotations in the dump.
     #[arg(long, default_value = "false")]
     pub dump_secrets: RawValue<bool>,

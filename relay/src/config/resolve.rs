@@ -113,6 +113,7 @@ impl Validator<'_> {
             rules: self.accumulate(&options.dump.dump, DumpRules::default(), DumpRules::add),
             file: self.get(&options.dump.dump_file),
             format: self.get(&options.dump.dump_format),
+            measured_lists: self.get(&options.dump.dump_measured_lists),
             secrets: self.get(&options.dump.dump_secrets),
             count_period: self.get(&options.dump.count_period),
         };

@@ -1,6 +1,7 @@
 //! Has the telemetry follow the running containers, and hands on what it measured.
 
 use super::{
+    intervals::Intervals,
     placement::PlacementService,
     stale_watch::StaleWatch,
     steal::{STAT, StealTime},
@@ -16,14 +17,14 @@ use crate::{
     manager::{ManagerHandle, Runtime, Stage},
     record::Recorder,
     telemetry::{
-        Cost, Telemetry, TelemetrySetup, Totals, now_ns,
+        Cost, Telemetry, TelemetrySetup, now_ns,
         sample::{ContainerName, LabelledSample},
     },
 };
 use resmgr_policy::{Condition, ContainerId, HALF_LIFE};
 use resmgr_topology::{CpuSet, Nanos, Topology};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
     time::Duration,
@@ -46,7 +47,7 @@ pub struct Measure {
     sample: RwLock<Arc<LabelledSample>>,
     names: RwLock<BTreeMap<ContainerId, ContainerName>>,
     cost: Mutex<Option<Cost>>,
-    last_dumped: Mutex<HashMap<String, Totals>>,
+    dumped: Mutex<Intervals>,
 }
 
 /// A running container: where its cgroup is and which CPUs it was given.
@@ -149,7 +150,7 @@ impl Measure {
             sample: RwLock::default(),
             names: RwLock::default(),
             cost: Mutex::default(),
-            last_dumped: Mutex::default(),
+            dumped: Mutex::default(),
         })
     }
 
@@ -437,44 +438,9 @@ fn register(
 }
 
 impl Measurements for Measure {
-    fn since_last(&self, container: &str) -> Option<serde_json::Value> {
+    fn since_last(&self, containers: &[String]) -> Vec<serde_json::Value> {
         let sample = self.sample();
-        let measured = sample
-            .snapshot
-            .containers
-            .iter()
-            .find(|measured| *measured.id.0 == *container)?;
-        let mut last_dumped = self
-            .last_dumped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if last_dumped.len() > 4 * sample.snapshot.containers.len() + 64 {
-            last_dumped.retain(|id, _| {
-                sample
-                    .snapshot
-                    .containers
-                    .iter()
-                    .any(|measured| *measured.id.0 == **id)
-            });
-        }
-        let before = last_dumped
-            .insert(container.to_owned(), measured.total.clone())
-            .unwrap_or_default();
-        let less = |now: u64, then: u64| now.saturating_sub(then);
-        let migrations: Vec<u64> = measured
-            .total
-            .migrations
-            .iter()
-            .zip(before.migrations)
-            .map(|(now, then)| less(*now, then))
-            .collect();
-        Some(serde_json::json!({
-            "run_ns": less(measured.total.run_ns, before.run_ns),
-            "wait_ns": less(measured.total.wait_ns(), before.wait_ns()),
-            "throttled_ns": less(measured.total.throttled_ns, before.throttled_ns),
-            "voluntary": less(measured.total.voluntary, before.voluntary),
-            "involuntary": less(measured.total.involuntary, before.involuntary),
-            "migrations": migrations,
-        }))
+        let mut intervals = self.dumped.lock().unwrap_or_else(PoisonError::into_inner);
+        intervals.next(&sample.snapshot, containers)
     }
 }

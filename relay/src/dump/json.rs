@@ -75,11 +75,12 @@ pub(super) fn put(out: &mut Vec<u8>, record: &Record<'_>, time: f64) -> serde_js
             "count"
         }
         RecordEvent::Own(_) => "event",
+        RecordEvent::Measured(_) => "measured",
     };
     if let Some(body) = record.event.body() {
         line.bytes = (!matches!(body, Body::Value(_))).then_some(record.bytes);
         match body {
-            Body::Message { .. } | Body::Value(_) => line.body = Some(body),
+            Body::Message(_) | Body::Value(_) => line.body = Some(body),
             Body::TooLong { limit } => line.left_out_above_bytes = Some(*limit),
             Body::Unknown => {}
         }

@@ -23,6 +23,7 @@ pub(super) fn put(
         RecordEvent::Rewritten { .. } => ("REWRITTEN", "~>"),
         RecordEvent::Reply(_) => ("REPLY", "<="),
         RecordEvent::Own(_) => ("EVENT", "::"),
+        RecordEvent::Measured(_) => ("MEASURED", "::"),
         RecordEvent::Failed(_) | RecordEvent::Named { failed: true } => ("FAILED", "<="),
         RecordEvent::Named { failed: false } => ("REQUEST", ""),
         RecordEvent::Count { .. } => ("REQUEST:", ""),
@@ -64,7 +65,7 @@ pub(super) fn put(
                 record.bytes
             ),
         ),
-        (event, Some(Body::Message { .. } | Body::Value(_))) => {
+        (event, Some(Body::Message(_) | Body::Value(_))) => {
             let text = text.strip_suffix(b"\n").unwrap_or(text);
             let size = if in_file && matches!(event, RecordEvent::Reply(_)) {
                 format!(" ({} bytes as yaml)\n", text.len())
@@ -205,6 +206,11 @@ mod tests {
                 RecordEvent::Own(BODY),
                 "a: 1\nb: 2\n",
                 "(intercepted) EVENT CreateContainer #7\n    CreateContainer :: a: 1\n    CreateContainer :: b: 2\n",
+            ),
+            (
+                RecordEvent::Measured(BODY),
+                "- a: 1\n  b: 2\n",
+                "(intercepted) MEASURED CreateContainer #7\n    CreateContainer :: - a: 1\n    CreateContainer ::   b: 2\n",
             ),
             (RecordEvent::Ended, "", ""),
         ] {

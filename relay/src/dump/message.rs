@@ -18,7 +18,6 @@ use serde::{
     Serialize, Serializer,
     ser::{Error as _, SerializeMap as _},
 };
-use serde_json::Value;
 
 /// A message on the wire. It cannot be serialized when the bytes are no message of this type.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +25,6 @@ pub(crate) struct Message<'a> {
     of: &'static MessageType,
     body: &'a [u8],
     redaction: Redaction,
-    measured: Option<&'a Value>,
 }
 
 /// One time that a field is in a message.
@@ -70,27 +68,42 @@ impl<'a> Message<'a> {
             of,
             body,
             redaction,
-            measured: None,
         }
-    }
-
-    /// With a field more, `measured`.
-    pub(super) fn with_measured(self, measured: Option<&'a Value>) -> Self {
-        Self { measured, ..self }
     }
 
     /// The container that the message is about: `container_id`, else `status.id`.
     pub(super) fn container(&self) -> Option<String> {
-        let id = self.text("container_id").or_else(|| {
-            let (field, found) = self.find("status")?;
-            match (field.kind, found.last()?.value) {
-                (FieldKind::Message(of), Wire::Bytes(body)) => {
-                    Message { of, body, ..*self }.text("id")
-                }
-                _ => None,
-            }
-        })?;
+        let id = self
+            .text("container_id")
+            .or_else(|| self.messages("status").last()?.text("id"))?;
         Some(id.to_owned())
+    }
+
+    /// The containers that the message lists: `containers.id`, else `stats.attributes.id`.
+    pub(super) fn listed_containers(&self) -> Vec<String> {
+        let mut listed = self.messages("containers");
+        if listed.is_empty() {
+            let stats = self.messages("stats").into_iter();
+            listed = stats
+                .flat_map(|stats| stats.messages("attributes"))
+                .collect();
+        }
+        let ids = listed.iter().filter_map(|listed| listed.text("id"));
+        ids.map(str::to_owned).collect()
+    }
+
+    /// The messages in field `name`.
+    fn messages(&self, name: &str) -> Vec<Self> {
+        let Some((field, found)) = self.find(name) else {
+            return Vec::new();
+        };
+        let messages = found
+            .iter()
+            .filter_map(|found| match (field.kind, found.value) {
+                (FieldKind::Message(of), Wire::Bytes(body)) => Some(Self { of, body, ..*self }),
+                _ => None,
+            });
+        messages.collect()
     }
 
     /// The text in field `name`, if there is one.
@@ -179,18 +192,12 @@ impl Serialize for Message<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let occurrences = self.occurrences().map_err(S::Error::custom)?;
         let mut redaction = self.redaction;
-        let mut measured = self.measured;
         let mut map = serializer.serialize_map(None)?;
         for found in occurrences.chunk_by(|a, b| a.place == b.place) {
             let Some(last) = found.last() else { continue };
             let Some(field) = self.of.fields.get(usize::from(last.place)) else {
                 continue;
             };
-            if field.name > MEASURED
-                && let Some(value) = measured.take()
-            {
-                map.serialize_entry(MEASURED, value)?;
-            }
             if let Wire::Text(name) = last.value
                 && field.name == "key"
             {
@@ -201,15 +208,9 @@ impl Serialize for Message<'_> {
                 map.serialize_entry(field.name, &content)?;
             }
         }
-        if let Some(value) = measured {
-            map.serialize_entry(MEASURED, value)?;
-        }
         map.end()
     }
 }
-
-/// The name of the field that is not the message's own.
-const MEASURED: &str = "measured";
 
 /// What is shown of a field.
 enum Content<'a, 'f> {
@@ -407,7 +408,6 @@ impl Serialize for Element<'_> {
                 of,
                 body,
                 redaction: self.redaction,
-                measured: None,
             }
             .serialize(serializer),
             (_, Wire::Text(text)) => serializer.serialize_str(text),

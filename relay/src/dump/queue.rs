@@ -57,10 +57,11 @@ pub(super) struct DumpCounters {
     pub(super) written: AtomicU64,
 }
 
-/// Scheduler measurements of a container, for its records in a full dump.
+/// Scheduler measurements of containers, for a full dump.
 pub trait Measurements: fmt::Debug + Send + Sync + 'static {
-    /// What was measured since the last record about this container; `None` when nothing is known.
-    fn since_last(&self, container: &str) -> Option<serde_json::Value>;
+    /// What was measured of each of these containers since it was last asked for, an object each; of those of which
+    /// nothing is known there is none.
+    fn since_last(&self, containers: &[String]) -> Vec<Value>;
 }
 
 /// Bytes of the body that an event carries, 0 without one.

@@ -9,11 +9,8 @@ use std::time::Duration;
 /// A message body.
 #[derive(Debug)]
 pub(super) enum Body<'a> {
-    /// A message of CRI, and what the scheduler did to its container.
-    Message {
-        message: Message<'a>,
-        measured: Option<Value>,
-    },
+    /// A message of CRI.
+    Message(Message<'a>),
     /// What the relay itself says.
     Value(&'a Value),
     /// Of a method that this build does not know, or no message of its method.
@@ -44,6 +41,8 @@ pub(super) enum RecordEvent<'a> {
     Ended,
     /// Not a call: something the relay itself did.
     Own(Body<'a>),
+    /// What the scheduler did to the containers of the message before.
+    Measured(Body<'a>),
 }
 
 /// One event, and the call that it belongs to.
@@ -70,7 +69,8 @@ impl<'a> RecordEvent<'a> {
             Self::Request(body)
             | Self::Rewritten { body, .. }
             | Self::Reply(body)
-            | Self::Own(body) => Some(body),
+            | Self::Own(body)
+            | Self::Measured(body) => Some(body),
             Self::Failed(_) | Self::Named { .. } | Self::Count { .. } | Self::Ended => None,
         }
     }
@@ -81,7 +81,8 @@ impl<'a> RecordEvent<'a> {
             Self::Request(body)
             | Self::Rewritten { body, .. }
             | Self::Reply(body)
-            | Self::Own(body) => *body = Body::Unknown,
+            | Self::Own(body)
+            | Self::Measured(body) => *body = Body::Unknown,
             Self::Failed(_) | Self::Named { .. } | Self::Count { .. } | Self::Ended => {}
         }
     }
@@ -90,9 +91,7 @@ impl<'a> RecordEvent<'a> {
 impl Serialize for Body<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Message { message, measured } => message
-                .with_measured(measured.as_ref())
-                .serialize(serializer),
+            Self::Message(message) => message.serialize(serializer),
             Self::Value(value) => value.serialize(serializer),
             Self::Unknown | Self::TooLong { .. } => Err(S::Error::custom("there is no body")),
         }

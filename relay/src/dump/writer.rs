@@ -71,6 +71,7 @@ pub(super) struct Writer {
     text: Vec<u8>,
     json: bool,
     secrets: bool,
+    measured_lists: bool,
     count_period: Duration,
     measurements: Option<Arc<dyn Measurements>>,
     counters: Arc<DumpCounters>,
@@ -92,6 +93,7 @@ impl Writer {
             text: Vec::new(),
             json: config.format == DumpFormat::Json,
             secrets: config.secrets,
+            measured_lists: config.measured_lists,
             count_period: config.count_period,
             measurements,
             counters,
@@ -155,6 +157,20 @@ impl Writer {
         let bytes = body_bytes(&event.event);
         self.counters.bytes.fetch_sub(bytes, Ordering::Relaxed);
         if let Some(mut record) = self.record(event) {
+            self.put(&mut record, event.at);
+        }
+        if let Some(measured) = self.measured(event) {
+            let mut record = Record {
+                kind: Kind::Own,
+                service: event.call.service(),
+                method: event.call.method(),
+                seq: event.call.seq,
+                event: RecordEvent::Measured(Body::Value(&measured)),
+                bytes: 0,
+                code: None,
+                latency: None,
+                runtime: None,
+            };
             self.put(&mut record, event.at);
         }
     }
@@ -221,7 +237,7 @@ impl Writer {
                 ..
             } => self.text.extend_from_slice(changes.as_bytes()),
             event => {
-                if let Some(body @ (Body::Message { .. } | Body::Value(_))) = event.body()
+                if let Some(body @ (Body::Message(_) | Body::Value(_))) = event.body()
                     && yaml::write(&mut self.text, body).is_err()
                 {
                     record.event.set_unknown();
@@ -265,10 +281,7 @@ impl Writer {
             observe::Event::Request { body } => {
                 let message = self.message(&call.path, Side::Request, body);
                 self.remember(event, body, message.as_ref());
-                let measured = (record.method == UPDATE)
-                    .then(|| self.measured(call.seq))
-                    .flatten();
-                record.event = RecordEvent::Request(message_body(message, measured));
+                record.event = RecordEvent::Request(message_body(message));
             }
             observe::Event::Rewritten { body } => {
                 let message = self.message(&call.path, Side::Request, body);
@@ -281,17 +294,13 @@ impl Writer {
                     .and_then(|request| self.message(&call.path, Side::Request, request));
                 record.event = RecordEvent::Rewritten {
                     changes: changes(received, message),
-                    body: message_body(message, None),
+                    body: message_body(message),
                 };
             }
             observe::Event::Reply { body } => {
                 let message = self.message(&call.path, Side::Reply, body);
-                self.learn_container(call.seq, message.as_ref());
-                let measured = (record.method != UPDATE)
-                    .then(|| self.measured(call.seq))
-                    .flatten();
                 record.latency = Some(latency);
-                record.event = RecordEvent::Reply(message_body(message, measured));
+                record.event = RecordEvent::Reply(message_body(message));
             }
             observe::Event::TooLong {
                 side,
@@ -380,27 +389,34 @@ impl Writer {
         }
     }
 
-    /// A reply may name the container that the request could not.
-    fn learn_container(&mut self, seq: u64, reply: Option<&Message<'_>>) {
-        let container = self.container(reply);
-        if let Some(pending) = self.pending.get_mut(&seq)
-            && pending.container.is_none()
-        {
-            pending.container = container;
-        }
-    }
-
     /// The container that a message is about, when it is known what was measured of containers.
     fn container(&self, message: Option<&Message<'_>>) -> Option<String> {
         self.measurements.as_ref()?;
         message?.container()
     }
 
-    /// What was measured of the call's container since the last record about it.
-    fn measured(&self, seq: u64) -> Option<Value> {
+    /// What was measured of the containers of a call until now: an update asks before it changes anything, any other
+    /// call when its reply is there.
+    fn measured(&self, event: &CallEvent) -> Option<Value> {
         let measurements = self.measurements.as_ref()?;
-        let container = self.pending.get(&seq)?.container.as_deref()?;
-        measurements.since_last(container)
+        let call = &event.call;
+        let known = || self.pending.get(&call.seq)?.container.clone();
+        let is_update = call.method() == UPDATE;
+        let containers = match &event.event {
+            observe::Event::Request { .. } if is_update => known().into_iter().collect(),
+            observe::Event::Reply { body } if !is_update => {
+                let reply = self.message(&call.path, Side::Reply, body);
+                // A reply may name the container that the request could not.
+                match known().or_else(|| reply.as_ref()?.container()) {
+                    Some(container) => vec![container],
+                    None if self.measured_lists => reply?.listed_containers(),
+                    None => Vec::new(),
+                }
+            }
+            _ => return None,
+        };
+        let measured = measurements.since_last(&containers);
+        (!measured.is_empty()).then_some(Value::Array(measured))
     }
 
     fn report_dropped(&mut self) {
@@ -432,8 +448,8 @@ impl Writer {
 /// The call whose request is not recorded before something was measured for it.
 const UPDATE: &str = "UpdateContainerResources";
 
-fn message_body(message: Option<Message<'_>>, measured: Option<Value>) -> Body<'_> {
-    message.map_or(Body::Unknown, |message| Body::Message { message, measured })
+fn message_body(message: Option<Message<'_>>) -> Body<'_> {
+    message.map_or(Body::Unknown, Body::Message)
 }
 
 /// How two requests differ; `None` when one of them is unknown.

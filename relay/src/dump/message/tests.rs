@@ -3,7 +3,7 @@ use crate::cri::schema::{Side, message_type};
 use k8s_cri::v1;
 use proptest::prelude::*;
 use prost::encoding::{bytes, encode_key, encode_varint, message};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 
 const RUN: &str = "RuntimeService/RunPodSandbox";
@@ -657,33 +657,25 @@ fn the_container_a_message_is_about_is_found() {
 }
 
 #[test]
-fn what_was_measured_stands_among_the_fields_in_the_order_of_their_names() {
-    let measured = json!({"wait_ns": 5});
-    let mut body = Vec::new();
-    put(&mut body, 1, b"c");
-    put(&mut body, 2, b"\x10\x02");
-    for (method, side, body, expected) in [
-        (
-            "RuntimeService/UpdateContainerResources",
-            Side::Request,
-            &body[..],
-            r#"{"container_id":"c","linux":{"cpu_quota":2},"measured":{"wait_ns":5}}"#,
-        ),
-        (
-            "RuntimeService/ContainerStatus",
-            Side::Reply,
-            b"\x0a\x00",
-            r#"{"measured":{"wait_ns":5},"status":{}}"#,
-        ),
-        (
-            "RuntimeService/StopContainer",
-            Side::Reply,
-            b"",
-            r#"{"measured":{"wait_ns":5}}"#,
-        ),
+fn the_containers_of_a_list_are_those_of_its_entries() {
+    let mut named = Vec::new();
+    put(&mut named, 1, b"c1");
+    let mut stats = Vec::new();
+    put(&mut stats, 1, &named);
+    let list = |entry: &[u8]| {
+        let mut list = Vec::new();
+        put(&mut list, 1, entry);
+        put(&mut list, 1, b"");
+        put(&mut list, 1, entry);
+        list
+    };
+    for (method, body) in [
+        ("RuntimeService/ListContainers", list(&named)),
+        ("RuntimeService/ListContainerStats", list(&stats)),
     ] {
-        let message = Message::new(type_of(method, side), body, false);
-        let shown = serde_json::to_string(&message.with_measured(Some(&measured))).unwrap();
-        assert_eq!(shown, expected);
+        let message = Message::new(type_of(method, Side::Reply), &body, false);
+        assert_eq!(message.listed_containers(), ["c1", "c1"], "{method}");
     }
+    let create = Message::new(type_of(CREATE, Side::Reply), &named, false);
+    assert_eq!(create.listed_containers(), [""; 0]);
 }

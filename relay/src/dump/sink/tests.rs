@@ -16,6 +16,7 @@ fn dumper(file: &Path, spec: &str, format: DumpFormat, secrets: bool) -> Dumper 
         rules,
         file: Some(file.to_owned()),
         format,
+        measured_lists: true,
         secrets,
         count_period: Duration::ZERO,
     };
@@ -26,8 +27,11 @@ fn dumper(file: &Path, spec: &str, format: DumpFormat, secrets: bool) -> Dumper 
 struct Measured;
 
 impl Measurements for Measured {
-    fn since_last(&self, container: &str) -> Option<Value> {
-        (container == "c1").then(|| json!({"wait_ns": 5}))
+    fn since_last(&self, containers: &[String]) -> Vec<Value> {
+        let known = containers.iter().filter(|id| *id == "c1");
+        known
+            .map(|id| json!({"container": id, "run_ns": 5}))
+            .collect()
     }
 }
 
@@ -149,14 +153,18 @@ fn machines_read_one_object_a_line() {
         .iter()
         .map(|event| event["event"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["request", "rewritten", "reply", "ended"]);
+    assert_eq!(
+        names,
+        ["request", "rewritten", "reply", "measured", "ended"]
+    );
     assert!(events.iter().all(|event| event["seq"] == 3));
     assert_eq!(
         events[1]["body"]["config"]["linux"]["resources"]["cpuset_cpus"],
         "0-1"
     );
-    assert_eq!(events[2]["body"]["measured"]["wait_ns"], 5);
-    assert_eq!(events[3]["latency_s"], 0.0015);
+    assert_eq!(events[2]["body"], json!({"container_id": "c1"}));
+    assert_eq!(events[3]["body"], json!([{"container": "c1", "run_ns": 5}]));
+    assert_eq!(events[4]["latency_s"], 0.0015);
 }
 
 #[test]
@@ -375,7 +383,7 @@ fn concurrent_calls_never_share_a_line() {
     let mut events = 0;
     for line in text.lines() {
         let event: Value = serde_json::from_str(line).unwrap();
-        if event["event"] != "dropped" {
+        if event["event"] != "dropped" && event["event"] != "measured" {
             events += 1;
         }
     }
@@ -388,6 +396,7 @@ fn a_file_that_cannot_be_opened_is_an_error_at_start() {
         rules: DumpRules::default(),
         file: Some("/nowhere/at/all".into()),
         format: DumpFormat::Text,
+        measured_lists: false,
         secrets: false,
         count_period: Duration::from_secs(60),
     };

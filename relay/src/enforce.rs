@@ -15,6 +15,7 @@ pub mod error;
 pub mod files;
 pub mod locate;
 pub mod mount;
+pub mod pods;
 pub mod reconcile;
 pub mod step;
 pub mod watch;
@@ -26,6 +27,7 @@ pub use error::EnforceError;
 pub use files::{CgroupFiles, MountedFiles};
 pub use locate::Place;
 pub use mount::Hierarchy;
+pub use pods::{PodsCgroups, WithheldCpus};
 pub use reconcile::{Drift, Field};
 pub use step::{CgroupSettings, Phase, Plan, SettingsChange, Step, plan};
 

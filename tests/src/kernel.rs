@@ -39,6 +39,38 @@ fn find(folder: &Path, id: &str) -> Option<PathBuf> {
     None
 }
 
+/// Gives the cgroup of all pods below `parent` these CPUs, as an operator would; makes it if it is not there.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn give_pods(parent: &str, cpus: &str) -> Result<()> {
+    let root = if unified() {
+        PathBuf::from("/sys/fs/cgroup")
+    } else {
+        PathBuf::from("/sys/fs/cgroup/cpuset")
+    };
+    let mut folder = root;
+    for name in parent
+        .split('/')
+        .filter(|name| !name.is_empty())
+        .chain(["kubepods"])
+    {
+        if unified() {
+            std::fs::write(folder.join("cgroup.subtree_control"), "+cpuset")?;
+        }
+        let (outer, inner) = (folder.clone(), folder.join(name));
+        std::fs::create_dir_all(&inner)?;
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if !unified() && read(&inner.join(file))?.is_empty() {
+                std::fs::write(inner.join(file), read(&outer.join(file))?)?;
+            }
+        }
+        folder = inner;
+    }
+    std::fs::write(folder.join("cpuset.cpus"), cpus)
+        .with_context(|| format!("cannot give {} CPUs {cpus}", folder.display()))
+}
+
 /// `cpuset.cpus` of a container's cgroup, in the kernel's list format.
 ///
 /// # Errors

@@ -95,6 +95,52 @@ async fn static_gives_a_cpu_away_and_takes_it_back() {
     exclusive_then_shared("static").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn cpus_that_the_cgroup_of_all_pods_lacks_are_given_to_no_container() {
+    let what = "placement: CPUs withheld from pods";
+    if let Some(why) = skip::no_relay() {
+        return skip::skip(what, &why);
+    }
+    let online = kernel::online().unwrap();
+    let all = cpus(&online);
+    if all.len() < 2 {
+        return skip::skip(what, "needs two CPUs");
+    }
+    let last = *all.last().unwrap();
+    let arguments = ["--policy", "static", "--reserved-resources", "cpu=1000m"];
+    let mut node = Node::start(&arguments).await;
+    let parent = node.runtime.cgroup_parent().to_owned();
+    kernel::give_pods(&parent, &last.to_string()).unwrap();
+    let pod = node.cri.run_pod("late", "besteffort", &[]).await.unwrap();
+    // Pods elsewhere than in /kubepods are known by their first container: the kubelet tries again.
+    let (mut id, mut attempts) = (String::new(), 0);
+    let created = eventually(Duration::from_secs(20), async || {
+        attempts += 1;
+        let late = Container::sleeping(&format!("late-{attempts}"));
+        match node.cri.run(&pod, &late).await {
+            Ok(created) => id = created,
+            Err(error) => println!("{error:#}"),
+        }
+        !id.is_empty()
+    })
+    .await;
+    assert!(created, "{}", node.relay.log());
+    node.settles(&id, &BTreeSet::from([last])).await;
+    let withheld = eventually(Duration::from_secs(20), async || {
+        let state = node.relay.ask(&["state"]).unwrap();
+        state.contains(" withheld by the cgroup of all pods")
+    })
+    .await;
+    assert!(withheld, "{}", node.relay.log());
+    let advice = format!("--available-resources cpu={parent}/kubepods");
+    assert!(node.relay.log().contains(&advice), "{}", node.relay.log());
+
+    kernel::give_pods(&parent, &online).unwrap();
+    node.settles(&id, &all).await;
+    let state = node.relay.ask(&["state"]).unwrap();
+    assert!(!state.contains("withheld"), "{state}");
+}
+
 /// The invariants that hold on any machine: an exclusive CPU is one, nobody else is on it, and it
 /// comes back.
 async fn exclusive_then_shared(policy: &str) {

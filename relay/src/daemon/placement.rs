@@ -1,6 +1,6 @@
 //! The policy at work: its manager, the hooks it gives the relay, the CPUs that come and go.
 
-use super::{error::ExitError, hotplug::hotplug, policy, tasks::Tasks};
+use super::{error::ExitError, hotplug::UsableCpus, policy, tasks::Tasks};
 use crate::{
     config::Config,
     cri::{client::RuntimeClient, intercept::Interceptor, observe::Observer},
@@ -14,6 +14,9 @@ use resmgr_policy::Policy;
 use resmgr_topology::Topology;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+
+/// The origin of a topology that was read from the machine itself.
+const THIS_MACHINE: &str = "this machine";
 
 /// Events that may wait for the manager; more make the calls they belong to wait.
 const MAILBOX: usize = 1024;
@@ -39,7 +42,17 @@ pub fn start(
     tasks: &Tasks,
     metrics: &Metrics,
 ) -> Result<PlacementService, ExitError> {
-    let parts = parts(config, topology, observers)?;
+    let (hierarchy, host_root) = (hierarchy(config)?, config.enforce.host_root.clone());
+    let usable = (topology.origin == THIS_MACHINE)
+        .then(|| UsableCpus::new(Arc::clone(topology), host_root, hierarchy));
+    let narrowed = usable.as_ref().map(|usable| Arc::new(usable.topology()));
+    // Reserved CPUs that were named and are withheld are a mistake that can be lived with.
+    let policy = policy::build(config, narrowed.as_ref().unwrap_or(topology))
+        .or_else(|_withheld| policy::build(config, topology))?;
+    let parts = manager::ManagerConfig {
+        topology: narrowed.unwrap_or_else(|| Arc::clone(topology)),
+        ..parts(config, topology, policy.into(), observers)?
+    };
     let cgroups = Arc::clone(&parts.cgroups);
     let (manager, handle) = Manager::new(parts, CancellationToken::new());
     tasks.spawn("manager", {
@@ -51,10 +64,12 @@ pub fn start(
             Ok(())
         }
     });
-    tasks.spawn(
-        "hotplug",
-        hotplug(config, topology, handle.clone(), tasks.stop().clone()),
-    );
+    if let Some(usable) = usable {
+        tasks.spawn(
+            "hotplug",
+            usable.follow(handle.clone(), tasks.stop().clone()),
+        );
+    }
     metrics.register(|registry| {
         registry.register_collector(Box::new(PlacementMetrics::new(handle.snapshots())));
     });
@@ -69,9 +84,9 @@ pub fn start(
 pub(super) fn parts(
     config: &Config,
     topology: &Arc<Topology>,
+    policy: Arc<dyn Policy>,
     observers: &[Arc<dyn Observer>],
 ) -> Result<manager::ManagerConfig, ExitError> {
-    let policy: Arc<dyn Policy> = policy::build(config, topology)?.into();
     let socket = config.relay.runtime_socket.as_deref().ok_or_else(|| {
         ExitError::Usage(format!(
             "policy {} needs the runtime: --runtime-socket must not be off",
@@ -80,9 +95,7 @@ pub(super) fn parts(
     })?;
     let memory_bytes = topology.nodes.iter().map(|node| node.memory_bytes).sum();
     let client = RuntimeClient::new(socket, config.relay.runtime_timeout, observers.to_vec());
-    let under = config.enforce.cgroup_mount.as_path();
-    let hierarchy = Hierarchy::detect(Some(under)).map_err(anyhow::Error::from)?;
-    let cgroups = Arc::new(Cgroups::new(hierarchy));
+    let cgroups = Arc::new(Cgroups::new(hierarchy(config)?));
     let ledger = Ledger::open(&config.enforce.state_dir).map_err(anyhow::Error::from)?;
     Ok(manager::ManagerConfig {
         policy,
@@ -99,6 +112,12 @@ pub(super) fn parts(
         mailbox: MAILBOX,
         reset_policy: config.policy.reset,
     })
+}
+
+fn hierarchy(config: &Config) -> Result<Hierarchy, ExitError> {
+    let under = config.enforce.cgroup_mount.as_path();
+    let hierarchy = Hierarchy::detect(Some(under)).map_err(anyhow::Error::from)?;
+    Ok(hierarchy)
 }
 
 impl PlacementService {

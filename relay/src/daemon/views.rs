@@ -99,6 +99,7 @@ fn state(snapshot: &Snapshot) -> StateView {
         policy: snapshot.policy.to_owned(),
         synced: snapshot.synced,
         online: snapshot.topology.online.to_string(),
+        withheld: snapshot.topology.withheld.to_string(),
         pools: pools(snapshot),
         containers,
     }

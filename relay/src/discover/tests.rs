@@ -1,6 +1,6 @@
 use super::*;
 use resmgr_topology::{CoreKind, CpuSet, NodeId};
-use std::{fs, time::Duration};
+use std::fs;
 
 #[cfg(feature = "hwloc")]
 fn xml(name: &str) -> PathBuf {
@@ -158,11 +158,12 @@ async fn a_cpu_that_comes_online_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     fake_host(dir.path(), "0,2,4\n");
     let host = load(&TopologySource::Machine, dir.path()).unwrap();
-    let watch = hotplug::Hotplug::new(dir.path().to_path_buf(), &host);
-    let mut watch = watch.every(Duration::from_millis(1));
+    let mut watch = hotplug::Hotplug::new(dir.path().to_path_buf(), &host);
+    assert_eq!(watch.look().await.unwrap(), None);
     fake_host(dir.path(), "0,2-4\n");
-    let now = watch.changed().await.unwrap();
+    let now = watch.look().await.unwrap().unwrap();
     assert_eq!(now.online.to_string(), "0,2-4");
+    assert_eq!(watch.look().await.unwrap(), None);
 }
 
 /// A CPU as sysfs describes it: package and die as the kernel numbers them, and what shares its core and caches.

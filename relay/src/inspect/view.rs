@@ -66,8 +66,11 @@ pub struct StateView {
     /// Whether the runtime has said what runs: until then containers are missing, and under policy null it is not asked.
     #[serde(default)]
     pub synced: bool,
-    /// Online CPUs, in the kernel's list format.
+    /// Online CPUs that containers can have, in the kernel's list format.
     pub online: String,
+    /// Online CPUs that the cgroup of all pods lacks; empty when there are none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub withheld: String,
     /// Pools and other named CPU sets.
     pub pools: Vec<PoolView>,
     /// Containers, sorted by namespace, pod and name.
@@ -92,7 +95,9 @@ impl TopologyView {
     pub fn new(topology: Arc<Topology>, reserved: CpuSet) -> Self {
         let exists: CpuSet = topology.cpus.iter().map(|cpu| cpu.id).collect();
         Self {
-            offline: exists.difference(&topology.online),
+            offline: exists
+                .difference(&topology.online)
+                .difference(&topology.withheld),
             topology,
             reserved,
         }
@@ -203,7 +208,11 @@ fn or_dash(text: &str) -> String {
 
 impl fmt::Display for StateView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "policy {}, online CPUs {}", self.policy, self.online)?;
+        write!(f, "policy {}, online CPUs {}", self.policy, self.online)?;
+        if !self.withheld.is_empty() {
+            write!(f, "; {} withheld by the cgroup of all pods", self.withheld)?;
+        }
+        writeln!(f)?;
         if !self.pools.is_empty() {
             let rows: Vec<_> = self
                 .pools
@@ -420,6 +429,7 @@ mod tests {
             policy: "static".into(),
             synced: true,
             online: "0-3".into(),
+            withheld: "4".into(),
             pools: vec![PoolView {
                 name: "shared".into(),
                 cpus: "0-1".into(),
@@ -440,7 +450,7 @@ mod tests {
         };
         assert_eq!(
             state.to_string(),
-            "policy static, online CPUs 0-3\n\
+            "policy static, online CPUs 0-3; 4 withheld by the cgroup of all pods\n\
              \n\
              POOL    CPUS  CONTAINERS  FREE\n\
              shared  0-1   1           1\n\

@@ -311,6 +311,7 @@ fn machine(online: &str) -> Topology {
     Topology {
         cpus: Vec::new(),
         online: cpus(online),
+        withheld: CpuSet::EMPTY,
         isolated: CpuSet::EMPTY,
         cores: Vec::new(),
         l2s: Vec::new(),

@@ -117,11 +117,12 @@ impl Collector for PlacementMetrics {
         gauge(
             &mut encoder,
             "placement_cpus",
-            "Online CPUs by use",
+            "Online CPUs by use; no container is given a `withheld` one, for the cgroup of all pods lacks it",
             |metric| {
                 for (kind, cpus) in [
                     ("exclusive", exclusive),
                     ("shared", online.difference(&exclusive)),
+                    ("withheld", snapshot.topology.withheld),
                 ] {
                     count(cpus.len()).encode(metric.encode_family(&UseLabels { kind })?)?;
                 }

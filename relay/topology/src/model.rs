@@ -69,8 +69,11 @@ pub struct Node {
 pub struct Topology {
     /// Every CPU that exists, online or not.
     pub cpus: Vec<Cpu>,
-    /// CPUs that the kernel runs tasks on now.
+    /// CPUs that the kernel runs tasks of containers on now.
     pub online: CpuSet,
+    /// CPUs that are online and that the cgroup of all pods lacks: no container can have one.
+    #[serde(default, skip_serializing_if = "CpuSet::is_empty")]
+    pub withheld: CpuSet,
     /// CPUs kept out of load balancing by the `isolcpus` kernel parameter.
     pub isolated: CpuSet,
     /// Physical cores.
@@ -95,6 +98,22 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// The same machine, when no container can have these CPUs. As it is when that would leave none.
+    #[must_use]
+    pub fn withholding(&self, cpus: &CpuSet) -> Self {
+        let all = self.online.union(&self.withheld);
+        let withheld = all.intersection(cpus);
+        let online = all.difference(&withheld);
+        if online.is_empty() {
+            return self.clone();
+        }
+        Self {
+            online,
+            withheld,
+            ..self.clone()
+        }
+    }
+
     /// The CPU with this number, if it exists.
     #[must_use]
     pub fn cpu(&self, id: CpuId) -> Option<&Cpu> {

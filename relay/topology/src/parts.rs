@@ -127,6 +127,7 @@ impl Topology {
         Ok(Self {
             cpus,
             online,
+            withheld: CpuSet::EMPTY,
             isolated,
             cores,
             l2s,
@@ -148,7 +149,7 @@ impl Topology {
             cpus: self.cpus,
             nodes: self.nodes,
             distances: self.distances,
-            online: Some(self.online),
+            online: Some(self.online.union(&self.withheld)),
             isolated: self.isolated,
             origin: self.origin,
             notes: self.notes,

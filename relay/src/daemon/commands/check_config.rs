@@ -95,7 +95,8 @@ async fn outlook(
     topology: &Arc<Topology>,
 ) -> Result<Result<PlanPreview, ReconfigureError>, ExitError> {
     let wanted = policy::build(wanted, topology)?;
-    let parts = placement::parts(config, topology, &[])?;
+    let policy = policy::build(config, topology)?.into();
+    let parts = placement::parts(config, topology, policy, &[])?;
     let (mut manager, _handle) = Manager::new(parts, CancellationToken::new());
     Ok(manager.preview(wanted.into()).await)
 }

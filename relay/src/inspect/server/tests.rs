@@ -40,6 +40,7 @@ impl Views for Pinned {
             policy: "static".into(),
             synced: true,
             online: "0-7".into(),
+            withheld: String::new(),
             pools: vec![PoolView::default()],
             containers: vec![container()],
         }

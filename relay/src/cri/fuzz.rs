@@ -115,6 +115,7 @@ pub fn frames(script: &[u8]) {
     let mut session = session();
     let mut input = Input(script);
     let mut from_client = BytesMut::from(&frame::PREFACE[..]);
+    frame::put_settings(&mut from_client, std::iter::empty());
     let mut from_upstream = [BytesMut::new(), BytesMut::new()];
     let mut connected = [false; 2];
     let mut goodbyes = 0;
@@ -133,6 +134,7 @@ pub fn frames(script: &[u8]) {
             }
             6 => {
                 session.connected(ROUTES[line]);
+                frame::put_settings(&mut from_upstream[line], std::iter::empty());
                 connected[line] = true;
             }
             _ => match input.octet() % 4 {

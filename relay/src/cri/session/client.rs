@@ -62,6 +62,7 @@ impl Session {
     fn client_frame(&mut self, head: Head, octets: &Bytes) -> Result<(), ConnectionError> {
         self.client_headers.check_order(head)?;
         check_frame(head)?;
+        self.settings.check_preface(None, head)?;
         let payload = &octets[frame::HEAD..];
         match head.kind {
             frame::DATA => self.client_data(head, octets),

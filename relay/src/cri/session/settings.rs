@@ -132,6 +132,25 @@ impl SettingsExchange {
         }
     }
 
+    /// Checks that the first frame of a peer, without a route the client, is its SETTINGS (RFC 9113, 3.4).
+    pub(super) fn check_preface(
+        &self,
+        peer: Option<Route>,
+        head: Head,
+    ) -> Result<(), ConnectionError> {
+        let (received, text) = match peer {
+            None => (self.received > 0, "the first frame is not SETTINGS"),
+            Some(route) => (
+                self.upstreams[route.index()].received,
+                "the first frame of the runtime is not SETTINGS",
+            ),
+        };
+        if received || head.kind == frame::SETTINGS && !head.has(frame::ACK) {
+            return Ok(());
+        }
+        Err(ConnectionError::new(frame::PROTOCOL_ERROR, text))
+    }
+
     /// Takes in a SETTINGS frame of the client.
     pub(super) fn receive_from_client(
         &mut self,

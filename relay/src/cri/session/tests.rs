@@ -354,10 +354,15 @@ proptest! {
             }
         }
         let mut input = BytesMut::from(&frame::PREFACE[..]);
+        frame::put_settings(&mut input, std::iter::empty());
         input.extend_from_slice(&client);
         drop(session.take_from_client(&mut input));
-        drop(session.take_from_upstream(Route::Runtime, &mut BytesMut::from(&runtime[..])));
-        drop(session.take_from_upstream(Route::Image, &mut BytesMut::from(&images[..])));
+        for (route, frames) in [(Route::Runtime, runtime), (Route::Image, images)] {
+            let mut input = BytesMut::new();
+            frame::put_settings(&mut input, std::iter::empty());
+            input.extend_from_slice(&frames);
+            drop(session.take_from_upstream(route, &mut input));
+        }
         let late = Instant::now() + session.shared.options.connect_limit;
         session.expire(Route::Runtime, late, "away");
         session.drain("the end");

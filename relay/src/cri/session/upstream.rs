@@ -76,6 +76,7 @@ impl Session {
         let headers = &mut self.upstream_headers[route.index()];
         headers.check_order(head)?;
         check_frame(head)?;
+        self.settings.check_preface(Some(route), head)?;
         let id = head.stream;
         let payload = &octets[frame::HEAD..];
         match head.kind {

@@ -13,6 +13,7 @@ pub mod feedback;
 pub mod frames;
 pub mod guest;
 pub mod kernel;
+pub mod mock_runtime;
 pub mod relay;
 pub mod runtime;
 pub mod skip;

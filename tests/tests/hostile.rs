@@ -2,28 +2,23 @@
 //! serves the next client. A real runtime does not misbehave, so this one is made up.
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
-use bytes::Bytes;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use resmgr_tests::{
     Relay, Runtime, built, eventually,
     frames::{ENHANCE_YOUR_CALM, PREFACE, RawClient, SETTINGS, Sent, frame, headers, remembered},
+    mock_runtime::{EVENTS, LARGE, LIST, serve},
     skip,
     wire::Wire,
 };
 use std::{
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
 const VERSION: &str = "/runtime.v1.RuntimeService/Version";
 const CREATE: &str = "/runtime.v1.RuntimeService/CreateContainer";
-/// A method that the made-up runtime answers with [`LARGE`] octets.
-const LIST: &str = "/runtime.v1.RuntimeService/ListContainers";
-const LARGE: usize = 47 << 20;
-/// A method that it never answers.
-const EVENTS: &str = "/runtime.v1.RuntimeService/GetContainerEvents";
 /// Beyond it a test hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(120);
 const MIB: u64 = 1 << 20;
@@ -89,65 +84,6 @@ impl Scene {
         let log = self.relay.log();
         assert!(log.contains(limit), "{limit} was not met\n{log}");
     }
-}
-
-/// Answers every call with an empty message.
-fn serve(socket: &Path) {
-    let listener = UnixListener::bind(socket).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let listener = tokio::net::UnixListener::from_std(listener).unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(connection(stream));
-        }
-    });
-}
-
-async fn connection(stream: tokio::net::UnixStream) {
-    let Ok(mut connection) = h2::server::handshake(stream).await else {
-        return;
-    };
-    while let Some(Ok((request, respond))) = connection.accept().await {
-        tokio::spawn(answer(request, respond));
-    }
-}
-
-async fn answer(
-    request: http::Request<h2::RecvStream>,
-    mut respond: h2::server::SendResponse<Bytes>,
-) {
-    let (parts, mut body) = request.into_parts();
-    if parts.uri.path() == EVENTS {
-        std::future::pending::<()>().await;
-    }
-    while let Some(Ok(part)) = body.data().await {
-        drop(body.flow_control().release_capacity(part.len()));
-    }
-    let large = parts.uri.path() == LIST && parts.headers.contains_key("large");
-    let length = if large { LARGE } else { 0 };
-    let mut data = vec![0; 5 + length];
-    data[1..5].copy_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
-    // An unknown field of the reply, as long as the message.
-    if large {
-        data[5..11].copy_from_slice(&[0xfa, 0x7f, 0xf9, 0xff, 0xb6, 0x16]);
-    }
-    let Ok(mut send) = respond.send_response(http::Response::new(()), false) else {
-        return;
-    };
-    let mut rest = Bytes::from(data);
-    while !rest.is_empty() {
-        send.reserve_capacity(rest.len());
-        let Some(Ok(n)) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else {
-            return;
-        };
-        if send.send_data(rest.split_to(n), false).is_err() {
-            return;
-        }
-    }
-    let mut trailers = http::HeaderMap::new();
-    trailers.insert("grpc-status", "0".parse().unwrap());
-    // A call that was reset meanwhile hears nothing.
-    drop(send.send_trailers(trailers));
 }
 
 fn ping() -> Vec<u8> {

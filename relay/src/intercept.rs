@@ -5,11 +5,13 @@
 
 mod annotations;
 mod hooks;
+mod own_container;
 mod request;
 mod runtime;
 mod status;
 
 pub use hooks::Hooks;
+pub use own_container::OwnContainer;
 pub use runtime::RuntimeView;
 
 pub use request::{CreateContainerRequest, container_spec};

@@ -95,6 +95,12 @@ pub trait After: Send {
     /// Called exactly once. Dropping the hook uncalled (the relay itself is being torn down) must be
     /// treated like [`CallOutcome::Unknown`].
     async fn after(self: Box<Self>, outcome: CallOutcome);
+
+    /// Whether the runtime answers the call only when the relay has ended: a relay that ends waits for no such
+    /// answer. The call then ends with UNAVAILABLE, and the runtime goes on with it.
+    fn awaits_relay_end(&self) -> bool {
+        false
+    }
 }
 
 /// Hooks on unary calls. One instance serves all connections; calls run concurrently, and a

@@ -55,6 +55,9 @@ use settings::SettingsExchange;
 use std::{sync::Arc, time::Instant};
 use streams::{Stream, Streams};
 
+const OWN_CONTAINER: &str =
+    "cri-resmgr ends, as the runtime stops its container for this call: call again";
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -197,10 +200,15 @@ impl Session {
         }
     }
 
-    /// Begins to drain: endless streams end, and the client is told to open no more calls.
+    /// Begins to drain: calls that would not end before the relay does end now, and the client is told to open
+    /// no more.
     pub(super) fn drain(&mut self, why: &str) {
         for id in self.streams.select(|stream| stream.endless) {
             self.refuse(id, unavailable(why));
+        }
+        for id in self.streams.select(Stream::awaits_relay_end) {
+            // Not cancelled at the runtime, which does what it was asked for.
+            self.fail(id, unavailable(OWN_CONTAINER));
         }
         self.streams.announce_end(why, &mut self.out);
     }

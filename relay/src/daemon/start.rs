@@ -26,6 +26,7 @@ use crate::{
     cri::{Relay, ServerOptions, Upstreams, listen, observe::Observer},
     dump::Dumper,
     inspect::server::{self, Views, serve_views},
+    intercept::OwnContainer,
     log,
     metrics::{
         losses::LossMetrics, registry::Metrics, relay::RelayMetrics, scheduler::SchedulerMetrics,
@@ -189,7 +190,8 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
         },
         &tasks,
     )?;
-    let interceptor = placement.as_ref().map(PlacementService::interceptor);
+    let hooks = placement.as_ref().map(PlacementService::interceptor);
+    let interceptor = OwnContainer::before_hooks(hooks);
     let upstreams = Upstreams {
         runtime: config.relay.runtime_socket.clone(),
         image: config.relay.image_socket.clone(),

@@ -48,6 +48,15 @@ impl Stream {
         let intercepted = self.intercepted.as_ref();
         intercepted.is_some_and(|call| call.was_let_go()) && self.unsent.is_empty()
     }
+
+    /// Whether the runtime answers it only when the relay has ended.
+    pub(super) fn awaits_relay_end(&self) -> bool {
+        let after = self
+            .intercepted
+            .as_ref()
+            .and_then(|call| call.after.as_ref());
+        after.is_some_and(|after| after.awaits_relay_end())
+    }
 }
 
 /// The streams of one client's connection.

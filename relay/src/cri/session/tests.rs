@@ -56,11 +56,17 @@ impl Interceptor for Creations {
     }
 }
 
-struct Answered;
+struct Answered {
+    awaits_relay_end: bool,
+}
 
 #[async_trait]
 impl After for Answered {
     async fn after(self: Box<Self>, _outcome: CallOutcome) {}
+
+    fn awaits_relay_end(&self) -> bool {
+        self.awaits_relay_end
+    }
 }
 
 /// Writes down what an observer is told.
@@ -188,7 +194,8 @@ impl Play {
 
     fn hook(&mut self, words: &[&str], line: &str) {
         let id = value(words, "stream").expect("a hook answers for a stream");
-        let after = || Some(Box::new(Answered) as _);
+        let awaits_relay_end = words.contains(&"awaits_relay_end");
+        let after = || Some(Box::new(Answered { awaits_relay_end }) as _);
         match words[1] {
             "forward" => self.session.decided(
                 id,

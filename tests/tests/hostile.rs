@@ -80,9 +80,10 @@ impl Scene {
         );
     }
 
-    fn assert_logged(&self, limit: &str) {
-        let log = self.relay.log();
-        assert!(log.contains(limit), "{limit} was not met\n{log}");
+    /// The relay may not have come to what it was sent yet.
+    async fn assert_logged(&self, limit: &str) {
+        let met = eventually(PATIENCE, async || self.relay.log().contains(limit)).await;
+        assert!(met, "{limit} was not met\n{}", self.relay.log());
     }
 }
 
@@ -114,7 +115,7 @@ async fn a_client_that_floods_pings_or_settings_and_reads_nothing_is_sent_away()
             assert_eq!(client.goaway().unwrap(), Some(ENHANCE_YOUR_CALM));
         }
     }
-    scene.assert_logged("idle_frames");
+    scene.assert_logged("idle_frames").await;
     scene.unharmed(64 * MIB).await;
 }
 
@@ -146,7 +147,7 @@ async fn connections_without_end_take_neither_memory_nor_another_clients_place()
     );
     // It is accepted after all of these.
     scene.unharmed(64 * MIB).await;
-    scene.assert_logged("limit=clients");
+    scene.assert_logged("limit=clients").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,7 +164,7 @@ async fn nothing_is_read_from_a_client_that_does_not_read_its_answers() {
     );
     let data = frame(0, 0, 1, &[0]);
     assert_eq!(client.flood(&data, 5_000_000).unwrap(), Sent::Stuck);
-    scene.assert_logged("unread_answers");
+    scene.assert_logged("unread_answers").await;
     scene.unharmed(64 * MIB).await;
 }
 
@@ -231,8 +232,8 @@ async fn header_blocks_without_an_end_and_calls_that_are_reset_at_once_are_too_m
     }
     assert_ne!(sent, Sent::All);
     assert_eq!(client.goaway().unwrap(), Some(ENHANCE_YOUR_CALM));
-    scene.assert_logged("continuations");
-    scene.assert_logged("resets");
+    scene.assert_logged("continuations").await;
+    scene.assert_logged("resets").await;
     scene.unharmed(64 * MIB).await;
 }
 
@@ -253,7 +254,7 @@ async fn calls_beyond_what_a_client_may_have_open_are_refused() {
     let (stream, code) = client.next(3).unwrap().unwrap();
     assert_eq!(code, [0, 0, 0, 7], "of stream {stream}");
     assert!(stream > 2000, "stream {stream}");
-    scene.assert_logged("streams");
+    scene.assert_logged("streams").await;
     scene.unharmed(64 * MIB).await;
 }
 
@@ -285,7 +286,7 @@ async fn calls_and_windows_that_wait_for_an_absent_runtime_are_bounded() {
     let (waits, ()) = tokio::join!(waits, serves);
     assert_eq!(waits.unwrap().status(), Some(0), "{}", scene.relay.log());
     drop(sender.join().unwrap());
-    scene.assert_logged("streams");
+    scene.assert_logged("streams").await;
     scene.unharmed(64 * MIB).await;
 }
 
@@ -329,7 +330,7 @@ async fn requests_that_are_held_are_bounded_for_each_client_and_for_all() {
         }
     }
     assert!(refused >= 18, "{refused} of 20 were refused");
-    scene.assert_logged("held_octets");
+    scene.assert_logged("held_octets").await;
     // Two requests of 60 MiB fit.
     scene.unharmed(200 * MIB).await;
 }
@@ -351,7 +352,7 @@ async fn header_lists_that_grow_as_they_are_decoded_are_bounded() {
                 break;
             }
         }
-        scene.assert_logged("call_headers");
+        scene.assert_logged("call_headers").await;
         if !scene.runtime.exists() {
             serve(&scene.runtime);
         }

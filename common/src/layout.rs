@@ -2,11 +2,11 @@
 
 use crate::arithmetic::BUCKETS;
 
-/// Slot of every task that belongs to no registered container.
+/// Slot of every task that belongs to no registered cgroup.
 pub const SLOT_OTHER: u32 = 0;
 /// Slot of kernel threads: they belong to no container and are never intruders.
 pub const SLOT_KERNEL: u32 = 1;
-/// Number of slots before the first container's.
+/// Number of slots before the first registered cgroup's.
 pub const SLOTS_RESERVED: u32 = 2;
 /// Entries of the css table. css ids are small dense integers; a larger one wraps, and the serial
 /// number tells the difference.
@@ -15,8 +15,8 @@ pub const CSS_ENTRIES: u32 = 1 << 16;
 pub const TASK_ENTRIES: u32 = 1 << 17;
 /// [`LastRun::flags`]: left the CPU while still runnable.
 pub const TASK_PREEMPTED: u16 = 1;
-/// [`SlotRef::flags`]: the threads do not wait on the run queues of a registered cgroup, but on those of a cgroup
-/// below it, or they belong to no registered cgroup.
+/// [`SlotRef::flags`]: the threads do not wait on the run queues of a container's cgroup, but on those of a cgroup
+/// below it, or they belong to no container.
 pub const NESTED_OR_ROOT: u32 = 1;
 
 /// [`CpuState::warned`]: a cgroup too deep below the root for its container to be found.

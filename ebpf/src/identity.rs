@@ -1,4 +1,4 @@
-//! Task → slot: the container it belongs to.
+//! Task → slot: the container, or else the cgroup of the host, it belongs to.
 //!
 //! Hit: three loads, one array look-up, one comparison of serial numbers. Miss (once per cgroup): the program walks
 //! from the cgroup towards the root until it meets a registered cgroup, and stores that cgroup's slot.
@@ -90,10 +90,11 @@ fn walk(css: *const u8) -> (SlotRef, u32) {
         }
         let cgroup = follow::<{ at(CssCgroup) }>(css);
         let id = load64::<{ at(KnId) }>(follow::<{ at(CgroupKn) }>(cgroup));
-        if let Some(slot) = CGROUPS.get_ptr(&id) {
+        if let Some(found) = CGROUPS.get_ptr(&id) {
             // SAFETY: the look-up succeeded.
-            let slot = unsafe { *slot };
-            return (SlotRef { slot, flags }, 0);
+            let found = unsafe { *found };
+            let flags = flags | found.flags;
+            return (SlotRef { flags, ..found }, 0);
         }
         css = follow::<{ at(CssParent) }>(css);
         flags = NESTED_OR_ROOT;

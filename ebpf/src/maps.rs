@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap},
 };
-use resmgr_common::{CSS_ENTRIES, CpuLocation, Css, TASK_ENTRIES, ThreadHistory};
+use resmgr_common::{CSS_ENTRIES, CpuLocation, Css, SlotRef, TASK_ENTRIES, ThreadHistory};
 
 /// `BPF_F_MMAPABLE` (5.5): user space reads the pages in place.
 const MMAPABLE: u32 = 1 << 10;
@@ -34,4 +34,4 @@ pub static PLACES: Array<CpuLocation> = Array::with_max_entries(1, 0);
 pub static DISTANCES: Array<u32> = Array::with_max_entries(1, 0);
 /// Slot by cgroup id (the inode of its directory): read only when `CSS` misses.
 #[map]
-pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
+pub static CGROUPS: HashMap<u64, SlotRef> = HashMap::with_max_entries(1, 0);

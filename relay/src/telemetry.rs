@@ -16,6 +16,8 @@ mod error;
 mod exact;
 mod hierarchy;
 #[cfg(feature = "ebpf")]
+mod host_cgroups;
+#[cfg(feature = "ebpf")]
 mod kernel_offsets;
 #[cfg(feature = "ebpf")]
 mod load;

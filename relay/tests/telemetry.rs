@@ -330,10 +330,11 @@ fn an_intruder_on_an_exclusive_cpu_is_named_with_its_time() {
     let seen = telemetry.snapshot().containers;
     let owner_seen = seen.iter().find(|seen| seen.id == id("owner")).unwrap();
     let intruder_seen = seen.iter().find(|seen| seen.id == id("intruder")).unwrap();
+    let by = InterferenceSource::Container(id("intruder"));
     let named: u64 = owner_seen
         .foreign
         .iter()
-        .filter(|foreign| foreign.container == Some(id("intruder")) && foreign.cpu == cpu)
+        .filter(|foreign| foreign.source == by && foreign.cpu == cpu)
         .map(|foreign| foreign.run_ns)
         .sum();
     assert_eq!(named, intruder_seen.run_ns[&cpu]);
@@ -348,7 +349,7 @@ fn an_intruder_on_an_exclusive_cpu_is_named_with_its_time() {
         .map(|sum| sum.preemptions)
         .sum();
     assert_eq!(counted, owner_seen.total.preempted_by_others);
-    let by_intruder = owner_seen.interference[&InterferenceSource::Container(id("intruder"))];
+    let by_intruder = owner_seen.interference[&by];
     assert!(by_intruder.preemptions > 0, "{:?}", owner_seen.interference);
     let blamed: u64 = owner_seen
         .interference
@@ -374,6 +375,76 @@ fn an_intruder_on_an_exclusive_cpu_is_named_with_its_time() {
     let left: u64 = seen.interference.values().map(|sum| sum.wait_ns).sum();
     let since = seen.total.wait_wake_ns + seen.total.wait_preempt_ns - contention;
     assert_eq!(left, blamed - by_intruder.wait_ns + since, "{seen:?}");
+}
+
+#[test]
+fn a_service_of_the_host_on_an_exclusive_cpu_is_named_by_its_cgroup() {
+    // Found at the start: later ones within ten seconds.
+    let slice = Cgroup::new("test.slice");
+    let service = slice.child("burner.service");
+    let worker = service.child("worker");
+    let Some((telemetry, topology)) = telemetry() else {
+        return;
+    };
+    let cpu = topology.online.iter().last().unwrap();
+    let owner = Cgroup::new("owner");
+    let own = CpuSet::single(cpu);
+    telemetry
+        .register(id("owner"), &owner.path, own, own)
+        .unwrap();
+    let outside = telemetry.snapshot().outside.run_ns;
+    let at_home = Child::start(&owner, Load::Spin, Some(cpu.0));
+    let away = Child::start(&worker, Load::Spin, Some(cpu.0));
+    until("both have run", || {
+        owner.run_ns().min(worker.run_ns()) > 500_000_000
+    });
+    at_home.stop();
+    away.stop();
+    let seen = telemetry.snapshot();
+    let by = InterferenceSource::HostCgroup(service.path[1..].into());
+    let owner_seen = &seen.containers[0];
+    let ran = owner_seen.foreign.iter().filter(|run| run.source == by);
+    let share = ratio(ran.map(|run| run.run_ns).sum(), worker.run_ns());
+    assert!(
+        (0.99..=1.01).contains(&share),
+        "{share}: {:?}",
+        owner_seen.foreign
+    );
+    assert!(seen.outside.run_ns - outside >= worker.run_ns() / 100 * 99);
+    let blamed = owner_seen.interference[&by];
+    assert!(
+        blamed.preemptions > 0 && blamed.wait_ns > 0,
+        "{:?}",
+        owner_seen.interference
+    );
+    // A container that comes to be there takes the place of the service.
+    telemetry
+        .register(
+            id("burner"),
+            &service.path,
+            CpuSet::single(CpuId(900)),
+            CpuSet::EMPTY,
+        )
+        .unwrap();
+    let back = Child::start(&worker, Load::Burst, Some(cpu.0));
+    back.wait();
+    let seen = telemetry.snapshot();
+    let burner = seen
+        .containers
+        .iter()
+        .find(|seen| seen.id == id("burner"))
+        .unwrap();
+    let of = |source| {
+        let owner = seen.containers.iter().find(|seen| seen.id == id("owner"));
+        let runs = owner.unwrap().foreign.iter();
+        let runs = runs.filter(|run| run.source == source);
+        runs.map(|run| run.run_ns).sum::<u64>()
+    };
+    assert!(burner.total.run_ns > 40_000_000, "{burner:?}");
+    assert_eq!(
+        of(InterferenceSource::Container(id("burner"))),
+        burner.run_ns[&cpu]
+    );
 }
 
 #[test]

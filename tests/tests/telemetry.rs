@@ -1,9 +1,17 @@
 //! What the daemon measures of real containers, and what it shows of it.
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
-use resmgr_tests::{Container, Cri, Guest, Relay, Runtime, eventually, feedback, skip};
+use resmgr_tests::{
+    Container, Cri, Guest, Relay, Runtime, apiserver::free_port, eventually, feedback, kernel, skip,
+};
 use serde_json::Value;
-use std::time::Duration;
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    time::Duration,
+};
 
 /// `cri-resmgr top --once --json`, as soon as `ready` likes what it says.
 async fn top(relay: &Relay, ready: impl Fn(&Value) -> bool) -> Value {
@@ -38,6 +46,15 @@ fn ran(view: &Value, name: &str) -> u64 {
         .values()
         .filter_map(Value::as_u64)
         .sum()
+}
+
+fn metrics_page(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    page
 }
 
 /// Whether the rest of the test can say anything; says so when not.
@@ -163,6 +180,105 @@ async fn a_pinned_container_never_ran_outside_its_cpus() {
     );
     let explained = relay.ask(&["explain", "mine"]).unwrap();
     assert!(explained.contains("because"), "{explained}");
+}
+
+/// A service of the host as systemd would have it: a process in a cgroup two levels deep that keeps a CPU busy.
+struct Service {
+    folders: [PathBuf; 2],
+    process: Child,
+}
+
+impl Service {
+    fn on_cpu(slice: &str, name: &str, cpu: &str) -> Self {
+        let base = Path::new("/sys/fs/cgroup");
+        let base = if kernel::unified() {
+            base.to_owned()
+        } else {
+            base.join("cpu")
+        };
+        let folders = [base.join(slice), base.join(slice).join(name)];
+        for folder in &folders {
+            std::fs::create_dir(folder).unwrap();
+            // Version 1 has no such file.
+            std::fs::write(folder.with_file_name("cgroup.subtree_control"), "+cpu").ok();
+        }
+        let enter = format!(
+            "echo $$ >{}/cgroup.procs && while :; do :; done",
+            folders[1].display()
+        );
+        let mut busy = Command::new("taskset");
+        let process = busy.args(["-c", cpu, "sh", "-c", &enter]).spawn().unwrap();
+        Self { folders, process }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+        for folder in self.folders.iter().rev() {
+            std::fs::remove_dir(folder).ok();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_of_the_host_on_an_exclusive_cpu_is_named() {
+    let what = "telemetry: host services";
+    if let Some(why) = skip::no_relay() {
+        return skip::skip(what, &why);
+    }
+    let runtime = Runtime::start().unwrap();
+    let address = format!("127.0.0.1:{}", free_port().unwrap());
+    let arguments = [
+        "--policy",
+        "static",
+        "--reserved-resources",
+        "cpu=1000m",
+        "--ebpf-telemetry",
+        "--metrics-address",
+        &address,
+    ];
+    let relay = Relay::start(&runtime, &arguments).unwrap();
+    if !exact(what, &top(&relay, |_| true).await) {
+        return;
+    }
+    let mut cri = Cri::connect(&relay.socket(), runtime.cgroup_parent())
+        .await
+        .unwrap();
+    let pod = cri.run_pod("mine", "", &[]).await.unwrap();
+    let spin = Container::script("mine", "while :; do :; done");
+    cri.run(&pod, &spin.guaranteed(1)).await.unwrap();
+    let view = top(&relay, |view| ran(view, "mine") > 0).await;
+    let cpu = container(&view, "mine").unwrap()["exclusive"].clone();
+    let slice = format!("resmgr-test-{}.slice", std::process::id());
+    // It comes after the daemon, which finds it within ten seconds.
+    let _service = Service::on_cpu(&slice, "burner.service", cpu.as_str().unwrap());
+    let name = format!("{slice}/burner.service");
+    let burnt = |view: &Value| {
+        let mine = container(view, "mine");
+        mine.map_or(0, |mine| {
+            mine["foreign_ns"][&name].as_u64().unwrap_or_default()
+        })
+    };
+    let view = top(&relay, |view| burnt(view) > 500_000_000).await;
+    let busy = container(&view, "mine").unwrap()["run_ns"][cpu.as_str().unwrap()].as_u64();
+    assert!(busy > Some(burnt(&view) / 10), "{view:#}");
+    // On this machine other processes outside containers may have run there longer.
+    let mut explained = String::new();
+    let named = eventually(Duration::from_secs(90), async || {
+        explained = relay.ask(&["explain", "mine"]).unwrap();
+        explained.contains("most since it started: ")
+    });
+    assert!(named.await, "{explained}");
+    let page = metrics_page(&address);
+    for family in ["foreign", "blamed_wait"] {
+        let mut series = page.lines().filter(|line| {
+            let family = format!("cri_resmgr_scheduler_{family}_seconds_total{{");
+            line.starts_with(&family) && line.contains(&format!("by=\"{name}\""))
+        });
+        assert!(series.next().is_some(), "{page}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

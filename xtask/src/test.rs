@@ -24,7 +24,7 @@ const ATTEMPTS: u32 = 3;
 
 /// Tests that compare what two observers counted on a machine that does other work beside them, each with its
 /// target. Where such a test fails it is run again alone; each repetition is printed and counted in the end.
-const STATISTICAL: [(&str, &str); 11] = [
+const STATISTICAL: [(&str, &str); 12] = [
     (
         "telemetry",
         "waits_on_a_cpu_overloaded_three_to_one_are_those_of_schedstat",
@@ -44,6 +44,10 @@ const STATISTICAL: [(&str, &str); 11] = [
     (
         "telemetry",
         "an_intruder_on_an_exclusive_cpu_is_named_with_its_time",
+    ),
+    (
+        "telemetry",
+        "a_service_of_the_host_on_an_exclusive_cpu_is_named_by_its_cgroup",
     ),
     ("telemetry", "the_program_tells_what_it_costs"),
     (

@@ -17,7 +17,7 @@ use crate::{
     manager::{ManagerHandle, Runtime, Stage},
     record::Recorder,
     telemetry::{
-        Cost, Telemetry, TelemetrySetup, now_ns,
+        ContainerTelemetry, Cost, Telemetry, TelemetrySetup, now_ns,
         sample::{ContainerName, LabelledSample},
     },
 };
@@ -315,14 +315,19 @@ impl Measure {
         let ids = averages.preempted_by.keys();
         let named = ids.filter_map(|id| {
             let name = names.get(id)?;
-            let name = format!("{}/{}/{}", name.namespace, name.pod, name.container);
-            Some((id.clone(), name))
+            Some((id.clone(), name.to_string()))
         });
         let half_life_ns = measured.scaled_to_half_life(HALF_LIFE.0);
+        let sample = self.sample();
+        let mut containers = sample.snapshot.containers.iter();
+        let seen = containers.find(|container| container.id == *id);
+        let worst = seen.and_then(ContainerTelemetry::worst_intruder);
+        let worst = worst.map(|source| source.label(|id| names.get(id).map(ToString::to_string)));
         Some(MeasuredView::new(
             half_life_ns,
             averages.clone(),
             &named.collect(),
+            worst.as_deref(),
         ))
     }
 

@@ -340,12 +340,14 @@ impl fmt::Display for ExplainView {
 const PREEMPTORS: usize = 3;
 
 impl MeasuredView {
-    /// Averages of this half-life (nanoseconds); `names` of the containers that preempted it, by id.
+    /// Averages of this half-life (nanoseconds); `names` of the containers that preempted it, by id; what has run most
+    /// on its exclusive CPUs.
     #[must_use]
     pub fn new(
         half_life_ns: u64,
         averages: Observed,
         names: &BTreeMap<ContainerId, String>,
+        worst_intruder: Option<&str>,
     ) -> Self {
         let Observed {
             utilisation_mcpu,
@@ -384,7 +386,12 @@ impl MeasuredView {
         }
         if *intruder_ns_per_s > 0 {
             let ran = milliseconds(*intruder_ns_per_s);
-            lines.push(format!("others ran {ran} a second on its exclusive CPUs"));
+            let worst = worst_intruder
+                .map(|name| format!("; most since it started: {name}"))
+                .unwrap_or_default();
+            lines.push(format!(
+                "others ran {ran} a second on its exclusive CPUs{worst}"
+            ));
         }
         let mut preemptors: Vec<_> = preempted_by
             .iter()
@@ -520,17 +527,24 @@ mod tests {
             utilisation_mcpu: 490,
             wait_ns_per_s: 509_679_000,
             wait_p99_ns: 8_388_000,
+            intruder_ns_per_s: 12_500_000,
             preempted_by: [(noisy.clone(), 109_100), (ContainerId("4567".into()), 200)].into(),
             confidence: resmgr_policy::Confidence(1000),
             ..Observed::default()
         };
         let names = BTreeMap::from([(noisy, "default/noisy-0/noisy".to_owned())]);
-        let measured = MeasuredView::new(10_000_000_000, averages, &names);
+        let measured = MeasuredView::new(
+            10_000_000_000,
+            averages,
+            &names,
+            Some("system.slice/cron.service"),
+        );
         assert_eq!(
             measured.lines,
             [
                 "measured, averages of 10 s: runs 490m, waits 509.679 ms a second for a CPU, 99 of 100 waits end within \
                  8.388 ms",
+                "others ran 12.500 ms a second on its exclusive CPUs; most since it started: system.slice/cron.service",
                 "preempted by default/noisy-0/noisy 109.1 times a second",
                 "preempted by 4567 0.2 times a second",
             ]

@@ -9,6 +9,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
+use resmgr_policy::ContainerId;
 use std::{cmp::Reverse, collections::BTreeMap, fmt, sync::Arc};
 
 /// Renders the last sample of the telemetry at each scrape.
@@ -115,15 +116,8 @@ fn interference(
         // All containers that have ended share a label.
         let mut sums = BTreeMap::<String, Interference>::new();
         for (source, interference) in &measured.interference {
-            let by = match source {
-                InterferenceSource::Kernel => "kernel".to_owned(),
-                InterferenceSource::Ended => "ended".to_owned(),
-                InterferenceSource::Rest => "other".to_owned(),
-                InterferenceSource::Container(id) => sample.names.get(id).map_or_else(
-                    || "ended".to_owned(),
-                    |named| format!("{}/{}/{}", named.namespace, named.pod, named.container),
-                ),
-            };
+            let known = |id: &ContainerId| sample.names.get(id).map(ToString::to_string);
+            let by = source.label(|id| Some(known(id).unwrap_or_else(|| "ended".to_owned())));
             let sum = sums.entry(by).or_default();
             sum.preemptions += interference.preemptions;
             sum.wait_ns += interference.wait_ns;
@@ -136,6 +130,35 @@ fn interference(
                 by,
             };
             ConstCounter::new(value(&sum)).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// CPU time of intruders on exclusive CPUs: a series for each that has run there, and always `other`, whose 0 says that
+/// nothing has.
+fn foreign(encoder: &mut DescriptorEncoder<'_>, sample: &LabelledSample) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(
+        "scheduler_foreign_seconds",
+        "Time others ran on the container's exclusive CPUs; kernel threads apart, it must stay 0",
+        None,
+        MetricType::Counter,
+    )?;
+    for (container, measured) in containers(sample) {
+        if measured.exclusive.is_empty() && measured.foreign.is_empty() {
+            continue;
+        }
+        let mut sums = BTreeMap::from([(InterferenceSource::Rest.label(|_| None), 0)]);
+        for run in &measured.foreign {
+            let name = |id: &ContainerId| sample.names.get(id).map(ToString::to_string);
+            *sums.entry(run.source.label(name)).or_default() += run.run_ns;
+        }
+        for (by, run_ns) in sums {
+            let labels = CulpritLabels {
+                container: container.clone(),
+                by,
+            };
+            ConstCounter::new(seconds(run_ns)).encode(metric.encode_family(&labels)?)?;
         }
     }
     Ok(())
@@ -237,29 +260,21 @@ impl Collector for SchedulerMetrics {
             &sample,
             (
                 "scheduler_blamed_wait_seconds",
-                "Contention wait by the containers that ran on those CPUs meanwhile, itself included: an estimate",
+                "Contention wait by what ran on those CPUs meanwhile, its own threads included: an estimate",
             ),
             |harm| seconds(harm.wait_ns),
         )?;
         resident(&mut encoder, &sample)?;
-        type Total = fn(&ContainerTelemetry) -> f64;
-        let totals: [(&str, &str, Total); 2] = [
-            (
-                "scheduler_foreign_seconds",
-                "Time others ran on the container's exclusive CPUs; kernel threads apart, it must stay 0",
-                |measured| seconds(measured.foreign.iter().map(|foreign| foreign.run_ns).sum()),
-            ),
-            (
-                "scheduler_preemptions_by_others",
-                "Involuntary context switches of the container to what is not in it",
-                |measured| number(measured.total.preempted_by_others),
-            ),
-        ];
-        for (name, help, of) in totals {
-            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (labels, measured) in containers(&sample) {
-                ConstCounter::new(of(measured)).encode(metric.encode_family(&labels)?)?;
-            }
+        foreign(&mut encoder, &sample)?;
+        let mut metric = encoder.encode_descriptor(
+            "scheduler_preemptions_by_others",
+            "Involuntary context switches of the container to what is not in it",
+            None,
+            MetricType::Counter,
+        )?;
+        for (labels, measured) in containers(&sample) {
+            let count = number(measured.total.preempted_by_others);
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
         }
         let quality = ConstGauge::new(match sample.snapshot.quality {
             Quality::Off => 0_i64,

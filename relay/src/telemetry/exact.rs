@@ -5,18 +5,17 @@ use super::{
     clock::now_ns,
     error::RegisterError,
     hierarchy::CgroupHierarchy,
-    load::Program,
+    host_cgroups::HostCgroups,
+    load::{HOST_SLOTS, Program},
     slots::Slots,
-    snapshot::{InterferenceSource, TelemetrySnapshot},
+    snapshot::{InterferenceSource, TelemetrySnapshot, Totals},
     status::Quality,
     totals::{Registration, SlotDelta, SlotTotals},
 };
-use resmgr_common::{
-    CpuState, Css, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED, SlotCounters, SlotRef,
-};
+use resmgr_common::{CpuState, SLOT_KERNEL, SLOT_OTHER, SLOTS_RESERVED, SlotCounters, SlotRef};
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet};
-use std::{collections::BTreeMap, mem};
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 /// A sweep reads only CPUs a container may run on; every tenth sweep reads all of them.
 const FULL_SWEEP_EVERY: u64 = 10;
@@ -32,6 +31,8 @@ pub(super) struct ExactBackend {
     pub(super) registered: BTreeMap<u32, Registration>,
     /// Slots of containers that were unregistered: read on until they are reused, for what ran until the end.
     ended: BTreeMap<u32, SlotTotals>,
+    host_cgroups: HostCgroups,
+    /// What is neither in a container nor in a cgroup of the host that has a slot now.
     pub(super) outside: SlotTotals,
     pub(super) kernel: SlotTotals,
     pub(super) busy_ns: BTreeMap<CpuId, u64>,
@@ -59,9 +60,11 @@ struct CpuSweep {
 
 impl ExactBackend {
     pub(super) fn new(program: Program, hierarchy: CgroupHierarchy) -> Self {
-        Self {
+        let first_host = program.slots - HOST_SLOTS;
+        let mut backend = Self {
             rows: vec![CpuSweep::default(); program.rows as usize],
-            slots: Slots::new(SLOTS_RESERVED, program.slots),
+            slots: Slots::new(SLOTS_RESERVED, first_host),
+            host_cgroups: HostCgroups::new(Slots::new(first_host, program.slots)),
             program,
             hierarchy,
             registered: BTreeMap::new(),
@@ -73,7 +76,9 @@ impl ExactBackend {
             unseen: 0,
             sweep: 0,
             forget_again: false,
-        }
+        };
+        backend.follow_host_cgroups(now_ns());
+        backend
     }
 
     /// Counts for a container from now on.
@@ -93,16 +98,17 @@ impl ExactBackend {
                 source,
             })?;
         let slot = self.slots.allocate().ok_or(RegisterError::Full {
-            capacity: self.program.slots - SLOTS_RESERVED,
+            capacity: self.program.slots - SLOTS_RESERVED - HOST_SLOTS,
         })?;
-        if let Err(error) = self.program.cgroups.insert(kernel_id, slot, 0) {
+        self.host_cgroups
+            .make_way_for(cgroup, &mut self.program, self.sweep);
+        let owner = SlotRef { slot, flags: 0 };
+        if let Err(error) = self.program.cgroups.insert(kernel_id, owner.word(), 0) {
             self.slots.recycle(slot);
             return Err(RegisterError::Map {
                 why: error.to_string(),
             });
         }
-        self.forget(SLOT_OTHER);
-        self.forget_again = true;
         self.registered.insert(
             slot,
             Registration {
@@ -120,6 +126,8 @@ impl ExactBackend {
                 preempted_before: 0,
             },
         );
+        self.forget_non_containers();
+        self.forget_again = true;
         Ok(())
     }
 
@@ -133,7 +141,7 @@ impl ExactBackend {
         let container = self.registered.remove(&slot)?;
         // The key may only be missing if the map is; then there is nothing to forget.
         let _absent = self.program.cgroups.remove(&container.kernel_id);
-        self.forget(slot);
+        self.program.forget(|found| found == slot);
         self.slots.free(slot, self.sweep);
         self.ended.insert(slot, container.totals.clone());
         // Kept or moved into another sum, its past would look like wait of today.
@@ -168,7 +176,7 @@ impl ExactBackend {
                 .map(Registration::telemetry)
                 .collect(),
             running: self.registered.len(),
-            outside: self.outside.total.clone(),
+            outside: self.outside(),
             kernel: self.kernel.total.clone(),
             busy_ns: self.busy_ns.clone(),
             switches: self.switches,
@@ -176,13 +184,25 @@ impl ExactBackend {
         }
     }
 
+    /// All that is outside registered containers, kernel threads apart.
+    fn outside(&self) -> Totals {
+        let mut outside = self.outside.total.clone();
+        for host in self.host_cgroups.by_slot.values() {
+            outside.absorb(&host.totals.total);
+        }
+        outside
+    }
+
     /// Entries in the program's tables that name a slot of this or any registered container.
     pub(super) fn entries(&self) -> usize {
+        let containers = SLOTS_RESERVED..self.program.slots - HOST_SLOTS;
         let css = (0..self.program.css.len())
             .filter_map(|index| self.program.css.get(index))
-            .filter(|entry| entry.owner.slot >= SLOTS_RESERVED)
-            .count();
-        css + self.program.cgroups.keys().filter_map(Result::ok).count()
+            .map(|entry| entry.owner);
+        let keys = self.program.cgroups.iter().filter_map(Result::ok);
+        css.chain(keys.map(|(_, owner)| SlotRef::from_word(owner)))
+            .filter(|owner| containers.contains(&owner.slot))
+            .count()
     }
 
     /// Cgroups whose slot the program remembers, by css id, which the kernel reuses.
@@ -193,17 +213,39 @@ impl ExactBackend {
             .count()
     }
 
-    /// Drops the entries of cgroups that lead to `slot`.
-    fn forget(&self, slot: u32) {
-        for index in 0..self.program.css.len() {
-            if let Some(Css {
-                serial,
-                owner: SlotRef { slot: found, .. },
-            }) = self.program.css.get(index)
-                && serial != 0
-                && found == slot
-            {
-                self.program.css.zero(index);
+    /// Drops the entries of cgroups that lead to no container: a cgroup registered since may be nearer.
+    fn forget_non_containers(&mut self) {
+        self.program
+            .forget(|slot| !self.registered.contains_key(&slot));
+    }
+
+    fn follow_host_cgroups(&mut self, now_ns: u64) {
+        let came = self.host_cgroups.follow(
+            &mut self.program,
+            &self.hierarchy,
+            &self.registered,
+            (now_ns, self.sweep),
+        );
+        if came {
+            self.forget_non_containers();
+            self.forget_again = true;
+        }
+    }
+
+    /// Makes a slot free whose counters were zeroed.
+    fn recycle(&mut self, slot: u32) {
+        let Some(host) = self.host_cgroups.recycle(slot) else {
+            self.slots.recycle(slot);
+            return;
+        };
+        // What was counted there stays in the sum of all that is outside containers.
+        self.outside.total.absorb(&host.totals.total);
+        // A service that was started again has the same path.
+        let mut remaining = self.host_cgroups.by_slot.values();
+        if !remaining.any(|remaining| remaining.path == host.path) {
+            let source = InterferenceSource::HostCgroup(host.path);
+            for victim in self.registered.values_mut() {
+                victim.interference.remove(&source);
             }
         }
     }
@@ -213,10 +255,13 @@ impl ExactBackend {
         self.sweep += 1;
         let all = all || self.sweep.is_multiple_of(FULL_SWEEP_EVERY);
         if mem::take(&mut self.forget_again) {
-            self.forget(SLOT_OTHER);
+            self.forget_non_containers();
         }
-        for slot in self.slots.reclaimable(self.sweep) {
-            self.forget(slot);
+        self.follow_host_cgroups(now_ns);
+        let mut reclaimable = self.slots.reclaimable(self.sweep);
+        reclaimable.extend(self.host_cgroups.reclaimable(self.sweep));
+        for slot in reclaimable {
+            self.program.forget(|found| found == slot);
             for row in 0..self.program.rows {
                 self.program
                     .counters
@@ -233,7 +278,7 @@ impl ExactBackend {
                 victim.preemptions_before.remove(&slot);
             }
             self.ended.remove(&slot);
-            self.slots.recycle(slot);
+            self.recycle(slot);
         }
         for row in 0..self.program.rows {
             self.sweep_row(row, now_ns, all);
@@ -296,26 +341,32 @@ impl ExactBackend {
                 };
             update(SLOT_OTHER, &mut self.outside, &mut deltas);
             update(SLOT_KERNEL, &mut self.kernel, &mut deltas);
+            // A thread that no longer runs was counted as it left. Every tenth sweep reads all slots: a sweep may come
+            // between the count and what the program writes after it.
+            let switched = |slot: u32, last: &mut CpuSweep| {
+                let counts = self
+                    .program
+                    .counters
+                    .word(first + slot as usize, SlotCounters::SWITCHES_WORD);
+                let before = last.counts.get_mut(slot as usize);
+                let same = before.is_some_and(|before| mem::replace(before, counts) == counts);
+                all || !same || slot == state.owner.slot
+            };
+            for (slot, host) in &mut self.host_cgroups.by_slot {
+                if switched(*slot, last) {
+                    update(*slot, &mut host.totals, &mut deltas);
+                }
+            }
             for (slot, container) in &mut self.registered {
                 // Outside its cpuset, only where it has run before: its CPU time is then known as soon as that of the
                 // containers that waited for it.
-                if all
+                let may_have_run = all
                     || container.cpus.is_empty()
                     || container.cpus.contains(cpu)
                     || *slot == state.owner.slot
-                    || last.counts.get(*slot as usize) != Some(&0)
-                {
-                    // A thread that no longer runs was counted as it left. Every tenth sweep reads all slots:
-                    // a sweep may come between the count and what the program writes after it.
-                    let counts = self
-                        .program
-                        .counters
-                        .word(first + *slot as usize, SlotCounters::SWITCHES_WORD);
-                    let before = last.counts.get_mut(*slot as usize);
-                    let same = before.is_some_and(|before| mem::replace(before, counts) == counts);
-                    if all || !same || *slot == state.owner.slot {
-                        update(*slot, &mut container.totals, &mut deltas);
-                    }
+                    || last.counts.get(*slot as usize) != Some(&0);
+                if may_have_run && switched(*slot, last) {
+                    update(*slot, &mut container.totals, &mut deltas);
                 }
             }
             for (slot, totals) in &mut self.ended {
@@ -337,17 +388,13 @@ impl ExactBackend {
             {
                 container.outside_ns += gained;
             }
-            if *slot == SLOT_KERNEL {
+            if *slot == SLOT_KERNEL || *gained == 0 {
                 continue;
             }
-            let intruder = self
-                .registered
-                .get(slot)
-                .map(|container| container.id.clone());
+            let intruder = self.source(*slot);
             for (owner, container) in &mut self.registered {
                 if owner != slot && container.exclusive.contains(cpu) {
-                    let key = (cpu, intruder.clone());
-                    *container.foreign.entry(key).or_default() += gained;
+                    container.add_foreign(&intruder, cpu, *gained);
                 }
             }
         }
@@ -416,10 +463,14 @@ impl ExactBackend {
         if self.ended.contains_key(&slot) {
             return InterferenceSource::Ended;
         }
-        self.registered
+        if let Some(container) = self.registered.get(&slot) {
+            return InterferenceSource::Container(container.id.clone());
+        }
+        self.host_cgroups
+            .by_slot
             .get(&slot)
-            .map_or(InterferenceSource::Rest, |container| {
-                InterferenceSource::Container(container.id.clone())
+            .map_or(InterferenceSource::Rest, |host| {
+                InterferenceSource::HostCgroup(Arc::clone(&host.path))
             })
     }
 

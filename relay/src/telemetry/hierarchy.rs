@@ -7,6 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Cgroups of the host told apart in one directory.
+#[cfg(feature = "ebpf")]
+const SHALLOW_IN_ONE: usize = 64;
+
 /// A mounted hierarchy, and the controller by whose cgroups threads are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CgroupHierarchy {
@@ -48,6 +52,39 @@ impl CgroupHierarchy {
     /// The kernel's id of a cgroup: the inode of its directory (since 5.5).
     pub(super) fn id(&self, cgroup: &str) -> io::Result<u64> {
         fs::metadata(self.folder(cgroup)).map(|metadata| metadata.ino())
+    }
+
+    /// Top-level cgroups with processes, and then those directly below, each by its path without the leading slash and
+    /// with its id. Of the cgroups in one directory at most [`SHALLOW_IN_ONE`].
+    #[cfg(feature = "ebpf")]
+    pub(super) fn shallow_cgroups(&self) -> Vec<(String, u64)> {
+        let mut cgroups = self.children("");
+        for (slice, _id) in cgroups.clone() {
+            cgroups.extend(self.children(&slice));
+        }
+        cgroups
+    }
+
+    /// Cgroups with processes directly below `parent`; none when it has just gone.
+    #[cfg(feature = "ebpf")]
+    fn children(&self, parent: &str) -> Vec<(String, u64)> {
+        use std::os::unix::fs::DirEntryExt as _;
+        let folder = self.folder(parent);
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter(|entry| {
+                // Version 1 does not tell.
+                let events = fs::read_to_string(entry.path().join("cgroup.events"));
+                !events.is_ok_and(|events| events.contains("populated 0"))
+            })
+            .take(SHALLOW_IN_ONE)
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                let path = Path::new(parent).join(name.to_str()?);
+                Some((path.to_str()?.to_owned(), entry.ino()))
+            })
+            .collect()
     }
 
     /// Whether a cgroup has more than one thread, those of cgroups below it included.
@@ -131,6 +168,38 @@ mod tests {
         fs::write(below.join("tasks"), "12\n").unwrap();
         assert!(hierarchy.has_several_threads("/pod/container").unwrap());
         assert!(hierarchy.has_several_threads("/gone").is_err());
+    }
+
+    #[cfg(feature = "ebpf")]
+    #[test]
+    fn cgroups_of_the_host_are_found_two_levels_deep_slices_first() {
+        let root = tempfile::tempdir().unwrap();
+        let hierarchy = CgroupHierarchy {
+            mount: root.path().to_owned(),
+            controller: "cpu",
+            unified: true,
+        };
+        for (path, populated) in [
+            ("init.scope", 1),
+            ("dev-mqueue.mount", 0),
+            ("system.slice", 1),
+            ("system.slice/chronyd.service", 1),
+            ("system.slice/chronyd.service/worker", 1),
+            ("system.slice/proc.mount", 0),
+        ] {
+            let folder = root.path().join(path);
+            fs::create_dir(&folder).unwrap();
+            let events = format!("populated {populated}\nfrozen 0\n");
+            fs::write(folder.join("cgroup.events"), events).unwrap();
+        }
+        let found = hierarchy.shallow_cgroups();
+        for (path, id) in &found {
+            assert_eq!(hierarchy.id(path).unwrap(), *id, "{path}");
+        }
+        let mut paths: Vec<_> = found.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths.pop(), Some("system.slice/chronyd.service"));
+        paths.sort_unstable();
+        assert_eq!(paths, ["init.scope", "system.slice"]);
     }
 
     #[test]

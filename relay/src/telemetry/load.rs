@@ -23,6 +23,9 @@ const HOOK: &str = "sched_switch";
 const EMPTY: &str = "sched_switch_empty";
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// Slots for cgroups of the host, behind those for containers.
+pub(super) const HOST_SLOTS: u32 = 64;
+
 /// States of a CPU that fit into the counters of a slot: a row begins with a state, in the place of counters.
 #[expect(clippy::cast_possible_truncation, reason = "3")]
 const STATE_EVERY: u32 = (size_of::<SlotCounters>() / size_of::<CpuState>()) as u32;
@@ -36,7 +39,8 @@ pub(super) struct Program {
     pub(super) states: MappedArray<CpuState>,
     pub(super) preemptions: MappedArray<u64>,
     pub(super) css: MappedArray<Css>,
-    pub(super) cgroups: HashMap<MapData, u64, u32>,
+    /// A [`SlotRef`](resmgr_common::SlotRef) as a word, by the kernel's id of a cgroup.
+    pub(super) cgroups: HashMap<MapData, u64, u64>,
     pub(super) tasks: Map,
     pub(super) warnings: Option<KernelWarnings>,
     pub(super) slots: u32,
@@ -75,7 +79,9 @@ impl Program {
             why: error.to_string(),
         })?;
         let mut offsets = kernel_offsets::find(&btf, hierarchy)?;
-        let slots = options.max_containers.saturating_add(SLOTS_RESERVED);
+        let slots = options
+            .max_containers
+            .saturating_add(SLOTS_RESERVED + HOST_SLOTS);
         let rows = rows(topology);
         let nodes = u32::try_from(topology.nodes.len())
             .unwrap_or(u32::MAX)
@@ -194,6 +200,18 @@ impl Program {
     /// Totals of a slot on a CPU.
     pub(super) fn counters_of(&self, row: usize, slot: u32) -> Option<SlotCounters> {
         self.counters.get(self.counters_at(row, slot))
+    }
+
+    /// Drops what is remembered of cgroups that lead to such a slot.
+    pub(super) fn forget(&self, drops: impl Fn(u32) -> bool) {
+        for index in 0..self.css.len() {
+            if let Some(entry) = self.css.get(index)
+                && entry.serial != 0
+                && drops(entry.owner.slot)
+            {
+                self.css.zero(index);
+            }
+        }
     }
 
     /// Where they are in `counters`.

@@ -2,7 +2,7 @@
 
 use super::{cost::Cost, snapshot::TelemetrySnapshot};
 use resmgr_policy::ContainerId;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// What the telemetry measured last, for metrics and views.
 #[derive(Debug, Default)]
@@ -28,4 +28,11 @@ pub struct ContainerName {
     pub uid: String,
     /// How often the container was created in its pod (`ContainerMetadata.attempt`).
     pub attempt: u32,
+}
+
+/// `namespace/pod/container`.
+impl fmt::Display for ContainerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.namespace, self.pod, self.container)
+    }
 }

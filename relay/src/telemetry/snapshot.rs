@@ -4,7 +4,7 @@ use super::status::Quality;
 use resmgr_common::{BUCKETS, SlotCounters};
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet, NodeId};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Scheduler totals since registration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,28 @@ impl Totals {
     #[must_use]
     pub fn wait_ns(&self) -> u64 {
         self.wait_wake_ns + self.wait_preempt_ns + self.wait_throttled_ns
+    }
+
+    /// Adds the totals of another slot.
+    #[cfg_attr(
+        not(feature = "ebpf"),
+        expect(dead_code, reason = "only the program has slots")
+    )]
+    pub(super) fn absorb(&mut self, slot: &Self) {
+        self.run_ns += slot.run_ns;
+        self.wait_wake_ns += slot.wait_wake_ns;
+        self.wait_preempt_ns += slot.wait_preempt_ns;
+        self.wait_throttled_ns += slot.wait_throttled_ns;
+        self.throttled_ns += slot.throttled_ns;
+        self.voluntary += slot.voluntary;
+        self.involuntary += slot.involuntary;
+        self.preempted_by_others += slot.preempted_by_others;
+        self.distance += slot.distance;
+        let migrations = self.migrations.iter_mut().zip(slot.migrations);
+        let waits = self.wait_histogram.iter_mut().zip(slot.wait_histogram);
+        for (sum, count) in migrations.chain(waits) {
+            *sum += count;
+        }
     }
 
     /// Adds what the counters of a slot gained between two sweeps, but for CPU time, which the caller adds together
@@ -74,28 +96,46 @@ impl Totals {
     }
 }
 
-/// CPU time of an intruder on an exclusive CPU.
+/// CPU time of an intruder on an exclusive CPU, kernel threads apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignRun {
     /// The CPU.
     pub cpu: CpuId,
-    /// The intruder; `None` is anything outside registered containers.
-    pub container: Option<ContainerId>,
+    /// The intruder.
+    pub source: InterferenceSource,
     /// For how long, nanoseconds.
     pub run_ns: u64,
 }
 
-/// What keeps a container from running.
+/// What keeps a container from running, or runs on its exclusive CPUs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum InterferenceSource {
     /// A container; itself when its own threads wait for each other.
     Container(ContainerId),
+    /// A cgroup of the host without containers, by its path: at most two levels below the root
+    /// (`system.slice/chronyd.service`).
+    HostCgroup(Arc<str>),
     /// Threads of the kernel.
     Kernel,
     /// Containers, as they ended: from the last sweep before the end to the end.
     Ended,
-    /// Anything else, and containers beyond those that are told apart.
+    /// Anything else outside containers, such as processes in the root cgroup; and sources beyond those that are told
+    /// apart.
     Rest,
+}
+
+impl InterferenceSource {
+    /// As metrics and views call it; `name` is that of a container, if it is known.
+    #[must_use]
+    pub fn label(&self, name: impl FnOnce(&ContainerId) -> Option<String>) -> String {
+        match self {
+            Self::Container(id) => name(id).unwrap_or_else(|| id.0.to_string()),
+            Self::HostCgroup(path) => path.to_string(),
+            Self::Kernel => "kernel".to_owned(),
+            Self::Ended => "ended".to_owned(),
+            Self::Rest => "other".to_owned(),
+        }
+    }
 }
 
 /// What an interference source does to a container.
@@ -131,6 +171,19 @@ pub struct ContainerTelemetry {
     /// Memory charged to it by NUMA node, bytes; at most ten seconds old, empty where the kernel does not
     /// count it.
     pub resident: BTreeMap<NodeId, u64>,
+}
+
+impl ContainerTelemetry {
+    /// What has run most on its exclusive CPUs.
+    #[must_use]
+    pub fn worst_intruder(&self) -> Option<&InterferenceSource> {
+        let mut by_source = BTreeMap::<_, u64>::new();
+        for run in &self.foreign {
+            *by_source.entry(&run.source).or_default() += run.run_ns;
+        }
+        let worst = by_source.into_iter().max_by_key(|(_, run_ns)| *run_ns);
+        worst.map(|(source, _)| source)
+    }
 }
 
 /// Everything measured at one moment.

@@ -82,8 +82,8 @@ pub(super) struct Registration {
     pub(super) exclusive: CpuSet,
     pub(super) totals: SlotTotals,
     pub(super) outside_ns: u64,
-    /// CPU time of intruders on its exclusive CPUs; `None` is no registered container.
-    pub(super) foreign: BTreeMap<(CpuId, Option<ContainerId>), u64>,
+    /// CPU time of intruders on its exclusive CPUs, nanoseconds.
+    pub(super) foreign: BTreeMap<InterferenceSource, BTreeMap<CpuId, u64>>,
     /// What kept it from running.
     pub(super) interference: BTreeMap<InterferenceSource, Interference>,
     /// Preemptions at the last sweep, by the slot that ran instead.
@@ -95,20 +95,36 @@ pub(super) struct Registration {
 /// Sources told apart for one container; those that come later go into [`InterferenceSource::Rest`].
 const SOURCES: usize = 64;
 
+/// The source under which a sum is kept. Sums never move from one source to another: the rates of both would leap.
+fn kept<T>(
+    source: InterferenceSource,
+    sums: &BTreeMap<InterferenceSource, T>,
+) -> InterferenceSource {
+    let is_many = matches!(
+        source,
+        InterferenceSource::Container(_) | InterferenceSource::HostCgroup(_)
+    );
+    if is_many && sums.len() >= SOURCES && !sums.contains_key(&source) {
+        InterferenceSource::Rest
+    } else {
+        source
+    }
+}
+
 impl Registration {
     /// Adds preemptions by `source`, and its part of the wait.
     pub(super) fn attribute(&mut self, source: InterferenceSource, preemptions: u64, wait_ns: u64) {
-        let is_container = matches!(source, InterferenceSource::Container(_));
-        let is_full = self.interference.len() >= SOURCES;
-        // Sums never move from one source to another: the rates of both would leap.
-        let source = if is_container && is_full && !self.interference.contains_key(&source) {
-            InterferenceSource::Rest
-        } else {
-            source
-        };
+        let source = kept(source, &self.interference);
         let sum = self.interference.entry(source).or_default();
         sum.preemptions += preemptions;
         sum.wait_ns += wait_ns;
+    }
+
+    /// Adds CPU time of `source` on one of its exclusive CPUs.
+    pub(super) fn add_foreign(&mut self, source: &InterferenceSource, cpu: CpuId, run_ns: u64) {
+        let source = kept(source.clone(), &self.foreign);
+        let by_cpu = self.foreign.entry(source).or_default();
+        *by_cpu.entry(cpu).or_default() += run_ns;
     }
 
     /// As a snapshot has it.
@@ -123,10 +139,12 @@ impl Registration {
             foreign: self
                 .foreign
                 .iter()
-                .map(|((cpu, container), run_ns)| ForeignRun {
-                    cpu: *cpu,
-                    container: container.clone(),
-                    run_ns: *run_ns,
+                .flat_map(|(source, by_cpu)| {
+                    by_cpu.iter().map(|(cpu, run_ns)| ForeignRun {
+                        cpu: *cpu,
+                        source: source.clone(),
+                        run_ns: *run_ns,
+                    })
                 })
                 .collect(),
             interference: self.interference.clone(),
@@ -187,6 +205,29 @@ mod tests {
             preemptions_before: BTreeMap::new(),
             preempted_before: 0,
         }
+    }
+
+    #[test]
+    fn intruders_are_told_apart_by_cpu_and_beyond_the_bound_nothing_is_lost() {
+        let mut owner = registration();
+        let chronyd = InterferenceSource::HostCgroup("system.slice/chronyd.service".into());
+        for (cpu, run_ns) in [(2, 5), (3, 7), (2, 1)] {
+            owner.add_foreign(&chronyd, CpuId(cpu), run_ns);
+        }
+        for n in 0..100 {
+            let session = format!("user.slice/user-{n}.slice");
+            let session = InterferenceSource::HostCgroup(session.as_str().into());
+            owner.add_foreign(&session, CpuId(2), 10);
+        }
+        owner.add_foreign(&chronyd, CpuId(3), 1);
+        let foreign = owner.telemetry().foreign;
+        let of = |source: &InterferenceSource| {
+            let runs = foreign.iter().filter(|run| run.source == *source);
+            runs.map(|run| (run.cpu.0, run.run_ns)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&chronyd), [(2, 6), (3, 8)]);
+        assert_eq!(of(&InterferenceSource::Rest), [(2, 370)]);
+        assert_eq!(foreign.iter().map(|run| run.run_ns).sum::<u64>(), 1014);
     }
 
     #[test]

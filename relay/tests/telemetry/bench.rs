@@ -119,6 +119,8 @@ impl Cgroup {
     }
 
     pub(crate) fn child(&self, name: &str) -> Self {
+        // Version 2 gives a cgroup a place of its own in the CPU controller only so; version 1 has no such file.
+        fs::write(self.folders[0].join("cgroup.subtree_control"), "+cpu").ok();
         Self::at(format!("{}/{name}", self.path))
     }
 

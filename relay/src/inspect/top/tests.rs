@@ -115,6 +115,24 @@ fn the_container_that_is_hurt_most_comes_first() {
 }
 
 #[test]
+fn the_worst_three_on_exclusive_cpus_are_named_and_the_rest_is_counted() {
+    let mut robbed = container("robbed", &[], 10);
+    for (name, ns) in [
+        ("init.scope", 1_000),
+        ("system.slice/chronyd.service", 4_000_000),
+        ("system.slice/cron.service", 2_000),
+        ("system.slice/dbus.service", 500),
+        ("user.slice/user-0.slice", 0),
+        ("(outside containers)", 3_000),
+    ] {
+        robbed.foreign_ns.insert(name.into(), ns);
+    }
+    let text = view(vec![robbed], &[], 0).to_string();
+    let expected = "4ms system.slice/chronyd.service, 3us (outside containers), 2us system.slice/cron.service, 1us 2 more";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
 fn the_longest_waits_of_an_interval_are_those_that_ended_in_it() {
     let mut earlier = container("a", &[], 0);
     earlier.wait_histogram[12] = 50;

@@ -89,18 +89,26 @@ impl TopView {
     }
 }
 
-/// What ran on the exclusive CPUs of a container, in words.
+/// How many of those that ran on exclusive CPUs are named.
+const INTRUDERS: usize = 3;
+
+/// What ran on the exclusive CPUs of a container, in words, the worst first.
 pub(super) fn foreign(by: &BTreeMap<String, u64>) -> String {
     let mut sources: Vec<_> = by.iter().filter(|(_, ns)| **ns > 0).collect();
     sources.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
-    let sources: Vec<_> = sources
-        .into_iter()
-        .map(|(source, ns)| format!("{} {source}", span(*ns)))
+    let (named, rest) = sources.split_at(sources.len().min(INTRUDERS));
+    let mut words: Vec<_> = named
+        .iter()
+        .map(|(source, ns)| format!("{} {source}", span(**ns)))
         .collect();
-    if sources.is_empty() {
+    if !rest.is_empty() {
+        let ran_ns = rest.iter().map(|(_, ns)| **ns).sum();
+        words.push(format!("{} {} more", span(ran_ns), rest.len()));
+    }
+    if words.is_empty() {
         "0".to_owned()
     } else {
-        sources.join(", ")
+        words.join(", ")
     }
 }
 

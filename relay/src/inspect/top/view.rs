@@ -1,7 +1,8 @@
 //! What the scheduler did: the numbers of a picture, and the difference of two.
 
 use crate::telemetry::{
-    Cost, Quality, TelemetrySnapshot, Totals, sample::ContainerName, wait_quantile_ns,
+    Cost, InterferenceSource, Quality, TelemetrySnapshot, Totals, sample::ContainerName,
+    wait_quantile_ns,
 };
 use resmgr_common::BUCKETS;
 use resmgr_topology::{CpuSet, Topology};
@@ -43,7 +44,7 @@ pub struct TopContainer {
     pub migrations: [u64; 5],
     /// Time on CPUs outside its cpuset, nanoseconds.
     pub outside_ns: u64,
-    /// Time of others on its exclusive CPUs, nanoseconds, by the name of their container.
+    /// Time of others on its exclusive CPUs, nanoseconds, by the name of their container, or the cgroup of the host.
     pub foreign_ns: BTreeMap<String, u64>,
 }
 
@@ -194,18 +195,10 @@ impl TopView {
                 } = measured.total;
                 let mut foreign_ns = BTreeMap::new();
                 for foreign in &measured.foreign {
-                    let source = foreign.container.as_ref().map_or_else(
-                        || "(outside containers)".to_owned(),
-                        |source| {
-                            let ContainerName {
-                                namespace,
-                                pod,
-                                container,
-                                ..
-                            } = name(&source.0);
-                            format!("{namespace}/{pod}/{container}")
-                        },
-                    );
+                    let source = match &foreign.source {
+                        InterferenceSource::Rest => "(outside containers)".to_owned(),
+                        source => source.label(|id| Some(name(&id.0).to_string())),
+                    };
                     *foreign_ns.entry(source).or_default() += foreign.run_ns;
                 }
                 TopContainer {

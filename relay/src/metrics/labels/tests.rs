@@ -7,12 +7,13 @@ use crate::{
         text::TextFormat,
     },
     telemetry::{
-        ContainerTelemetry, Interference, InterferenceSource, Totals, sample::LabelledSample,
+        ContainerTelemetry, ForeignRun, Interference, InterferenceSource, Totals,
+        sample::LabelledSample,
     },
 };
 use proptest::prelude::*;
 use resmgr_policy::{ContainerId, Placement, Policy, QosClass, Requirements, Unplaced};
-use resmgr_topology::{CpuSet, NodeId, Topology};
+use resmgr_topology::{CpuId, CpuSet, NodeId, Topology};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -190,6 +191,61 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn foreign_time_is_shown_by_source_and_its_sum_counts_nothing_twice() {
+    let made = |name: &str| Made {
+        name: ContainerName {
+            container: name.to_owned(),
+            ..ContainerName::default()
+        },
+        known: true,
+        pool: "shared",
+    };
+    let mut sample = measured(&[made("robbed"), made("alone"), made("shared")]);
+    for container in &mut sample.snapshot.containers[..2] {
+        container.exclusive = "2-3".parse().unwrap();
+    }
+    let chronyd = InterferenceSource::HostCgroup("system.slice/chronyd.service".into());
+    let runs = [
+        (2, &chronyd, 1_500_000_000),
+        (3, &chronyd, 500_000_000),
+        (3, &InterferenceSource::Container(id(2)), 250_000_000),
+        (3, &InterferenceSource::Container(id(7)), 125_000_000),
+        (2, &InterferenceSource::Rest, 62_500_000),
+    ];
+    sample.snapshot.containers[0].foreign = runs
+        .map(|(cpu, source, run_ns)| ForeignRun {
+            cpu: CpuId(cpu),
+            source: source.clone(),
+            run_ns,
+        })
+        .into();
+    let sample = Arc::new(sample);
+    let metrics = Metrics::default();
+    metrics.register(|registry| {
+        let collector = SchedulerMetrics::new(move || Arc::clone(&sample));
+        registry.register_collector(Box::new(collector));
+    });
+    let page = metrics.page().unwrap();
+    let seconds = page.lines().filter_map(|line| {
+        let labels = line.strip_prefix("cri_resmgr_scheduler_foreign_seconds_total{")?;
+        let (labels, value) = labels.rsplit_once("} ")?;
+        let container = labels.split('"').nth(5)?;
+        let by = labels.rsplit('"').nth(1)?;
+        Some((container, by, value))
+    });
+    assert_eq!(
+        seconds.collect::<Vec<_>>(),
+        [
+            ("alone", "other", "0.0"),
+            ("robbed", "//shared", "0.25"),
+            ("robbed", "c7", "0.125"),
+            ("robbed", "other", "0.0625"),
+            ("robbed", "system.slice/chronyd.service", "2.0"),
+        ]
+    );
 }
 
 #[test]

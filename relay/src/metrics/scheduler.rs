@@ -9,6 +9,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
+use resmgr_common::bucket_ceiling_ns;
 use resmgr_policy::ContainerId;
 use std::{cmp::Reverse, collections::BTreeMap, fmt, sync::Arc};
 
@@ -43,6 +44,10 @@ struct NodeLabels {
     container: ContainerLabels,
     node: u32,
 }
+
+/// The program's buckets of waits that are the last in a bucket of the metric, whose upper bounds are theirs: 8.192 µs,
+/// from there on by powers of four to 537 ms, and 1.07 s.
+const WAIT_BUCKETS: [usize; 10] = [3, 5, 7, 9, 11, 13, 15, 17, 19, 20];
 
 /// How many sources of interference are listed for each container: those that cost it most.
 const SOURCES: usize = 5;
@@ -135,6 +140,38 @@ fn interference(
     Ok(())
 }
 
+/// How many waits for a CPU ended within which time: contention, as far as every wait is counted.
+fn waits(encoder: &mut DescriptorEncoder<'_>, sample: &LabelledSample) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(
+        "scheduler_wait_duration_seconds",
+        "Length of the waits for a CPU, throttling excluded",
+        None,
+        MetricType::Histogram,
+    )?;
+    if !sample.snapshot.quality.counts_switches() {
+        return Ok(());
+    }
+    for (labels, measured) in containers(sample) {
+        let total = &measured.total;
+        let mut buckets = Vec::with_capacity(WAIT_BUCKETS.len() + 1);
+        let mut counts = total.wait_histogram.iter();
+        let mut taken = 0;
+        for last in WAIT_BUCKETS {
+            let count = counts.by_ref().take(last + 1 - taken).sum::<u64>();
+            let ceiling_ns = bucket_ceiling_ns(last).expect("only the last bucket is open");
+            buckets.push((seconds(ceiling_ns), count));
+            taken = last + 1;
+        }
+        buckets.push((f64::INFINITY, counts.sum()));
+        let count = total.wait_histogram.iter().sum();
+        let sum = seconds(total.wait_wake_ns + total.wait_preempt_ns);
+        metric
+            .encode_family(&labels)?
+            .encode_histogram::<ContainerLabels>(sum, count, &buckets, None)?;
+    }
+    Ok(())
+}
+
 /// CPU time of intruders on exclusive CPUs: a series for each that has run there, and always `other`, whose 0 says that
 /// nothing has.
 fn foreign(encoder: &mut DescriptorEncoder<'_>, sample: &LabelledSample) -> fmt::Result {
@@ -203,6 +240,7 @@ impl Collector for SchedulerMetrics {
                 ]
             },
         )?;
+        waits(&mut encoder, &sample)?;
         family(
             &mut encoder,
             &sample,

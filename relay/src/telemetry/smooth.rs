@@ -71,8 +71,7 @@ impl Smoother {
         }
         // Taking a sample causes a switch itself: if none was counted, the program no longer runs, and its
         // counters say nothing about now. The averages then keep the age of the last valid sample.
-        let counts = matches!(snapshot.quality, Quality::Exact | Quality::Partial);
-        let silent = counts && snapshot.switches == self.switches;
+        let silent = snapshot.quality.counts_switches() && snapshot.switches == self.switches;
         if self.at_ns.is_some() && silent {
             return;
         }

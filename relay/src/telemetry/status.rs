@@ -17,6 +17,14 @@ pub enum Quality {
     Exact,
 }
 
+impl Quality {
+    /// Whether the BPF program counts: only then are there waits by length, migrations and foreign time.
+    #[must_use]
+    pub fn counts_switches(self) -> bool {
+        self >= Self::Partial
+    }
+}
+
 /// Why telemetry is not exact. One line, with what would help.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum OffReason {

@@ -7,11 +7,12 @@ use crate::{
         text::TextFormat,
     },
     telemetry::{
-        ContainerTelemetry, ForeignRun, Interference, InterferenceSource, Totals,
+        ContainerTelemetry, ForeignRun, Interference, InterferenceSource, Quality, Totals,
         sample::LabelledSample,
     },
 };
 use proptest::prelude::*;
+use resmgr_common::bucket;
 use resmgr_policy::{ContainerId, Placement, Policy, QosClass, Requirements, Unplaced};
 use resmgr_topology::{CpuId, CpuSet, NodeId, Topology};
 use serde_json::{Value, json};
@@ -48,6 +49,7 @@ fn id(index: usize) -> ContainerId {
 
 fn measured(all: &[Made]) -> LabelledSample {
     let mut sample = LabelledSample::default();
+    sample.snapshot.quality = Quality::Exact;
     let harm = Interference {
         preemptions: 1,
         wait_ns: 1,
@@ -193,6 +195,53 @@ proptest! {
     }
 }
 
+fn page(sample: LabelledSample) -> String {
+    let sample = Arc::new(sample);
+    let metrics = Metrics::default();
+    metrics.register(|registry| {
+        let collector = SchedulerMetrics::new(move || Arc::clone(&sample));
+        registry.register_collector(Box::new(collector));
+    });
+    metrics.page().unwrap()
+}
+
+proptest! {
+    #[test]
+    fn waits_by_length_are_those_that_were_counted(
+        waits in prop::collection::vec(0..1_u64 << 34, 0..200),
+    ) {
+        let name = ContainerName::default();
+        let made = Made { name, known: true, pool: "shared" };
+        let mut sample = measured(&[made]);
+        let total = &mut sample.snapshot.containers[0].total;
+        for wait_ns in &waits {
+            total.wait_histogram[bucket(*wait_ns)] += 1;
+            total.wait_wake_ns += wait_ns;
+        }
+        let page = page(sample);
+        let values: Vec<_> = page.lines().filter_map(|line| {
+            let rest = line.strip_prefix("cri_resmgr_scheduler_wait_duration_seconds_")?;
+            let (series, value) = rest.rsplit_once(' ')?;
+            let le = series.split("le=\"").nth(1).and_then(|rest| rest.split('"').next());
+            Some((series.split('{').next()?, le, value.parse::<f64>().ok()?))
+        }).collect();
+        let of = |name| values.iter().find(|value| value.0 == name).unwrap().2;
+        let sum: u64 = waits.iter().sum();
+        prop_assert!((of("sum") - sum as f64 / 1e9).abs() < 1e-6);
+        let buckets: Vec<_> = values.iter().filter(|value| value.0 == "bucket").collect();
+        prop_assert_eq!(buckets.len(), 11);
+        let mut below = (0.0, 0.0);
+        for (_, le, count) in buckets {
+            let bound: f64 = le.unwrap().parse().unwrap();
+            let naive = waits.iter().filter(|wait_ns| (**wait_ns as f64) < bound * 1e9).count();
+            prop_assert_eq!(*count, naive as f64, "{}", page);
+            prop_assert!(bound > below.0 && *count >= below.1);
+            below = (bound, *count);
+        }
+        prop_assert_eq!(below, (f64::INFINITY, of("count")));
+    }
+}
+
 #[test]
 fn foreign_time_is_shown_by_source_and_its_sum_counts_nothing_twice() {
     let made = |name: &str| Made {
@@ -222,13 +271,7 @@ fn foreign_time_is_shown_by_source_and_its_sum_counts_nothing_twice() {
             run_ns,
         })
         .into();
-    let sample = Arc::new(sample);
-    let metrics = Metrics::default();
-    metrics.register(|registry| {
-        let collector = SchedulerMetrics::new(move || Arc::clone(&sample));
-        registry.register_collector(Box::new(collector));
-    });
-    let page = metrics.page().unwrap();
+    let page = page(sample);
     let seconds = page.lines().filter_map(|line| {
         let labels = line.strip_prefix("cri_resmgr_scheduler_foreign_seconds_total{")?;
         let (labels, value) = labels.rsplit_once("} ")?;
@@ -261,13 +304,7 @@ fn of_two_attempts_in_one_pod_the_newer_is_shown_and_of_two_pods_of_one_name_bot
         known: true,
         pool: "shared",
     };
-    let sample = Arc::new(measured(&[made("u1", 7), made("u1", 3), made("u2", 1)]));
-    let metrics = Metrics::default();
-    metrics.register(|registry| {
-        let collector = SchedulerMetrics::new(move || Arc::clone(&sample));
-        registry.register_collector(Box::new(collector));
-    });
-    let page = metrics.page().unwrap();
+    let page = page(measured(&[made("u1", 7), made("u1", 3), made("u2", 1)]));
     let voluntary = page
         .lines()
         .filter(|line| line.contains("kind=\"voluntary\""));

@@ -7,6 +7,7 @@
 pub mod commands;
 pub mod configure;
 mod error;
+mod exclusivity;
 #[cfg(all(feature = "faults", debug_assertions))]
 mod faults;
 mod hotplug;

@@ -279,6 +279,21 @@ async fn a_service_of_the_host_on_an_exclusive_cpu_is_named() {
         });
         assert!(series.next().is_some(), "{page}");
     }
+    // It is judged by the minute.
+    let mut page = String::new();
+    let violated = eventually(Duration::from_secs(150), async || {
+        page = metrics_page(&address);
+        let mut lines = page.lines();
+        lines.any(|line| {
+            line.starts_with("cri_resmgr_exclusivity_violated{") && line.ends_with(" 1")
+        })
+    });
+    assert!(violated.await, "{page}");
+    let log = relay.log();
+    assert!(
+        log.contains("/mine are not its alone: in the last minute"),
+        "{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Has the telemetry follow the running containers, and hands on what it measured.
 
 use super::{
+    exclusivity::ExclusivityWatch,
     intervals::Intervals,
     placement::PlacementService,
     stale_watch::StaleWatch,
@@ -222,6 +223,7 @@ impl Measure {
     ) -> anyhow::Result<()> {
         let mut followed = RunningContainers::new();
         let mut stale_watch = StaleWatch::default();
+        let mut exclusivity = ExclusivityWatch::default();
         let mut steal = StealTime::default();
         let mut ticks = tokio::time::interval(INTERVAL);
         let mut snapshots = manager.as_ref().map(ManagerHandle::snapshots);
@@ -264,11 +266,14 @@ impl Measure {
                 .read()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone();
+            let violated =
+                exclusivity.observe(&snapshot, |id| names.get(id).map(ToString::to_string));
             let cost = *self.cost.lock().unwrap_or_else(PoisonError::into_inner);
             *self.sample.write().unwrap_or_else(PoisonError::into_inner) =
                 Arc::new(LabelledSample {
                     snapshot,
                     names,
+                    violated,
                     cost,
                 });
         }

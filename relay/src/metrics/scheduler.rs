@@ -201,6 +201,26 @@ fn foreign(encoder: &mut DescriptorEncoder<'_>, sample: &LabelledSample) -> fmt:
     Ok(())
 }
 
+/// Whether exclusive CPUs are exclusive, for each container that has some, as far as that is measured.
+fn exclusivity(encoder: &mut DescriptorEncoder<'_>, sample: &LabelledSample) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(
+        "exclusivity_violated",
+        "1: others ran on the container's exclusive CPUs for more than a hundredth of the last minute",
+        None,
+        MetricType::Gauge,
+    )?;
+    if !sample.snapshot.quality.counts_switches() {
+        return Ok(());
+    }
+    for (labels, measured) in containers(sample) {
+        if !measured.exclusive.is_empty() {
+            let violated = i64::from(sample.violated.contains(&measured.id));
+            ConstGauge::new(violated).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Where each container's memory is.
 fn resident(encoder: &mut DescriptorEncoder<'_>, sample: &LabelledSample) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(
@@ -304,6 +324,7 @@ impl Collector for SchedulerMetrics {
         )?;
         resident(&mut encoder, &sample)?;
         foreign(&mut encoder, &sample)?;
+        exclusivity(&mut encoder, &sample)?;
         let mut metric = encoder.encode_descriptor(
             "scheduler_preemptions_by_others",
             "Involuntary context switches of the container to what is not in it",

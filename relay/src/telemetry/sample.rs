@@ -2,7 +2,10 @@
 
 use super::{cost::Cost, snapshot::TelemetrySnapshot};
 use resmgr_policy::ContainerId;
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// What the telemetry measured last, for metrics and views.
 #[derive(Debug, Default)]
@@ -11,6 +14,8 @@ pub struct LabelledSample {
     pub snapshot: TelemetrySnapshot,
     /// Names of the containers in it.
     pub names: BTreeMap<ContainerId, ContainerName>,
+    /// Containers on whose exclusive CPUs others ran too long.
+    pub violated: BTreeSet<ContainerId>,
     /// What the measuring itself costs.
     pub cost: Option<Cost>,
 }

@@ -271,7 +271,13 @@ fn foreign_time_is_shown_by_source_and_its_sum_counts_nothing_twice() {
             run_ns,
         })
         .into();
+    sample.violated.insert(id(0));
     let page = page(sample);
+    let violated = page
+        .lines()
+        .filter(|line| line.starts_with("cri_resmgr_exclusivity_violated{"))
+        .map(|line| (line.contains("\"robbed\""), line.ends_with("} 1")));
+    assert_eq!(violated.collect::<Vec<_>>(), [(false, false), (true, true)]);
     let seconds = page.lines().filter_map(|line| {
         let labels = line.strip_prefix("cri_resmgr_scheduler_foreign_seconds_total{")?;
         let (labels, value) = labels.rsplit_once("} ")?;

@@ -266,7 +266,13 @@ impl Screen {
                     amount(container.outside_ns, view.over_ns),
                     alarm(container.outside_ns, 0, 0),
                 ),
-                Span::styled(amount(foreign, view.over_ns), alarm(foreign, 0, run / 100)),
+                Span::styled(
+                    match container.worst_intruder() {
+                        Some(worst) => format!("{} {worst}", amount(foreign, view.over_ns)),
+                        None => amount(foreign, view.over_ns),
+                    },
+                    alarm(foreign, 0, run / 100),
+                ),
             ];
             Row::new(cells)
         });
@@ -286,7 +292,8 @@ impl Screen {
             Constraint::Length(6),
             Constraint::Length(8),
             Constraint::Length(7),
-            Constraint::Length(7),
+            // The name is cut off first.
+            Constraint::Min(7),
         ];
         let head = Row::new([
             "",

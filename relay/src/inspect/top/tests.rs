@@ -127,9 +127,15 @@ fn the_worst_three_on_exclusive_cpus_are_named_and_the_rest_is_counted() {
     ] {
         robbed.foreign_ns.insert(name.into(), ns);
     }
-    let text = view(vec![robbed], &[], 0).to_string();
+    let picture = view(vec![robbed], &[], 0);
+    let text = picture.to_string();
     let expected = "4ms system.slice/chronyd.service, 3us (outside containers), 2us system.slice/cron.service, 1us 2 more";
     assert!(text.contains(expected), "{text}");
+    let mut terminal = Terminal::new(TestBackend::new(160, 20)).unwrap();
+    let screen = Screen::new(picture);
+    terminal.draw(|frame| screen.draw(frame)).unwrap();
+    let text = terminal.backend().to_string();
+    assert!(text.contains("4ms system.slice/chronyd.service"), "{text}");
 }
 
 #[test]

@@ -76,6 +76,14 @@ impl TopContainer {
         .fold(0, |sum, part| sum.saturating_add(*part))
     }
 
+    /// What ran most on its exclusive CPUs, by name.
+    #[must_use]
+    pub fn worst_intruder(&self) -> Option<&str> {
+        let ran = self.foreign_ns.iter().filter(|(_, ns)| **ns > 0);
+        let worst = ran.max_by_key(|(_, ns)| **ns);
+        worst.map(|(name, _)| name.as_str())
+    }
+
     /// `namespace/pod/container`.
     #[must_use]
     pub fn name(&self) -> String {

@@ -127,6 +127,25 @@ pub fn address(text: &str) -> Result<Option<SocketAddr>, String> {
     text.parse().map(Some).map_err(|_not_an_address| bad())
 }
 
+/// Names of hosts without ports, separated by commas; `*` is every name.
+///
+/// # Errors
+/// What would be right.
+pub fn host_names(list: &str) -> Result<Vec<String>, String> {
+    let names = list.split(',').map(str::trim);
+    let names = names.filter(|name| !name.is_empty()).map(|name| {
+        let legal = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
+        if name == "*" || name.chars().all(legal) {
+            Ok(name.to_owned())
+        } else {
+            Err(format!(
+                "{name:?}: expected a host's name without scheme and port, such as status.example.com, or *"
+            ))
+        }
+    });
+    names.collect()
+}
+
 /// One of these words.
 ///
 /// # Errors
@@ -143,6 +162,19 @@ pub fn choice<T: Clone>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_hosts_are_listed_without_ports() {
+        let names = host_names("a.example, b_1 ,*,").unwrap();
+        assert_eq!(names, ["a.example", "b_1", "*"]);
+        for wrong in ["http://a", "a:8891", "*.example", "a b"] {
+            let why = host_names(wrong).unwrap_err();
+            assert!(
+                why.starts_with(&format!("{wrong:?}: expected a host's name")),
+                "{why}"
+            );
+        }
+    }
 
     #[test]
     fn durations_are_read_as_go_reads_them() {

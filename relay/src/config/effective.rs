@@ -127,6 +127,8 @@ pub struct TelemetryConfig {
     pub record: Option<PathBuf>,
     /// Prometheus metrics and status page.
     pub metrics: Option<SocketAddr>,
+    /// Names under which the status page is served besides those of the node; `*` is every name.
+    pub allowed_hosts: Vec<String>,
 }
 
 /// The form of the dump file.

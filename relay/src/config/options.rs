@@ -221,6 +221,10 @@ pub struct TelemetryOptions {
     /// Serve Prometheus metrics and the status page here; when not given, nowhere.
     #[arg(long, value_name = "[HOST]:PORT", default_value = "")]
     pub metrics_address: RawValue<Option<SocketAddr>>,
+    /// Serve the status page under these names of hosts too, such as `status.example.com`; without them under addresses,
+    /// `localhost` and the node's own names, for any web page can have a name of its own point here. `*` is every name.
+    #[arg(long, value_name = "LIST")]
+    pub metrics_allowed_hosts: Vec<RawValue<String>>,
 }
 
 /// The message dump.

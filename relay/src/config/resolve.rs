@@ -11,6 +11,7 @@ use super::{
 use crate::{
     dump::rule::DumpRules,
     log::{self, source::Switches},
+    values,
 };
 use resmgr_policy::{Reserved, StaticConfig};
 use resmgr_topology::{CpuSet, MilliCpu, Topology};
@@ -108,6 +109,11 @@ impl Validator<'_> {
             half_life: self.get(&options.telemetry.telemetry_half_life),
             record: self.get(&options.telemetry.record),
             metrics: self.get(&options.telemetry.metrics_address),
+            allowed_hosts: self.accumulate(
+                &options.telemetry.metrics_allowed_hosts,
+                Vec::new(),
+                |hosts, list| values::host_names(list).map(|names| hosts.extend(names)),
+            ),
         };
         let dump = DumpConfig {
             rules: self.accumulate(&options.dump.dump, DumpRules::default(), DumpRules::add),

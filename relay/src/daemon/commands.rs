@@ -12,6 +12,7 @@ mod top;
 pub use check_config::check_config;
 pub use fetch::views_socket;
 pub use install::{install, uninstall};
+pub(super) use make_pools::host_name;
 pub use make_pools::make_pools;
 pub use output::print;
 pub use restore::restore;

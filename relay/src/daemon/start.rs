@@ -25,7 +25,7 @@ use crate::{
     config::{Config, PolicyName, Raw, pools},
     cri::{Relay, ServerOptions, Upstreams, listen, observe::Observer},
     dump::Dumper,
-    inspect::server::{self, Views, serve_views},
+    inspect::server::{self, AllowedHosts, Views, serve_views},
     intercept::OwnContainer,
     log,
     metrics::{
@@ -146,6 +146,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
         });
     }
     let answers = views_of(placement.as_ref(), &topology, &measure);
+    let hosts = allowed_hosts(&config);
     let (cut_scrapes, cut_views) = (Counter::default(), Counter::default());
     if let Some(address) = config.telemetry.metrics {
         let losses = losses(&log, &dumper, recorder.as_ref(), &cut_scrapes, &cut_views);
@@ -156,7 +157,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
         tasks.spawn("metrics", {
             let (metrics, stop) = (metrics.clone(), stop.clone());
             let cut = cut_scrapes.clone();
-            let status_page = server::router(Arc::clone(&answers));
+            let status_page = server::router(Arc::clone(&answers), hosts.clone());
             async move {
                 serve_metrics(listener, metrics, status_page, cut, stop).await;
                 Ok(())
@@ -168,7 +169,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
         let stop = stop.clone();
         let cut = cut_views.clone();
         async move {
-            serve_views(views, answers, cut, stop).await;
+            serve_views(views, answers, hosts, cut, stop).await;
             Ok(())
         }
     });
@@ -299,6 +300,19 @@ fn losses(
         })
         .with("metrics_connections", "limit", move || cut_scrapes.get())
         .with("inspect_connections", "limit", move || cut_views.get())
+}
+
+/// The names under which the status page is served: the node's own, and those of the option.
+fn allowed_hosts(config: &Config) -> AllowedHosts {
+    let named = config.telemetry.allowed_hosts.iter().cloned();
+    let own = [
+        commands::host_name(),
+        std::env::var("NODE_NAME").unwrap_or_default(),
+    ];
+    own.into_iter()
+        .filter(|name| !name.is_empty())
+        .chain(named)
+        .collect()
 }
 
 fn views_of(

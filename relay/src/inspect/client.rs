@@ -62,7 +62,7 @@ pub async fn fetch<T: serde::de::DeserializeOwned>(
         .await
         .map_err(exchange)?;
     let request = http::Request::get(view)
-        .header(http::header::HOST, "cri-resmgr")
+        .header(http::header::HOST, "localhost")
         .body(Empty::<bytes::Bytes>::new())
         .map_err(|error| ClientError::Refused(format!("{view} is not a name: {error}")))?;
     // Dropping the connection when the reply is complete is what ends it; its own result says no more.
@@ -91,7 +91,7 @@ pub async fn fetch<T: serde::de::DeserializeOwned>(
 mod tests {
     use super::*;
     use crate::inspect::{
-        server::{Views, serve_views},
+        server::{AllowedHosts, Views, serve_views},
         top::TopView,
         view::{ExplainView, StateView, TopologyView},
     };
@@ -131,6 +131,7 @@ mod tests {
         let server = tokio::spawn(serve_views(
             listener,
             Arc::new(Fixed),
+            AllowedHosts::default(),
             Counter::default(),
             stop.clone(),
         ));

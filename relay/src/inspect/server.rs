@@ -9,7 +9,7 @@ use axum::{
     Json, Router,
     extract::{Path, State},
     http::StatusCode,
-    middleware::map_response,
+    middleware::{from_fn_with_state, map_response},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -17,6 +17,10 @@ use prometheus_client::metrics::counter::Counter;
 use resmgr_io::http::{HttpLimits, HttpServer};
 use std::{fmt, sync::Arc};
 use tokio_util::sync::CancellationToken;
+
+mod hosts;
+
+pub use hosts::AllowedHosts;
 
 /// Where the views come from.
 pub trait Views: fmt::Debug + Send + Sync + 'static {
@@ -44,25 +48,36 @@ pub trait Views: fmt::Debug + Send + Sync + 'static {
 pub async fn serve_views(
     listener: tokio::net::UnixListener,
     views: Arc<dyn Views>,
+    hosts: AllowedHosts,
     cut: Counter,
     stop: CancellationToken,
 ) {
-    let router = json(Arc::clone(&views)).merge(router(views));
+    let router = json(Arc::clone(&views)).merge(page(views));
+    let router = guarded(router, hosts);
     let server = HttpServer::new(router, HttpLimits::default(), cut);
     server.serve(listener, stop).await;
 }
 
 /// The status page at `/`, and what it and programs read: `/api/v1/{state,top,topology,explain/CONTAINER}`.
-/// docs/status.md describes them.
-pub fn router(views: Arc<dyn Views>) -> Router {
+/// docs/status.md describes them. They are served under addresses and the names of `hosts`.
+pub fn router(views: Arc<dyn Views>, hosts: AllowedHosts) -> Router {
+    guarded(page(views), hosts)
+}
+
+fn page(views: Arc<dyn Views>) -> Router {
     let topology = Router::new()
         .route(
             "/topology",
             get(async |State(views): State<Arc<dyn Views>>| Json(views.topology())),
         )
         .with_state(Arc::clone(&views));
-    page::files()
-        .nest("/api/v1", json(views).merge(topology))
+    page::files().nest("/api/v1", json(views).merge(topology))
+}
+
+/// Keeps what is served from pages of other origins.
+fn guarded(router: Router, hosts: AllowedHosts) -> Router {
+    router
+        .layer(from_fn_with_state(hosts, hosts::check_origin))
         .layer(map_response(page::guard))
 }
 

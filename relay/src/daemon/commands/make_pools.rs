@@ -17,8 +17,11 @@ use std::{
     path::Path,
 };
 
-/// Where the kernel tells the machine's name: proc_sys_kernel(5).
-const HOSTNAME: &str = "/proc/sys/kernel/hostname";
+/// The machine's name, empty when it cannot be read: proc_sys_kernel(5).
+pub(crate) fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
 
 /// Writes pools of whole cores for the machine that the options name.
 ///
@@ -37,8 +40,7 @@ pub fn make_pools(raw: &Raw, arguments: &MakePoolsArguments) -> Result<(), ExitE
         per_socket: arguments.per_socket,
     };
     let pools = pools_for(&topology, sizes, &reserved).map_err(ExitError::Usage)?;
-    let host = fs::read_to_string(HOSTNAME).unwrap_or_default();
-    let text = yaml(&pools, sizes, &topology, host.trim());
+    let text = yaml(&pools, sizes, &topology, &host_name());
     let Some(path) = &arguments.output else {
         return print(&text);
     };

@@ -103,9 +103,15 @@ impl Views for Null {
 }
 
 async fn ask(views: impl Views, method: &str, path: &str) -> (StatusCode, HeaderMap, Bytes) {
-    let request = Request::builder().method(method).uri(path);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "localhost");
     let request = request.body(Body::empty()).unwrap();
-    let answer = router(Arc::new(views)).oneshot(request).await.unwrap();
+    let answer = router(Arc::new(views), AllowedHosts::default())
+        .oneshot(request)
+        .await
+        .unwrap();
     let (head, body) = answer.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (head.status, head.headers, body)

@@ -12,6 +12,5 @@ pub mod registry;
 pub mod relay;
 pub mod scheduler;
 mod server;
-mod text;
 
 pub use server::serve_metrics;

@@ -1,10 +1,11 @@
 //! What the processes of this project read and write at their edges, bounded: files that a user named, Unix
-//! sockets, HTTP connections, standard error.
+//! sockets, HTTP connections and the metrics page, standard error.
 //!
 //! Each bound is written down here once, and each is counted where it is met. docs/security.md says which
 //! process uses which.
 
 pub mod file;
 pub mod http;
+pub mod metrics;
 pub mod socket;
 pub mod stderr;

@@ -1,9 +1,6 @@
 //! The registry and the text page.
 
-use super::{
-    process::ProcessMetrics,
-    text::{TextFormat, prometheus},
-};
+use super::process::ProcessMetrics;
 use prometheus_client::{encoding::text::encode, metrics::info::Info, registry::Registry};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -56,14 +53,5 @@ impl Metrics {
             &self.registry.lock().unwrap_or_else(PoisonError::into_inner),
         )?;
         Ok(page)
-    }
-
-    /// The page in a text format.
-    pub(super) fn page_as(&self, format: TextFormat) -> Result<String, std::fmt::Error> {
-        let page = self.page()?;
-        Ok(match format {
-            TextFormat::OpenMetrics => page,
-            TextFormat::Prometheus => prometheus(&page),
-        })
     }
 }

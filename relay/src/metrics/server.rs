@@ -1,15 +1,18 @@
 //! Serves the metrics page, the health check and the status page over TCP.
 
-use super::{registry::Metrics, text::TextFormat};
+use super::registry::Metrics;
 use axum::{
     Router,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::get,
 };
 use prometheus_client::metrics::counter::Counter;
-use resmgr_io::http::{HttpLimits, HttpServer};
+use resmgr_io::{
+    http::{HttpLimits, HttpServer},
+    metrics::answer,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Serves `/metrics`, `/healthz` and the status page until `stop`, and counts in `cut` the connections that a limit
@@ -35,17 +38,8 @@ fn router(metrics: Metrics, status_page: Router) -> Router {
 }
 
 async fn page(State(metrics): State<Metrics>, headers: HeaderMap) -> Response {
-    let accept = headers.get_all(header::ACCEPT).iter();
-    let accept: Vec<_> = accept.filter_map(|value| value.to_str().ok()).collect();
-    let format = TextFormat::accepted(&accept.join(","));
-    match metrics.page_as(format) {
-        Ok(page) => {
-            let fields = [
-                (header::CONTENT_TYPE, format.media_type()),
-                (header::VARY, "Accept"),
-            ];
-            (fields, page).into_response()
-        }
+    match metrics.page() {
+        Ok(page) => answer(&headers, page),
         Err(error) => {
             tracing::error!(target: "metrics", "cannot render the metrics page: {error}");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
@@ -56,7 +50,10 @@ async fn page(State(metrics): State<Metrics>, headers: HeaderMap) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::{body::Body, http::Request};
+    use axum::{
+        body::Body,
+        http::{Request, header},
+    };
     use tower::ServiceExt as _;
 
     #[tokio::test]

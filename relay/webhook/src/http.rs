@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use resmgr_io::metrics::answer;
 use serde_json::Value;
 use tracing::{debug, warn};
 
@@ -38,9 +39,9 @@ pub(crate) fn router(state: ServerState) -> Router {
         .with_state(state)
 }
 
-async fn metrics(State(state): State<ServerState>) -> Response {
+async fn metrics(State(state): State<ServerState>, headers: HeaderMap) -> Response {
     match state.metrics.page() {
-        Ok(page) => page.into_response(),
+        Ok(page) => answer(&headers, page),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
@@ -74,6 +75,37 @@ async fn review(State(state): State<ServerState>, headers: HeaderMap, body: Byte
             state.metrics.reviewed(ReviewOutcome::Refused);
             warn!(reason, "not a review");
             (StatusCode::BAD_REQUEST, format!("{reason}\n")).into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{body::Body, http::Request};
+    use tower::ServiceExt as _;
+
+    #[tokio::test]
+    async fn a_scraper_gets_the_text_format_that_it_takes() {
+        let state = ServerState {
+            exempt: Arc::default(),
+            metrics: WebhookMetrics::new(),
+        };
+        for (accept, media_type, ends) in [
+            ("*/*", "text/plain; version=0.0.4; charset=utf-8", false),
+            (
+                "application/openmetrics-text; version=1.0.0",
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                true,
+            ),
+        ] {
+            let request = Request::get("/metrics").header("accept", accept);
+            let request = request.body(Body::empty()).unwrap();
+            let response = router(state.clone()).oneshot(request).await.unwrap();
+            assert_eq!(response.headers()[CONTENT_TYPE], media_type);
+            let page = axum::body::to_bytes(response.into_body(), 1 << 20).await;
+            let page = page.unwrap();
+            assert_eq!(page.ends_with(b"# EOF\n"), ends, "{accept}");
         }
     }
 }

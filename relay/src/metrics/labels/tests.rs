@@ -2,10 +2,7 @@ use super::*;
 use crate::{
     enforce::CgroupSettings,
     manager::{Book, Snapshot},
-    metrics::{
-        placement::PlacementMetrics, registry::Metrics, scheduler::SchedulerMetrics,
-        text::TextFormat,
-    },
+    metrics::{placement::PlacementMetrics, registry::Metrics, scheduler::SchedulerMetrics},
     telemetry::{
         ContainerTelemetry, ForeignRun, Interference, InterferenceSource, Quality, Totals,
         sample::LabelledSample,
@@ -13,6 +10,7 @@ use crate::{
 };
 use proptest::prelude::*;
 use resmgr_common::bucket;
+use resmgr_io::metrics::TextFormat;
 use resmgr_policy::{ContainerId, Placement, Policy, QosClass, Requirements, Unplaced};
 use resmgr_topology::{CpuId, CpuSet, NodeId, Topology};
 use serde_json::{Value, json};
@@ -177,7 +175,7 @@ proptest! {
             registry.register_collector(Box::new(collector));
         });
         for format in [TextFormat::Prometheus, TextFormat::OpenMetrics] {
-            let page = metrics.page_as(format).unwrap();
+            let page = format.render(metrics.page().unwrap());
             let mut known = BTreeSet::new();
             let mut family = "";
             for line in page.lines() {

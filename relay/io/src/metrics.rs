@@ -1,18 +1,34 @@
-//! The two text formats of a metrics page, and which of them a scraper wants.
+//! A metrics page in the text format that the scraper wants, of two.
 //!
 //! OpenMetrics 1.0.0 names a family without the suffix of its samples and ends with `# EOF`; the format of Prometheus,
 //! version 0.0.4, names a family as its samples and has no units and no types `info` and `unknown`. Samples are the same
 //! in both: no family here has exemplars, times of creation or timestamps.
 //! Sources: OpenMetrics 1.0.0; "Exposition formats" of the Prometheus documentation.
 
+use axum::{
+    http::{HeaderMap, header},
+    response::{IntoResponse as _, Response},
+};
 use std::fmt::Write as _;
 
 /// The version of OpenMetrics that is written.
 const VERSION: &str = "1.0.0";
 
+/// Answers a request with these headers with a page that was rendered as OpenMetrics.
+pub fn answer(headers: &HeaderMap, page: String) -> Response {
+    let accept = headers.get_all(header::ACCEPT).iter();
+    let accept: Vec<_> = accept.filter_map(|value| value.to_str().ok()).collect();
+    let format = TextFormat::accepted(&accept.join(","));
+    let fields = [
+        (header::CONTENT_TYPE, format.media_type()),
+        (header::VARY, "Accept"),
+    ];
+    (fields, format.render(page)).into_response()
+}
+
 /// A text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TextFormat {
+pub enum TextFormat {
     /// OpenMetrics 1.0.0.
     OpenMetrics,
     /// Prometheus 0.0.4.
@@ -22,7 +38,7 @@ pub(super) enum TextFormat {
 impl TextFormat {
     /// The format for a header field `Accept` (RFC 9110, 12.5.1): OpenMetrics where the scraper names it and wants plain
     /// text no more.
-    pub(super) fn accepted(accept: &str) -> Self {
+    fn accepted(accept: &str) -> Self {
         let mut open_metrics = 0;
         // The range that names plain text most closely counts, and of equal ranges the heaviest.
         let mut text = (0, 0);
@@ -55,8 +71,17 @@ impl TextFormat {
         }
     }
 
+    /// A page, rendered as OpenMetrics, in this format.
+    #[must_use]
+    pub fn render(self, page: String) -> String {
+        match self {
+            Self::OpenMetrics => page,
+            Self::Prometheus => prometheus(&page),
+        }
+    }
+
     /// Its media type.
-    pub(super) fn media_type(self) -> &'static str {
+    fn media_type(self) -> &'static str {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
@@ -77,7 +102,7 @@ fn thousandths(weight: &str) -> u16 {
 }
 
 /// An OpenMetrics page in the format of Prometheus.
-pub(super) fn prometheus(page: &str) -> String {
+fn prometheus(page: &str) -> String {
     let mut text = String::with_capacity(page.len());
     // The type is known a line after the help text.
     let mut help = "";

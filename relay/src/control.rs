@@ -12,4 +12,7 @@ pub mod agent_client;
 pub mod check;
 mod server;
 
-pub use server::{ApplyReport, ConfigPush, ConfigRefusal, ConfigServer, ConfigValidator};
+pub use server::{
+    ApplyReport, ConfigPush, ConfigRefusal, ConfigServer, ConfigStatus, ConfigValidator,
+    PushedConfig, RefusedConfig, beginning,
+};

@@ -178,7 +178,11 @@ async fn a_good_document_moves_what_runs_and_a_bad_one_changes_nothing() {
         "the nearest right key is named: {refused:?}"
     );
     assert_ne!(rest(), online);
-    assert_eq!(node.state()["policy"], "static");
+    let state = node.state();
+    assert_eq!(state["policy"], "static");
+    assert_eq!(state["pushed"]["refused"]["outstanding"], true);
+    let told = node.relay.ask(&["state"]).unwrap();
+    assert!(told.contains("configuration REFUSED at "), "{told}");
 
     let notes = node.takes("policy", "Active: none").await;
     assert!(
@@ -187,7 +191,10 @@ async fn a_good_document_moves_what_runs_and_a_bad_one_changes_nothing() {
             .any(|note| note.contains("pod1/shared: from CPUs")),
         "{notes:?}"
     );
-    assert_eq!(node.state()["policy"], "none");
+    let state = node.state();
+    assert_eq!(state["policy"], "none");
+    assert_eq!(state["pushed"]["generation"], 1);
+    assert_eq!(state["pushed"]["refused"]["outstanding"], false);
     assert!(node.runs_on(&shared, &online).await, "{}", node.relay.log());
     assert!(
         node.runs_on(&mine, &online).await || mine_on == online,

@@ -9,11 +9,11 @@ use resmgr_proto::v1::{
 use std::{
     fmt,
     sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     net::UnixListener,
-    sync::{Mutex, mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot, watch},
 };
 use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use tokio_util::sync::CancellationToken;
@@ -22,15 +22,24 @@ use tonic::{Request, Response, Status};
 /// What a document means for a node, or what is wrong with it (see [`crate::config::overlay`]).
 pub type ConfigValidator = Arc<dyn Fn(&Document, &str) -> Result<Config, Problems> + Send + Sync>;
 
+/// A configuration as it was pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushedConfig {
+    /// What was pushed.
+    pub document: Document,
+    /// The node it was pushed for.
+    pub node: String,
+    /// When it came, seconds since 1970.
+    pub at_unix_s: u64,
+}
+
 /// A legal configuration, on its way to the task that applies it.
 #[derive(Debug)]
 pub struct ConfigPush {
     /// As pushed; to be kept as last good once applied.
-    pub document: Document,
+    pub pushed: PushedConfig,
     /// What it means.
     pub config: Box<Config>,
-    /// The node it was pushed for.
-    pub node: String,
     /// A question what the configuration would do: nothing may change.
     pub dry: bool,
     /// Where the outcome goes. Dropped unanswered, it counts as refused. When `is_closed()`, the time is up
@@ -56,7 +65,8 @@ pub struct ConfigServer {
     pushes: mpsc::Sender<ConfigPush>,
     limit: Duration,
     instance: Arc<str>,
-    state: Arc<Mutex<ActiveConfig>>,
+    /// Locked while a push is handled.
+    status: Arc<Mutex<watch::Sender<ConfigStatus>>>,
 }
 
 impl fmt::Debug for ConfigServer {
@@ -67,27 +77,60 @@ impl fmt::Debug for ConfigServer {
     }
 }
 
-#[derive(Debug, Default)]
-struct ActiveConfig {
-    generation: u64,
-    document: Option<Document>,
-    node: String,
-    error: String,
+/// What became of the configurations that were pushed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigStatus {
+    /// How many were applied since the start, with the one that was in force then.
+    pub generation: u64,
+    /// The one in force; `None` where the options alone are.
+    pub applied: Option<PushedConfig>,
+    /// The one that was refused last.
+    pub refused: Option<RefusedConfig>,
+}
+
+/// A configuration that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedConfig {
+    /// Where it came from, for people.
+    pub source: String,
+    /// When it came, seconds since 1970.
+    pub at_unix_s: u64,
+    /// Why, a line for each problem.
+    pub why: String,
+    /// Whether no other was accepted since.
+    pub outstanding: bool,
+}
+
+impl ConfigStatus {
+    /// `kept` is in force from before the start, so that the same push changes nothing.
+    #[must_use]
+    pub fn at_start(kept: Option<PushedConfig>) -> Self {
+        Self {
+            generation: kept.is_some().into(),
+            applied: kept,
+            refused: None,
+        }
+    }
+
+    fn accept(&mut self) {
+        if let Some(refused) = &mut self.refused {
+            refused.outstanding = false;
+        }
+    }
 }
 
 impl ConfigServer {
     /// A server that checks documents with `validate` and hands what is legal to `pushes`; their reader has
-    /// `limit` to answer.
+    /// `limit` to answer. What becomes of them is told to `status`, which holds what is in force from before.
     #[must_use]
     pub fn new(
         validate: ConfigValidator,
         pushes: mpsc::Sender<ConfigPush>,
         limit: Duration,
+        status: watch::Sender<ConfigStatus>,
     ) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = since_1970();
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let instance = format!("{:x}-{:x}-{count:x}", now.as_nanos(), std::process::id());
         Self {
@@ -95,7 +138,7 @@ impl ConfigServer {
             pushes,
             limit,
             instance: instance.into(),
-            state: Arc::default(),
+            status: Arc::new(Mutex::new(status)),
         }
     }
 
@@ -121,40 +164,27 @@ impl ConfigServer {
             .await
     }
 
-    /// Takes the configuration that is in force from before, so that the same push changes nothing.
-    pub async fn restore_last_good(&self, document: Document, node: String) {
-        let mut state = self.state.lock().await;
-        state.document = Some(document);
-        state.node = node;
-        state.generation = 1;
-    }
-
     /// Validates a document and has it applied, or planned. The error is for the transport: no decision was
     /// made, and the agent tries again.
     async fn apply(
         &self,
-        document: Document,
-        node: &str,
+        pushed: PushedConfig,
         dry: bool,
     ) -> Result<Result<ApplyReport, Vec<Problem>>, Status> {
-        let config = match (self.validate)(&document, node) {
+        let config = match (self.validate)(&pushed.document, &pushed.node) {
             Ok(config) => config,
             Err(problems) => return Ok(Err(problems.0)),
         };
         let (answer, outcome) = oneshot::channel();
-        let pushed = ConfigPush {
-            document,
+        let push = ConfigPush {
+            pushed,
             config: Box::new(config),
-            node: node.to_owned(),
             dry,
             answer,
         };
         let stopping = || Status::unavailable("cri-resmgr is stopping");
         let handed_over = async {
-            self.pushes
-                .send(pushed)
-                .await
-                .map_err(|_closed| stopping())?;
+            self.pushes.send(push).await.map_err(|_closed| stopping())?;
             outcome.await.map_err(|_dropped| stopping())
         };
         match tokio::time::timeout(self.limit, handed_over).await {
@@ -167,16 +197,27 @@ impl ConfigServer {
     }
 }
 
-/// The document of a request.
-fn document(request: SetConfigRequest) -> Document {
-    let source = if request.origin.is_empty() {
-        "pushed configuration".to_owned()
-    } else {
-        format!("ConfigMap {}", request.origin)
-    };
-    Document {
-        source,
-        entries: request.config.into_iter().collect(),
+fn since_1970() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+impl From<SetConfigRequest> for PushedConfig {
+    fn from(request: SetConfigRequest) -> Self {
+        let source = if request.origin.is_empty() {
+            "pushed configuration".to_owned()
+        } else {
+            format!("ConfigMap {}", request.origin)
+        };
+        Self {
+            document: Document {
+                source,
+                entries: request.config.into_iter().collect(),
+            },
+            node: request.node_name,
+            at_unix_s: since_1970().as_secs(),
+        }
     }
 }
 
@@ -211,7 +252,8 @@ fn refuse(reply: &mut SetConfigReply, problems: &[Problem]) {
 }
 
 /// A text, or its first octets and a mark that there were more.
-fn beginning(text: &str) -> String {
+#[must_use]
+pub fn beginning(text: &str) -> String {
     match text.get(..text.floor_char_boundary(PROBLEM_BYTES)) {
         Some(first) if first.len() < text.len() => format!("{first}…"),
         _ => text.to_owned(),
@@ -224,52 +266,54 @@ impl ConfigService for ConfigServer {
         &self,
         request: Request<SetConfigRequest>,
     ) -> Result<Response<SetConfigReply>, Status> {
-        let request = request.into_inner();
-        let node = request.node_name.clone();
-        let document = document(request);
+        let pushed = PushedConfig::from(request.into_inner());
         // Locked until the push is answered: pushes are handled in the order they came.
-        let mut state = self.state.lock().await;
+        let status = self.status.lock().await;
+        let before = status.borrow().clone();
         let mut reply = SetConfigReply {
             instance: self.instance.to_string(),
-            generation: state.generation,
+            generation: before.generation,
             ..SetConfigReply::default()
         };
-        if document.entries.is_empty() {
+        if pushed.document.entries.is_empty() {
             // An agent that finds no ConfigMap must not reset the node.
             reply.notes =
                 vec!["empty configuration ignored: the last good one stays in force".to_owned()];
             return Ok(Response::new(reply));
         }
-        let same = state.node == node
-            && state
-                .document
-                .as_ref()
-                .is_some_and(|current| current.entries == document.entries);
-        if same {
-            state.error.clear();
-            state.document = Some(document);
+        let source = pushed.document.source.clone();
+        let same = before.applied.filter(|applied| {
+            applied.node == pushed.node && applied.document.entries == pushed.document.entries
+        });
+        if let Some(mut applied) = same {
+            applied.document.source = source;
+            status.send_modify(|status| {
+                status.accept();
+                status.applied = Some(applied);
+            });
             return Ok(Response::new(reply));
         }
-        match self.apply(document.clone(), &node, false).await? {
-            Ok(applied) => {
-                state.generation += 1;
-                state.document = Some(document);
-                state.node = node;
-                state.error.clear();
-                tracing::info!(
-                    "configuration {} in force ({})",
-                    state.generation,
-                    state
-                        .document
-                        .as_ref()
-                        .map_or("", |current| &current.source)
-                );
-                reply.generation = state.generation;
-                reply.notes = applied.notes;
+        match self.apply(pushed.clone(), false).await? {
+            Ok(report) => {
+                reply.generation += 1;
+                reply.notes = report.notes;
+                status.send_modify(|status| {
+                    status.accept();
+                    status.generation = reply.generation;
+                    status.applied = Some(pushed);
+                });
+                tracing::info!("configuration {} in force ({source})", reply.generation);
             }
             Err(problems) => {
                 refuse(&mut reply, &problems);
-                state.error.clone_from(&reply.error);
+                status.send_modify(|status| {
+                    status.refused = Some(RefusedConfig {
+                        source,
+                        at_unix_s: pushed.at_unix_s,
+                        why: reply.error.clone(),
+                        outstanding: true,
+                    });
+                });
                 tracing::warn!(
                     "configuration refused, the last good one stays: {}",
                     reply.error
@@ -283,18 +327,18 @@ impl ConfigService for ConfigServer {
         &self,
         request: Request<SetConfigRequest>,
     ) -> Result<Response<SetConfigReply>, Status> {
-        let request = request.into_inner();
-        let state = self.state.lock().await;
-        let node = match request.node_name.as_str() {
-            "" => state.node.clone(),
-            name => name.to_owned(),
-        };
+        let mut asked = PushedConfig::from(request.into_inner());
+        let status = self.status.lock().await;
+        let before = status.borrow().clone();
+        if let (true, Some(applied)) = (asked.node.is_empty(), before.applied) {
+            asked.node = applied.node;
+        }
         let mut reply = SetConfigReply {
             instance: self.instance.to_string(),
-            generation: state.generation,
+            generation: before.generation,
             ..SetConfigReply::default()
         };
-        match self.apply(document(request), &node, true).await? {
+        match self.apply(asked, true).await? {
             Ok(applied) => reply.notes = applied.notes,
             Err(problems) => refuse(&mut reply, &problems),
         }
@@ -305,15 +349,15 @@ impl ConfigService for ConfigServer {
         &self,
         _request: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusReply>, Status> {
-        let state = self.state.lock().await;
+        let status = self.status.lock().await.borrow().clone();
+        let refused = status.refused.filter(|refused| refused.outstanding);
         Ok(Response::new(GetStatusReply {
             instance: self.instance.to_string(),
-            generation: state.generation,
-            error: state.error.clone(),
-            origin: state
-                .document
-                .as_ref()
-                .map(|document| document.source.clone())
+            generation: status.generation,
+            error: refused.map(|refused| refused.why).unwrap_or_default(),
+            origin: status
+                .applied
+                .map(|applied| applied.document.source)
                 .unwrap_or_default(),
         }))
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{Config, Document, PolicyName, Problem, origin::Origin},
-    control::{ApplyReport, ConfigPush, ConfigRefusal, ConfigServer},
+    control::{ApplyReport, ConfigPush, ConfigRefusal, ConfigServer, ConfigStatus},
     dump::Dumper,
     log,
     manager::{ManagerHandle, PlanPreview},
@@ -22,7 +22,7 @@ use resmgr_io::socket::bind_private;
 use resmgr_policy::Policy;
 use resmgr_topology::Topology;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// How long a push may take to be applied; the agent gives up after 5 s.
 const LIMIT: Duration = Duration::from_secs(4);
@@ -42,11 +42,16 @@ pub struct ConfigTargets {
     pub node: Option<NodePublisher>,
 }
 
-/// Serves the configuration socket, if there is one.
+/// Serves the configuration socket, if there is one; what becomes of a push is told to `status`.
 ///
 /// # Errors
 /// When the socket cannot be served.
-pub fn start(start: StartConfig, targets: ConfigTargets, tasks: &Tasks) -> anyhow::Result<()> {
+pub fn start(
+    start: StartConfig,
+    targets: ConfigTargets,
+    status: watch::Sender<ConfigStatus>,
+    tasks: &Tasks,
+) -> anyhow::Result<()> {
     let Some(path) = start.options.relay.config_socket.clone() else {
         return Ok(());
     };
@@ -58,14 +63,10 @@ pub fn start(start: StartConfig, targets: ConfigTargets, tasks: &Tasks) -> anyho
         }
     };
     let (pushes, pushed) = mpsc::channel(1);
-    let server = ConfigServer::new(Arc::new(validate), pushes, LIMIT);
+    let server = ConfigServer::new(Arc::new(validate), pushes, LIMIT, status);
     tasks.spawn("configuration server", {
         let stop = tasks.stop().clone();
-        let in_force = start.document.clone();
         async move {
-            if let Some((document, node)) = in_force {
-                server.restore_last_good(document, node).await;
-            }
             server.serve(listener, stop).await?;
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
@@ -90,29 +91,28 @@ pub fn start(start: StartConfig, targets: ConfigTargets, tasks: &Tasks) -> anyho
 async fn apply_all(
     start: StartConfig,
     targets: ConfigTargets,
-    mut pushed: mpsc::Receiver<ConfigPush>,
+    mut pushes: mpsc::Receiver<ConfigPush>,
 ) {
-    let (options, mut in_force, mut kept) = (start.options, start.config, start.document);
+    let (options, mut in_force, mut kept) = (start.options, start.config, start.pushed);
     while let Some(ConfigPush {
-        document,
+        pushed: new,
         config,
-        node,
         dry,
         answer,
-    }) = pushed.recv().await
+    }) = pushes.recv().await
     {
         if dry {
             // The caller may have gone.
-            let outlook = targets.outlook(&document.source, &config).await;
+            let outlook = targets.outlook(&new.document.source, &config).await;
             answer.send(outlook.map(|notes| ApplyReport { notes })).ok();
             continue;
         }
         if answer.is_closed() {
             continue; // too late: the agent has been answered that nothing changes
         }
-        let mut outcome = targets.apply(&document.source, &config).await;
+        let mut outcome = targets.apply(&new.document.source, &config).await;
         if let Ok(applied) = &mut outcome {
-            let new = Some((document, node));
+            let new = Some(new);
             if let Err(why) = last_good::keep(&options, new.clone()).await {
                 applied.notes.push(format!(
                     "in force, but not kept for the next start of cri-resmgr: {why}"

@@ -6,10 +6,10 @@
 use super::{options::validate, policy};
 use crate::{
     config::{Config, Document, PolicyName},
+    control::PushedConfig,
     ledger::{LastGood, StateFile},
 };
 use resmgr_topology::Topology;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What is in force at start.
 #[derive(Clone, Debug)]
@@ -18,8 +18,8 @@ pub struct StartConfig {
     pub options: Config,
     /// With what was pushed last laid over it, if that is in force.
     pub config: Config,
-    /// The document in force, and the node it was pushed for.
-    pub document: Option<(Document, String)>,
+    /// What was pushed last, if it is in force.
+    pub pushed: Option<PushedConfig>,
 }
 
 /// Reads what was pushed last and validates it again. Logs what is in force, and why something is not.
@@ -28,7 +28,7 @@ pub fn restore(options: Config, topology: &Topology) -> StartConfig {
     let mut start = StartConfig {
         config: options.clone(),
         options,
-        document: None,
+        pushed: None,
     };
     let file = StateFile::<LastGood>::at(&start.options.enforce.state_dir);
     if start.options.relay.reset_config {
@@ -60,7 +60,11 @@ pub fn restore(options: Config, topology: &Topology) -> StartConfig {
                 document.source
             );
             start.config = config;
-            start.document = Some((document, kept.node));
+            start.pushed = Some(PushedConfig {
+                document,
+                node: kept.node,
+                at_unix_s: kept.at_unix_s,
+            });
         }
         Err(problems) => {
             for problem in problems {
@@ -103,14 +107,15 @@ fn validate_here(
 ///
 /// # Errors
 /// Why it could not be kept, for people.
-pub async fn keep(options: &Config, document: Option<(Document, String)>) -> Result<(), String> {
+pub async fn keep(options: &Config, pushed: Option<PushedConfig>) -> Result<(), String> {
     let directory = options.enforce.state_dir.clone();
-    let at_unix_s = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let stored = tokio::task::spawn_blocking(move || match document {
+    let stored = tokio::task::spawn_blocking(move || match pushed {
         None => StateFile::<LastGood>::at(&directory).forget(),
-        Some((document, node)) => StateFile::open(&directory)?.store(&LastGood {
+        Some(PushedConfig {
+            document,
+            node,
+            at_unix_s,
+        }) => StateFile::open(&directory)?.store(&LastGood {
             source: document.source,
             node,
             at_unix_s,
@@ -151,26 +156,30 @@ mod tests {
             source: "ConfigMap kube-system/x".to_owned(),
             entries: [("policy".to_owned(), policy.to_owned())].into(),
         };
-        keep(options, Some((document, "n1".to_owned())))
-            .await
-            .unwrap();
+        let pushed = PushedConfig {
+            document,
+            node: "n1".to_owned(),
+            at_unix_s: 1_767_225_600,
+        };
+        keep(options, Some(pushed)).await.unwrap();
     }
 
     #[tokio::test]
     async fn what_was_pushed_last_is_in_force_again_until_it_is_forgotten() {
         let state = tempfile::tempdir().unwrap();
         let (config, topology) = options(state.path(), "--policy=none");
-        assert_eq!(restore(config.clone(), &topology).document, None);
+        assert_eq!(restore(config.clone(), &topology).pushed, None);
 
         pushed(&config, "Active: static\nReservedResources: {CPU: 1}").await;
         let start = restore(config.clone(), &topology);
         assert_eq!(start.config.policy.name, PolicyName::Static);
         assert_eq!(start.options.policy.name, PolicyName::None);
-        let (document, node) = start.document.unwrap();
+        let kept = start.pushed.unwrap();
         assert_eq!(
-            (document.source.as_str(), node.as_str()),
+            (kept.document.source.as_str(), kept.node.as_str()),
             ("ConfigMap kube-system/x", "n1")
         );
+        assert_eq!(kept.at_unix_s, 1_767_225_600);
 
         let (deaf, _) = options(state.path(), "--policy=none --config-socket=disabled");
         assert_eq!(
@@ -179,9 +188,9 @@ mod tests {
         );
 
         let (reset, _) = options(state.path(), "--policy=none --reset-config");
-        assert_eq!(restore(reset, &topology).document, None);
+        assert_eq!(restore(reset, &topology).pushed, None);
         assert_eq!(
-            restore(config, &topology).document,
+            restore(config, &topology).pushed,
             None,
             "it is forgotten for good"
         );
@@ -208,11 +217,11 @@ mod tests {
             let restored = restore(start.clone(), &topology);
             assert_eq!(restored.config.policy, start.policy, "{policy}");
             if policy != "Active: null" {
-                assert_eq!(restored.document, None, "{policy}");
+                assert_eq!(restored.pushed, None, "{policy}");
             }
         }
         pushed(&null, "PinMemory: true").await;
-        assert!(restore(null, &topology).document.is_some());
+        assert!(restore(null, &topology).pushed.is_some());
     }
 
     #[tokio::test]

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     cli,
-    config::{Config, PolicyName, Raw, pools},
+    config::{self, Config, PolicyName, Raw, pools},
+    control::ConfigStatus,
     cri::{Relay, ServerOptions, Upstreams, listen, observe::Observer},
     dump::Dumper,
     inspect::server::{self, AllowedHosts, Views, serve_views},
@@ -41,6 +42,7 @@ use resmgr_io::socket::bind_private;
 use resmgr_topology::Topology;
 use sd_notify::NotifyState;
 use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The most threads that relay. A thread carries all of a connection, tens of thousands of calls a second, and
@@ -78,7 +80,7 @@ pub fn run(raw: &Raw) -> Result<(), ExitError> {
         .thread_name("cri-resmgr")
         .build()
         .context("cannot start the async runtime")?;
-    let outcome = runtime.block_on(serve(start, topology, log.clone()));
+    let outcome = runtime.block_on(serve(raw, start, topology, log.clone()));
     // A policy that hangs has a thread of its own: it must not keep the daemon from ending.
     runtime.shutdown_timeout(LAST_WORDS);
     log.flush();
@@ -101,7 +103,12 @@ fn await_pools(start: &mut StartConfig) {
          with pools is pushed{}", pools::ADVICE);
 }
 
-async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Result<(), ExitError> {
+async fn serve(
+    raw: &Raw,
+    start: StartConfig,
+    topology: Topology,
+    log: log::Control,
+) -> Result<(), ExitError> {
     let config = start.config.clone();
     let stop = CancellationToken::new();
     let mut signals = Signals::new().context("cannot listen for signals")?;
@@ -145,7 +152,14 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
             registry.register_collector(Box::new(SchedulerMetrics::new(move || measure.sample())));
         });
     }
-    let answers = views_of(placement.as_ref(), &topology, &measure);
+    let (config_status, pushed) = watch::channel(ConfigStatus::at_start(start.pushed.clone()));
+    let answers: Arc<dyn Views> = Arc::new(LiveViews {
+        manager: manager.cloned(),
+        topology: Arc::clone(&topology),
+        measure: Arc::clone(&measure),
+        options: config::print::changed(raw),
+        pushed,
+    });
     let hosts = allowed_hosts(&config);
     let (cut_scrapes, cut_views) = (Counter::default(), Counter::default());
     if let Some(address) = config.telemetry.metrics {
@@ -189,6 +203,7 @@ async fn serve(start: StartConfig, topology: Topology, log: log::Control) -> Res
             log,
             node,
         },
+        config_status,
         &tasks,
     )?;
     let hooks = placement.as_ref().map(PlacementService::interceptor);
@@ -313,19 +328,6 @@ fn allowed_hosts(config: &Config) -> AllowedHosts {
         .filter(|name| !name.is_empty())
         .chain(named)
         .collect()
-}
-
-fn views_of(
-    placement: Option<&PlacementService>,
-    topology: &Arc<Topology>,
-    measure: &Arc<Measure>,
-) -> Arc<dyn Views> {
-    let manager = placement.map(|placement| placement.manager.clone());
-    Arc::new(LiveViews::new(
-        manager,
-        Arc::clone(topology),
-        Arc::clone(measure),
-    ))
 }
 
 /// What observes the calls. Without an observer the relay inspects nothing.

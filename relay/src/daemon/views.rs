@@ -2,11 +2,14 @@
 
 use super::measure::Measure;
 use crate::{
+    config::print::ChangedOption,
+    control::{ConfigStatus, beginning},
     inspect::{
         server::Views,
         top::TopView,
         view::{
-            ContainerView, DecisionValues, DecisionView, ExplainView, PoolView, RefusedView,
+            AppliedConfigView, ConfigView, ContainerView, DecisionValues, DecisionView,
+            ExplainView, OptionView, PoolView, PushedView, RefusedConfigView, RefusedView,
             StateView, TopologyView,
         },
     },
@@ -15,29 +18,21 @@ use crate::{
 use resmgr_policy::{ContainerId, Reason, Request};
 use resmgr_topology::{CpuSet, Topology};
 use std::{collections::BTreeMap, sync::Arc};
+use tokio::sync::watch;
 
 /// Answers from the manager's last snapshot; without a manager there is nothing placed to show.
 #[derive(Debug)]
 pub struct LiveViews {
-    manager: Option<ManagerHandle>,
-    topology: Arc<Topology>,
-    measure: Arc<Measure>,
-}
-
-impl LiveViews {
-    /// Views of this manager.
-    #[must_use]
-    pub fn new(
-        manager: Option<ManagerHandle>,
-        topology: Arc<Topology>,
-        measure: Arc<Measure>,
-    ) -> Self {
-        Self {
-            manager,
-            topology,
-            measure,
-        }
-    }
+    /// Knows the placement.
+    pub manager: Option<ManagerHandle>,
+    /// The machine, for when there is no manager.
+    pub topology: Arc<Topology>,
+    /// Knows what was measured.
+    pub measure: Arc<Measure>,
+    /// The options of the start.
+    pub options: Vec<ChangedOption>,
+    /// What became of what was pushed.
+    pub pushed: watch::Receiver<ConfigStatus>,
 }
 
 fn container(
@@ -81,7 +76,7 @@ fn container_of(request: &Request) -> ContainerView {
     }
 }
 
-fn state(snapshot: &Snapshot) -> StateView {
+fn state(snapshot: &Snapshot, pushed: PushedView) -> StateView {
     let mut containers: Vec<_> = snapshot
         .containers
         .iter()
@@ -102,6 +97,7 @@ fn state(snapshot: &Snapshot) -> StateView {
         withheld: snapshot.topology.withheld.to_string(),
         pools: pools(snapshot),
         containers,
+        pushed,
     }
 }
 
@@ -205,13 +201,40 @@ fn refused(refused: &RefusedCreation) -> ExplainView {
 
 impl Views for LiveViews {
     fn state(&self) -> StateView {
+        let pushed = pushed(&self.pushed.borrow());
         match &self.manager {
-            Some(manager) => state(&manager.snapshot()),
+            Some(manager) => state(&manager.snapshot(), pushed),
             None => StateView {
                 policy: "null".to_owned(),
                 online: self.topology.online.to_string(),
+                pushed,
                 ..StateView::default()
             },
+        }
+    }
+
+    fn config(&self) -> ConfigView {
+        let status = self.pushed.borrow();
+        let typed = self.options.iter().map(|option| OptionView {
+            name: option.name.clone(),
+            value: beginning(&option.value),
+            origin: option.origin.to_string(),
+        });
+        let documents = status.applied.iter().map(|applied| &applied.document);
+        let in_documents = documents.flat_map(|document| {
+            document.entries.iter().map(|(key, text)| OptionView {
+                name: key.clone(),
+                value: beginning(text),
+                origin: document.source.clone(),
+            })
+        });
+        ConfigView {
+            policy: match &self.manager {
+                Some(manager) => manager.snapshot().policy.to_owned(),
+                None => "null".to_owned(),
+            },
+            options: typed.chain(in_documents).collect(),
+            pushed: pushed(&status),
         }
     }
 
@@ -250,6 +273,23 @@ impl Views for LiveViews {
             }
             None => TopologyView::new(Arc::clone(&self.topology), CpuSet::EMPTY),
         }
+    }
+}
+
+fn pushed(status: &ConfigStatus) -> PushedView {
+    PushedView {
+        generation: status.generation,
+        applied: status.applied.as_ref().map(|applied| AppliedConfigView {
+            source: applied.document.source.clone(),
+            node: applied.node.clone(),
+            at: rfc3339(applied.at_unix_s),
+        }),
+        refused: status.refused.as_ref().map(|refused| RefusedConfigView {
+            source: refused.source.clone(),
+            at: rfc3339(refused.at_unix_s),
+            why: refused.why.clone(),
+            outstanding: refused.outstanding,
+        }),
     }
 }
 

@@ -93,7 +93,7 @@ mod tests {
     use crate::inspect::{
         server::{AllowedHosts, Views, serve_views},
         top::TopView,
-        view::{ExplainView, StateView, TopologyView},
+        view::{ConfigView, ExplainView, StateView, TopologyView},
     };
     use prometheus_client::metrics::counter::Counter;
     use resmgr_topology::{CpuSet, Topology};
@@ -115,6 +115,9 @@ mod tests {
         }
         fn top(&self) -> Option<TopView> {
             None
+        }
+        fn config(&self) -> ConfigView {
+            ConfigView::default()
         }
         fn topology(&self) -> TopologyView {
             let single = Topology::synthetic("pack:1 numa:1 l3:1 core:1 pu:1").unwrap();

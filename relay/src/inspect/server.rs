@@ -3,7 +3,7 @@
 use super::{
     page,
     top::TopView,
-    view::{ExplainView, StateView, TopologyView},
+    view::{ConfigView, ExplainView, StateView, TopologyView},
 };
 use axum::{
     Json, Router,
@@ -39,6 +39,9 @@ pub trait Views: fmt::Debug + Send + Sync + 'static {
     /// `None` when nothing is measured.
     fn top(&self) -> Option<TopView>;
 
+    /// The configuration in force.
+    fn config(&self) -> ConfigView;
+
     /// The machine as it is now.
     fn topology(&self) -> TopologyView;
 }
@@ -58,20 +61,24 @@ pub async fn serve_views(
     server.serve(listener, stop).await;
 }
 
-/// The status page at `/`, and what it and programs read: `/api/v1/{state,top,topology,explain/CONTAINER}`.
+/// The status page at `/`, and what it and programs read: `/api/v1/{state,top,config,topology,explain/CONTAINER}`.
 /// docs/status.md describes them. They are served under addresses and the names of `hosts`.
 pub fn router(views: Arc<dyn Views>, hosts: AllowedHosts) -> Router {
     guarded(page(views), hosts)
 }
 
 fn page(views: Arc<dyn Views>) -> Router {
-    let topology = Router::new()
+    let more = Router::new()
+        .route(
+            "/config",
+            get(async |State(views): State<Arc<dyn Views>>| Json(views.config())),
+        )
         .route(
             "/topology",
             get(async |State(views): State<Arc<dyn Views>>| Json(views.topology())),
         )
         .with_state(Arc::clone(&views));
-    page::files().nest("/api/v1", json(views).merge(topology))
+    page::files().nest("/api/v1", json(views).merge(more))
 }
 
 /// Keeps what is served from pages of other origins.

@@ -75,6 +75,68 @@ pub struct StateView {
     pub pools: Vec<PoolView>,
     /// Containers, sorted by namespace, pod and name.
     pub containers: Vec<ContainerView>,
+    /// What became of configurations that were pushed.
+    #[serde(default)]
+    pub pushed: PushedView,
+}
+
+/// The configuration in force, and where each part of it comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConfigView {
+    /// The active policy.
+    pub policy: String,
+    /// Options that are not as by default, then the keys of the pushed configuration, which are laid over them.
+    pub options: Vec<OptionView>,
+    /// What became of configurations that were pushed.
+    pub pushed: PushedView,
+}
+
+/// An option, or a key of a pushed configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OptionView {
+    /// Its name.
+    pub name: String,
+    /// Its text, or the first 2 KiB of it.
+    pub value: String,
+    /// Where it was written.
+    pub origin: String,
+}
+
+/// What became of configurations that were pushed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushedView {
+    /// How many were applied since the start, with the one that was in force then.
+    pub generation: u64,
+    /// The one in force; `None` where the options alone are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<AppliedConfigView>,
+    /// The one that was refused last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedConfigView>,
+}
+
+/// A pushed configuration that is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedConfigView {
+    /// Where it came from.
+    pub source: String,
+    /// The node it was pushed for.
+    pub node: String,
+    /// When it came, RFC 3339.
+    pub at: String,
+}
+
+/// A pushed configuration that was refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedConfigView {
+    /// Where it came from.
+    pub source: String,
+    /// When it came, RFC 3339.
+    pub at: String,
+    /// Why, a line for each problem.
+    pub why: String,
+    /// Whether no other was accepted since.
+    pub outstanding: bool,
 }
 
 /// The machine, and which of its CPUs are out of use or kept back.
@@ -213,6 +275,7 @@ impl fmt::Display for StateView {
             write!(f, "; {} withheld by the cgroup of all pods", self.withheld)?;
         }
         writeln!(f)?;
+        write!(f, "{}", self.pushed)?;
         if !self.pools.is_empty() {
             let rows: Vec<_> = self
                 .pools
@@ -260,6 +323,35 @@ impl fmt::Display for StateView {
             "ID",
         ];
         write!(f, "\n{}", table(&head, &rows))
+    }
+}
+
+impl fmt::Display for PushedView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(AppliedConfigView { source, at, .. }) = &self.applied {
+            let generation = self.generation;
+            writeln!(
+                f,
+                "configuration {generation} in force ({source}), pushed at {at}"
+            )?;
+        }
+        if let Some(refused) = &self.refused {
+            let RefusedConfigView {
+                source, at, why, ..
+            } = refused;
+            let (first, rest) = why.split_once('\n').unwrap_or((why, ""));
+            let more = match rest.lines().count() {
+                0 => String::new(),
+                lines => format!(" (and {lines} more lines)"),
+            };
+            let when = if refused.outstanding {
+                "configuration REFUSED"
+            } else {
+                "configuration refused before that"
+            };
+            writeln!(f, "{when} at {at} ({source}): {first}{more}")?;
+        }
+        Ok(())
     }
 }
 
@@ -454,6 +546,7 @@ mod tests {
                 cpus: "2-3".into(),
                 ..ContainerView::default()
             }],
+            pushed: PushedView::default(),
         };
         assert_eq!(
             state.to_string(),
@@ -465,6 +558,37 @@ mod tests {
              NAMESPACE  POD   CONTAINER  QOS         REQUEST  EXCLUSIVE  POOL  CPUS  MEMS  ID\n\
              default    db-0  db         Guaranteed  2000m    2-3        -     2-3   -     0123456789ab\n"
         );
+    }
+
+    #[test]
+    fn what_was_pushed_and_refused_is_said_in_a_line_each() {
+        let mut pushed = PushedView {
+            generation: 3,
+            applied: Some(AppliedConfigView {
+                source: "ConfigMap kube-system/x".into(),
+                node: "n1".into(),
+                at: "2026-01-01T00:00:00Z".into(),
+            }),
+            refused: Some(RefusedConfigView {
+                source: "ConfigMap kube-system/y".into(),
+                at: "2026-01-01T00:00:05Z".into(),
+                why: "policy.Active: no such policy\nrebalance: maybe".into(),
+                outstanding: true,
+            }),
+        };
+        let first =
+            "configuration 3 in force (ConfigMap kube-system/x), pushed at 2026-01-01T00:00:00Z\n";
+        let refused = "at 2026-01-01T00:00:05Z (ConfigMap kube-system/y): policy.Active: no such policy (and 1 more lines)\n";
+        assert_eq!(
+            pushed.to_string(),
+            format!("{first}configuration REFUSED {refused}")
+        );
+        pushed.refused.as_mut().unwrap().outstanding = false;
+        assert_eq!(
+            pushed.to_string(),
+            format!("{first}configuration refused before that {refused}")
+        );
+        assert_eq!(PushedView::default().to_string(), "");
     }
 
     #[test]

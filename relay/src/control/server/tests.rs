@@ -48,6 +48,10 @@ fn request(entries: &[(&str, &str)]) -> SetConfigRequest {
     }
 }
 
+fn status() -> watch::Sender<ConfigStatus> {
+    watch::Sender::default()
+}
+
 /// Answers every push: refuses `PinMemory`, applies the rest.
 async fn apply_all(mut pushes: mpsc::Receiver<ConfigPush>) -> u32 {
     let mut count = 0;
@@ -84,7 +88,9 @@ async fn pushes_are_validated_applied_and_answered() {
         Err(SocketError::InUse { .. })
     ));
     let (sender, receiver) = mpsc::channel(1);
-    let server = ConfigServer::new(validator(), sender, Duration::from_secs(20));
+    let status = status();
+    let told = status.subscribe();
+    let server = ConfigServer::new(validator(), sender, Duration::from_secs(20), status);
     let stop = CancellationToken::new();
     let play = async {
         let mut client = client(&path).await;
@@ -125,6 +131,18 @@ async fn pushes_are_validated_applied_and_answered() {
             .into_inner();
         assert_eq!((status.generation, status.instance), (1, good.instance));
         assert!(status.error.contains("no memory nodes"));
+        let known = told.borrow().clone();
+        assert_eq!(
+            known.applied.unwrap().document.source,
+            "ConfigMap kube-system/x"
+        );
+        let refused = known.refused.unwrap();
+        assert!(refused.why.contains("no memory nodes") && refused.outstanding);
+
+        let accepted = request(&[("rebalance", "shadow")]);
+        client.set_config(accepted).await.unwrap();
+        let refused = told.borrow().refused.clone().unwrap();
+        assert!(refused.why.contains("no memory nodes") && !refused.outstanding);
         assert_eq!(status.origin, "ConfigMap kube-system/x");
         drop(client);
         stop.cancel();
@@ -143,7 +161,7 @@ async fn pushes_are_validated_applied_and_answered() {
 #[tokio::test]
 async fn a_push_that_is_not_applied_is_given_up_in_time_and_may_be_tried_again() {
     let (sender, receiver) = mpsc::channel(1);
-    let server = ConfigServer::new(validator(), sender, Duration::from_millis(50));
+    let server = ConfigServer::new(validator(), sender, Duration::from_millis(50), status());
     let push = |server: &ConfigServer| {
         let server = server.clone();
         async move {
@@ -164,7 +182,7 @@ async fn a_push_that_is_not_applied_is_given_up_in_time_and_may_be_tried_again()
 #[tokio::test]
 async fn what_is_only_checked_is_validated_and_planned_and_changes_nothing() {
     let (sender, mut pushes) = mpsc::channel(1);
-    let server = ConfigServer::new(validator(), sender, Duration::from_secs(20));
+    let server = ConfigServer::new(validator(), sender, Duration::from_secs(20), status());
     let check = async |text: &str| {
         let asked = request(&[("rebalance", text)]);
         let reply = server.check_config(Request::new(asked)).await;

@@ -22,6 +22,7 @@ let topologyText = "";
 let topologyAt = -Infinity;
 let state = null;
 let measured = null;
+let config = null;
 let explainedLink = "";
 let rates = null;
 let placed = null;
@@ -71,6 +72,8 @@ const decimal = (value, digits) =>
 
 const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
+const timeOf = (text) => new Date(text).toLocaleString();
+
 // ---- asking
 
 async function ask(path) {
@@ -89,8 +92,8 @@ async function poll() {
   }
   polling = true;
   try {
-    const [newState, newTop] = await Promise.all(
-      ["/api/v1/state", "/api/v1/top"].map(async (path) => (await ask(path)).json()),
+    const [newState, newTop, newConfig] = await Promise.all(
+      ["/api/v1/state", "/api/v1/top", "/api/v1/config"].map(async (path) => (await ask(path)).json()),
     );
     const now = performance.now();
     if (topology === null || now - topologyAt >= TOPOLOGY_MS || topology.online !== newState.online) {
@@ -105,6 +108,7 @@ async function poll() {
     rates = ratesBetween(measured, newTop);
     state = newState;
     measured = newTop;
+    config = newConfig;
     placed = placementByCpu(state.containers);
     answeredAt = new Date();
     setText(find("connection"), paused ? PAUSED : "The daemon answers.");
@@ -434,6 +438,10 @@ function explainButton(container) {
 
 function updateNotices() {
   const texts = [];
+  const refused = config.pushed.refused;
+  if (refused?.outstanding) {
+    texts.push(`A pushed configuration was refused (${refused.source}, ${timeOf(refused.at)}):\n${refused.why}`);
+  }
   if (state.policy === "null") {
     texts.push("The policy is null: cri-resmgr passes every call through and places no container.");
   } else if (!state.synced) {
@@ -497,6 +505,37 @@ function updatePools() {
     );
     find("pools-section").hidden = state.pools.length === 0;
   }
+}
+
+function updateConfig() {
+  const signature = JSON.stringify(config);
+  const body = find("options");
+  if (body.dataset.shown === signature) {
+    return;
+  }
+  body.dataset.shown = signature;
+  body.replaceChildren(
+    ...config.options.map((option) =>
+      make(
+        "tr",
+        {},
+        make("th", { scope: "row" }, option.name),
+        make("td", { class: "text" }, option.value || "–"),
+        make("td", {}, option.origin),
+      ),
+    ),
+  );
+  const { generation, applied, refused } = config.pushed;
+  const lines = [];
+  if (applied === undefined) {
+    lines.push("Nothing was pushed: the options alone are in force. Those that are not as by default:");
+  } else {
+    lines.push(`Configuration ${generation} is in force: ${applied.source}, pushed at ${timeOf(applied.at)}.`);
+  }
+  if (refused !== undefined && !refused.outstanding) {
+    lines.push(`Refused before that, at ${timeOf(refused.at)} (${refused.source}):\n${refused.why}`);
+  }
+  find("pushed").replaceChildren(...lines.map((line) => make("p", { class: "lines" }, line)));
 }
 
 // ---- the table
@@ -652,6 +691,7 @@ function draw() {
   updateFacts();
   updateMap();
   updatePools();
+  updateConfig();
   updateTable();
   // A button that has the focus must not vanish.
   if (shownCpu !== null && !find("cpu").contains(document.activeElement)) {

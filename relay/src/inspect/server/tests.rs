@@ -1,7 +1,10 @@
 use super::*;
 use crate::inspect::{
     top::TopContainer,
-    view::{ContainerView, DecisionView, MeasuredView, PoolView, RefusedView},
+    view::{
+        AppliedConfigView, ContainerView, DecisionView, MeasuredView, OptionView, PoolView,
+        PushedView, RefusedConfigView, RefusedView,
+    },
 };
 use axum::{
     body::{Body, Bytes},
@@ -34,6 +37,14 @@ fn container() -> ContainerView {
     }
 }
 
+fn pushed() -> PushedView {
+    PushedView {
+        generation: 1,
+        applied: Some(AppliedConfigView::default()),
+        refused: Some(RefusedConfigView::default()),
+    }
+}
+
 impl Views for Pinned {
     fn state(&self) -> StateView {
         StateView {
@@ -43,6 +54,7 @@ impl Views for Pinned {
             withheld: String::new(),
             pools: vec![PoolView::default()],
             containers: vec![container()],
+            pushed: pushed(),
         }
     }
 
@@ -67,6 +79,14 @@ impl Views for Pinned {
             containers: vec![TopContainer::default()],
             ..TopView::default()
         })
+    }
+
+    fn config(&self) -> ConfigView {
+        ConfigView {
+            policy: "static".into(),
+            options: vec![OptionView::default()],
+            pushed: pushed(),
+        }
     }
 
     fn topology(&self) -> TopologyView {
@@ -95,6 +115,10 @@ impl Views for Null {
 
     fn top(&self) -> Option<TopView> {
         None
+    }
+
+    fn config(&self) -> ConfigView {
+        ConfigView::default()
     }
 
     fn topology(&self) -> TopologyView {
@@ -140,6 +164,7 @@ async fn every_answer_has_its_type_and_the_headers_that_guard_it() {
         ("/page.js", 200, "text/javascript; charset=utf-8"),
         ("/api/v1/state", 200, "application/json"),
         ("/api/v1/top", 200, "application/json"),
+        ("/api/v1/config", 200, "application/json"),
         ("/api/v1/topology", 200, "application/json"),
         ("/api/v1/explain/default/db-0/db", 200, "application/json"),
         ("/api/v1/explain/db", 404, "text/plain; charset=utf-8"),
@@ -201,7 +226,9 @@ async fn the_members_are_those_that_are_documented() {
     let state = json_of(Pinned, "/api/v1/state").await;
     let explain = json_of(Pinned, "/api/v1/explain/default/db-0/db").await;
     let top = json_of(Pinned, "/api/v1/top").await;
+    let config = json_of(Pinned, "/api/v1/config").await;
     let topology = json_of(Pinned, "/api/v1/topology").await;
+    assert_eq!(config["pushed"], state["pushed"]);
     assert_eq!(members(&state["containers"][0]), container);
     assert_eq!(members(&explain["container"]), container);
     assert_eq!(topology["offline"], "7");
@@ -212,6 +239,11 @@ async fn the_members_are_those_that_are_documented() {
         &state,
         &state["pools"][0],
         &state["containers"][0],
+        &config,
+        &config["options"][0],
+        &config["pushed"],
+        &config["pushed"]["applied"],
+        &config["pushed"]["refused"],
         &explain,
         &explain["decisions"][0],
         &explain["measured"],

@@ -2,17 +2,23 @@
 //! nothing of other hosts. Its pictures stay in the build's folder.
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
+use hyper_util::rt::TokioIo;
+use resmgr_proto::v1::{SetConfigRequest, config_client::ConfigClient};
 use resmgr_tests::{Container, Cri, Relay, Runtime, eventually, installed, skip};
+use serde_json::{Value, json};
 use std::{
-    fmt::Write as _,
-    io::{BufRead as _, BufReader},
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
 };
+use tokio::net::UnixStream;
+use tonic::transport::{Endpoint, Uri};
 
-/// How long the page may take to ask the daemon and to draw, in the browser's own time.
-const BUDGET_MS: u32 = 6000;
+/// How long the page may take to show something.
+const SOON: Duration = Duration::from_secs(60);
 
 /// `cri-resmgr status` of a relay socket: the page's address, for as long as this lives.
 struct Page {
@@ -53,58 +59,156 @@ impl Page {
         assert!(served);
         page.unwrap()
     }
-
-    /// Runs the browser on the page with more arguments: what it prints, and what the page said to the console.
-    fn browse(&self, fragment: &str, arguments: &[&str]) -> (String, String) {
-        let profile = tempfile::tempdir().unwrap();
-        let output = Command::new("timeout")
-            .args(["120", "chromium"])
-            .args([
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--enable-logging=stderr",
-            ])
-            .arg("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
-            .arg(format!("--virtual-time-budget={BUDGET_MS}"))
-            .arg(format!("--user-data-dir={}", profile.path().display()))
-            .args(arguments)
-            .arg(format!("{}{fragment}", self.address))
-            .output()
-            .unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{errors}");
-        let mut console = String::new();
-        for line in errors.lines().filter(|line| line.contains("CONSOLE")) {
-            writeln!(console, "{line}").unwrap();
-        }
-        (
-            String::from_utf8_lossy(&output.stdout).into_owned(),
-            console,
-        )
-    }
-
-    /// The document as the script has made it.
-    fn document(&self, fragment: &str) -> String {
-        let (document, console) = self.browse(fragment, &["--dump-dom"]);
-        assert_eq!(console, "", "the page says nothing to the console");
-        document
-    }
-
-    /// A picture, kept for whoever wants to look; its size.
-    fn picture(&self, name: &str, fragment: &str, arguments: &[&str]) -> u64 {
-        let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}.png"));
-        let picture = format!("--screenshot={}", file.display());
-        let (_, console) = self.browse(fragment, &[&[picture.as_str()], arguments].concat());
-        assert_eq!(console, "", "the page says nothing to the console");
-        std::fs::metadata(file).unwrap().len()
-    }
 }
 
 impl Drop for Page {
     fn drop(&mut self) {
         let _ended = self.server.kill();
         let _status = self.server.wait();
+    }
+}
+
+/// Chromium without a window, driven over a pipe: messages in JSON, each ended by NUL (the DevTools protocol,
+/// `--remote-debugging-pipe`).
+struct Browser {
+    process: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    sent: u64,
+    /// The tab.
+    session: Option<String>,
+    /// What the tab said to the console.
+    console: Vec<String>,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// A browser that reaches no host but this, with a page of this address.
+    fn open(address: &str) -> Self {
+        let profile = tempfile::tempdir().unwrap();
+        let mut process = Command::new("timeout")
+            .args(["300", "sh", "-c"])
+            // The pipe of the protocol is file descriptors 3 and 4.
+            .arg("exec chromium \"$@\" 3<&0 4>&1 0</dev/null 1>&2")
+            .args(["sh", "--headless", "--no-sandbox", "--disable-gpu"])
+            .arg("--remote-debugging-pipe")
+            .arg("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut browser = Self {
+            commands: process.stdin.take().unwrap(),
+            answers: BufReader::new(process.stdout.take().unwrap()),
+            process,
+            sent: 0,
+            session: None,
+            console: Vec::new(),
+            _profile: profile,
+        };
+        let tab = browser.call("Target.createTarget", &json!({"url": "about:blank"}));
+        let asked = json!({"targetId": tab["targetId"], "flatten": true});
+        let session = browser.call("Target.attachToTarget", &asked)["sessionId"].clone();
+        browser.session = session.as_str().map(str::to_owned);
+        browser.call("Log.enable", &json!({}));
+        browser.call("Runtime.enable", &json!({}));
+        browser.resize(1200, 1000);
+        browser.call("Page.navigate", &json!({"url": address}));
+        browser
+    }
+
+    fn call(&mut self, method: &str, parameters: &Value) -> Value {
+        self.sent += 1;
+        let mut message = json!({"id": self.sent, "method": method, "params": parameters});
+        if let Some(session) = &self.session {
+            message["sessionId"] = session.as_str().into();
+        }
+        write!(self.commands, "{message}\0").unwrap();
+        loop {
+            let mut answer = Vec::new();
+            self.answers.read_until(0, &mut answer).unwrap();
+            assert_eq!(answer.pop(), Some(0), "the browser lives");
+            let answer: Value = serde_json::from_slice(&answer).unwrap();
+            if answer["id"] == self.sent {
+                assert_eq!(answer["error"], Value::Null, "{method}");
+                return answer["result"].clone();
+            }
+            let events = [
+                "Log.entryAdded",
+                "Runtime.consoleAPICalled",
+                "Runtime.exceptionThrown",
+            ];
+            if events.iter().any(|event| answer["method"] == *event) {
+                self.console.push(answer["params"].to_string());
+            }
+        }
+    }
+
+    /// The value of an expression in the page's script.
+    fn evaluate(&mut self, expression: &str) -> Value {
+        let asked = json!({"expression": expression, "returnByValue": true});
+        let answer = self.call("Runtime.evaluate", &asked);
+        assert_eq!(answer["exceptionDetails"], Value::Null, "{expression}");
+        answer["result"]["value"].clone()
+    }
+
+    /// The document as the script has made it.
+    fn document(&mut self) -> String {
+        let document = self.evaluate("document.documentElement?.outerHTML ?? ''");
+        document.as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the document has all of these texts; gives it.
+    async fn shows(&mut self, texts: &[&str]) -> String {
+        let mut document = String::new();
+        let shown = eventually(SOON, async || {
+            document = self.document();
+            texts.iter().all(|text| document.contains(text))
+        })
+        .await;
+        let missing = texts.iter().find(|text| !document.contains(**text));
+        assert!(shown, "{missing:?}: {document}");
+        document
+    }
+
+    /// How often the page has asked for the state, rather than being told of it.
+    fn polls(&mut self) -> u64 {
+        let count = "performance.getEntriesByName(location.origin + '/api/v1/state').length";
+        self.evaluate(count).as_u64().unwrap()
+    }
+
+    fn resize(&mut self, width: u32, height: u32) {
+        let size =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.call("Emulation.setDeviceMetricsOverride", &size);
+    }
+
+    /// A picture, kept for a look at it.
+    fn picture(&mut self, name: &str) {
+        let shot = self.call("Page.captureScreenshot", &json!({}));
+        let encoded = shot["data"].as_str().unwrap();
+        assert!(encoded.len() > 10_000, "{name}: {}", encoded.len());
+        let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}.png"));
+        let mut decoder = Command::new("base64")
+            .arg("-d")
+            .stdin(Stdio::piped())
+            .stdout(File::create(file).unwrap())
+            .spawn()
+            .unwrap();
+        let mut input = decoder.stdin.take().unwrap();
+        input.write_all(encoded.as_bytes()).unwrap();
+        drop(input);
+        assert!(decoder.wait().unwrap().success());
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The end of its pipe ends the browser; `timeout` is killed where that fails.
+        let _ended = self.process.kill();
+        let _status = self.process.wait();
     }
 }
 
@@ -141,43 +245,56 @@ async fn the_page_shows_real_containers_and_explains_one_that_its_address_names(
         .unwrap();
     let page = Page::of(&relay.socket()).await;
 
-    let mut document = String::new();
-    let shown = eventually(Duration::from_secs(60), async || {
-        document = page.document("#default/web-1/web");
-        document.contains("Because")
-    })
-    .await;
-    assert!(shown, "{document}");
-    for part in [
-        "The daemon answers.",
-        ">default/web-1/web<",
-        "NUMA node 0",
-        "<dd>static</dd>",
-        "pool shared, CPUs",
-    ] {
-        assert!(document.contains(part), "{part}: {document}");
-    }
+    // A link that is no percent-encoding explains nothing and breaks nothing.
+    let mut browser = Browser::open(&format!("{}#%", page.address));
+    let document = browser
+        .shows(&[
+            "The daemon answers.",
+            ">default/web-1/web<",
+            "NUMA node 0",
+            "<dd>static</dd>",
+            ">reserved-resources</th>",
+            "of the container explained last",
+        ])
+        .await;
     assert!(!document.contains("Telemetry is off"), "{document}");
-    let malformed = page.document("#%");
-    assert!(malformed.contains("The daemon answers."), "{malformed}");
-    let sizes = [
-        page.picture("light", "", &["--window-size=1200,1000"]),
-        page.picture(
-            "dark",
-            "",
-            &[
-                "--window-size=1200,1000",
-                "--blink-settings=preferredColorScheme=0",
-            ],
-        ),
-        page.picture("narrow", "", &["--window-size=400,1200"]),
-        page.picture(
-            "explain",
-            "#default/web-1/web",
-            &["--window-size=1200,1000"],
-        ),
-    ];
-    assert!(sizes.iter().all(|size| *size > 10_000), "{sizes:?}");
+    // Numbers need two readings.
+    browser.shows(&["% in use"]).await;
+    browser.picture("light");
+    let dark = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
+    browser.call("Emulation.setEmulatedMedia", &dark);
+    browser.picture("dark");
+    browser.call("Emulation.setEmulatedMedia", &json!({"features": []}));
+    browser.resize(400, 1200);
+    browser.picture("narrow");
+    browser.resize(1200, 1000);
+    browser.evaluate("document.getElementById('containers-title').scrollIntoView()");
+    browser.picture("containers");
+    browser.evaluate("document.getElementById('config-title').scrollIntoView()");
+    browser.picture("configuration");
+
+    // What changes is told to the page, which asks for nothing.
+    let later = cri.run_pod("web-2", "besteffort", &[]).await.unwrap();
+    Box::pin(cri.run(&later, &Container::script("later", "sleep 1000")))
+        .await
+        .unwrap();
+    browser.shows(&[">default/web-2/later<"]).await;
+    assert_eq!(browser.polls(), 0);
+    browser.evaluate("document.getElementById('pause').click()");
+    browser.shows(&["Paused"]).await;
+    assert_eq!(browser.evaluate("stream === null"), true);
+    assert_eq!(
+        browser.console, [""; 0],
+        "the page says nothing to the console"
+    );
+
+    let mut browser = Browser::open(&format!("{}#default/web-1/web", page.address));
+    browser.shows(&["Because", "pool shared, CPUs"]).await;
+    browser.picture("explain");
+    assert_eq!(
+        browser.console, [""; 0],
+        "the page says nothing to the console"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,12 +318,82 @@ async fn the_page_of_a_machine_of_512_cpus_draws_each_of_them() {
     )
     .unwrap();
     let page = Page::of(&relay.socket()).await;
-    let document = page.document("");
+    let mut browser = Browser::open(&page.address);
+    browser.resize(1200, 1600);
+    let document = browser
+        .shows(&[
+            "The daemon answers.",
+            "The runtime has not said yet what runs",
+        ])
+        .await;
     assert_eq!(document.matches("data-cpu=").count(), 512, "{document}");
     assert_eq!(document.matches(">NUMA node ").count(), 8);
-    assert!(
-        document.contains("The runtime has not said yet what runs"),
-        "{document}"
+    browser.picture("512");
+
+    push(relay.folder().join("config.sock"), "Activ: none").await;
+    let document = browser.shows(&["A pushed configuration was refused"]).await;
+    assert!(document.contains("did you mean"), "{document}");
+    browser.picture("refused");
+    assert_eq!(browser.polls(), 0);
+
+    drop(relay);
+    browser.shows(&["The daemon does not answer."]).await;
+    browser.picture("away");
+}
+
+/// Pushes a policy that is refused.
+async fn push(socket: PathBuf, policy: &str) {
+    let connect = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
+    let request = SetConfigRequest {
+        node_name: "node".into(),
+        config: [("policy".to_owned(), policy.to_owned())].into(),
+        ..SetConfigRequest::default()
+    };
+    let reply = ConfigClient::new(channel)
+        .set_config(request)
+        .await
+        .unwrap();
+    assert_ne!(reply.into_inner().error, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_told_of_nothing_asks() {
+    if let Some(why) = cannot_run() {
+        return skip::skip("page: polling", &why);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("no-runtime.sock");
+    let relay = Relay::start_before(
+        &socket,
+        folder.path(),
+        &["--topology", "pack:1 core:4 pu:2"],
     );
-    assert!(page.picture("512", "", &["--window-size=1200,1600"]) > 10_000);
+    let relay = relay.unwrap();
+    let page = Page::of(&relay.socket()).await;
+    let host = page
+        .address
+        .trim_start_matches("http://")
+        .trim_end_matches('/');
+    let mut listeners = Vec::new();
+    for _ in 0..16 {
+        let mut listener = TcpStream::connect(host).unwrap();
+        write!(
+            listener,
+            "GET /api/v1/events HTTP/1.1\r\nHost: {host}\r\n\r\n"
+        )
+        .unwrap();
+        let mut status = [0; 12];
+        listener.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+        listeners.push(listener);
+    }
+    let mut browser = Browser::open(&page.address);
+    browser
+        .shows(&["The daemon answers.", "<dd>null</dd>"])
+        .await;
+    assert!(browser.polls() > 0);
 }

@@ -4,6 +4,8 @@
 //! time, octets of one body and of all bodies. When there are too many connections, the oldest that the
 //! application does not serve just now makes room for the newest: a client with a request that is whole is
 //! served, whatever others hold open.
+//!
+//! An answer may be without end. It should end when [`ConnectionEnd`] says so, an extension of its request.
 
 use axum::{Router, body::Body, response::IntoResponse as _, serve::Listener};
 use bytes::BytesMut;
@@ -17,6 +19,8 @@ use prometheus_client::metrics::counter::Counter;
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    error::Error,
+    io,
     pin::pin,
     sync::{
         Arc,
@@ -29,6 +33,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
+use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -40,7 +45,8 @@ const STREAMS: u32 = 32;
 pub struct HttpLimits {
     /// Connections at once.
     pub connections: usize,
-    /// From the first octet of a request to its last; also how long an HTTP/1 connection may be idle.
+    /// From the first octet of a request to its last; also how long an HTTP/1 connection may be idle, and a client may
+    /// take nothing of what is sent to it.
     pub request: Duration,
     /// A connection's age, at which it ends after the request that is served.
     pub age: Duration,
@@ -62,6 +68,10 @@ impl Default for HttpLimits {
         }
     }
 }
+
+/// Cancelled when the connection of a request shall end: its age is reached, or the server stops.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionEnd(pub CancellationToken);
 
 /// An application, and what guards it.
 #[derive(Clone, Debug)]
@@ -161,8 +171,15 @@ impl HttpServer {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS);
-        let service = service_fn(|request| self.clone().answer(request, Arc::clone(&load)));
-        let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let end = ConnectionEnd(stop.child_token());
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(end.clone());
+            self.clone().answer(request, Arc::clone(&load))
+        });
+        let mut stream = TimeoutWriter::new(stream);
+        stream.set_timeout(Some(self.limits.request));
+        let stream = TokioIo::new(Box::pin(stream));
+        let mut served = pin!(builder.serve_connection(stream, service));
         // Ends when the head of the first request has not come in time: the detection of HTTP/2 has no deadline
         // of its own.
         let too_late = async {
@@ -179,10 +196,16 @@ impl HttpServer {
                 return;
             }
             // A client that breaks its connection off has no interest in the reason.
-            _broken = served.as_mut() => return,
+            ended = served.as_mut() => {
+                if ended.is_err_and(|error| is_timeout(&*error)) {
+                    self.cut.inc();
+                }
+                return;
+            }
             () = sleep(self.limits.age) => {}
             () = stop.cancelled() => {}
         }
+        end.0.cancel();
         served.as_mut().graceful_shutdown();
         if timeout(self.limits.request, served).await.is_err() {
             self.cut.inc();
@@ -231,6 +254,15 @@ impl HttpServer {
         }
         Ok(body)
     }
+}
+
+/// Whether the client took nothing for too long.
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.any(|cause| {
+        let io = cause.downcast_ref::<io::Error>();
+        io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    })
 }
 
 /// A connection that was accepted.

@@ -1,10 +1,6 @@
 //! Serves the views as JSON on the daemon's own socket, and the status page there and beside the metrics.
 
-use super::{
-    page,
-    top::TopView,
-    view::{ConfigView, ExplainView, StateView, TopologyView},
-};
+use super::page;
 use axum::{
     Json, Router,
     extract::{Path, State},
@@ -15,36 +11,17 @@ use axum::{
 };
 use prometheus_client::metrics::counter::Counter;
 use resmgr_io::http::{HttpLimits, HttpServer};
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
+mod events;
 mod hosts;
+mod views;
 
 pub use hosts::AllowedHosts;
+pub use views::Views;
 
-/// Where the views come from.
-pub trait Views: fmt::Debug + Send + Sync + 'static {
-    /// The whole placement.
-    fn state(&self) -> StateView;
-
-    /// Why a container sits where it sits; by id, a prefix of it, `POD/CONTAINER` or
-    /// `NAMESPACE/POD/CONTAINER`.
-    ///
-    /// # Errors
-    /// That no container matches, or several do.
-    fn explain(&self, container: &str) -> Result<ExplainView, String>;
-
-    /// What the scheduler did, for `top`.
-    ///
-    /// `None` when nothing is measured.
-    fn top(&self) -> Option<TopView>;
-
-    /// The configuration in force.
-    fn config(&self) -> ConfigView;
-
-    /// The machine as it is now.
-    fn topology(&self) -> TopologyView;
-}
+use events::Events;
 
 /// Serves `/state`, `/top` and `/explain/CONTAINER` as JSON, and the status page, until `stop`, and counts in `cut`
 /// the connections that a limit ended.
@@ -61,7 +38,7 @@ pub async fn serve_views(
     server.serve(listener, stop).await;
 }
 
-/// The status page at `/`, and what it and programs read: `/api/v1/{state,top,config,topology,explain/CONTAINER}`.
+/// The status page at `/`, and what it and programs read: `/api/v1/{state,top,config,topology,events,explain/CONTAINER}`.
 /// docs/status.md describes them. They are served under addresses and the names of `hosts`.
 pub fn router(views: Arc<dyn Views>, hosts: AllowedHosts) -> Router {
     guarded(page(views), hosts)
@@ -78,7 +55,10 @@ fn page(views: Arc<dyn Views>) -> Router {
             get(async |State(views): State<Arc<dyn Views>>| Json(views.topology())),
         )
         .with_state(Arc::clone(&views));
-    page::files().nest("/api/v1", json(views).merge(more))
+    let events = Router::new()
+        .route("/events", get(events::listen))
+        .with_state(Events::new(Arc::clone(&views)));
+    page::files().nest("/api/v1", json(views).merge(more).merge(events))
 }
 
 /// Keeps what is served from pages of other origins.

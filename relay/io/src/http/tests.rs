@@ -1,5 +1,6 @@
 use super::*;
-use axum::{body::Bytes, routing::get};
+use axum::{Extension, body::Bytes, routing::get};
+use futures::StreamExt as _;
 use std::net::SocketAddr;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -13,13 +14,22 @@ async fn server(limits: HttpLimits) -> (SocketAddr, Counter, CancellationToken) 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (cut, stop) = (Counter::default(), CancellationToken::new());
-    let app = Router::new().route(
-        "/",
-        get(async || "hello\n").post(async |body: Bytes| body.len().to_string()),
-    );
+    let app = Router::new()
+        .route(
+            "/",
+            get(async || "hello\n").post(async |body: Bytes| body.len().to_string()),
+        )
+        .route("/endless", get(endless));
     let server = HttpServer::new(app, limits, cut.clone());
     tokio::spawn(server.serve(listener, stop.clone()));
     (address, cut, stop)
+}
+
+/// An answer that ends with its connection.
+async fn endless(Extension(end): Extension<ConnectionEnd>) -> Body {
+    let text = Bytes::from_static(&[b'x'; 1 << 16]);
+    let texts = futures::stream::repeat_with(move || Ok::<_, Infallible>(text.clone()));
+    Body::from_stream(texts.take_until(end.0.cancelled_owned()))
 }
 
 async fn send(address: SocketAddr, text: &str) -> TcpStream {
@@ -132,4 +142,44 @@ async fn a_stop_ends_idle_connections_at_once_and_the_server_with_them() {
     stop.cancel();
     timeout(LIMIT, serving).await.unwrap().unwrap();
     assert!(said(idle).await.ends_with("hello\n"));
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_cut() {
+    let limits = HttpLimits {
+        request: Duration::from_millis(200),
+        ..HttpLimits::default()
+    };
+    let (address, cut, _stop) = server(limits).await;
+    let _silent = send(address, "GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let counted = async {
+        while cut.get() == 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, counted).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_without_end_ends_with_the_age_of_its_connection_and_with_the_server() {
+    let limits = HttpLimits {
+        age: Duration::from_millis(200),
+        ..HttpLimits::default()
+    };
+    let asked = "GET /endless HTTP/1.1\r\nHost: x\r\n\r\n";
+    let (address, cut, _stop) = server(limits).await;
+    assert!(
+        said(send(address, asked).await)
+            .await
+            .ends_with("\r\n0\r\n\r\n")
+    );
+    assert_eq!(cut.get(), 0);
+
+    let (address, cut, stop) = server(HttpLimits::default()).await;
+    let mut reader = send(address, asked).await;
+    let mut first = [0; 16];
+    reader.read_exact(&mut first).await.unwrap();
+    stop.cancel();
+    assert!(said(reader).await.ends_with("\r\n0\r\n\r\n"));
+    assert_eq!(cut.get(), 0);
 }

@@ -1,7 +1,11 @@
-// The status page: asks /api/v1 and draws. Texts of the daemon become text nodes only, never markup.
+// The status page: hears of /api/v1/events what changes, or asks, and draws. Texts of the daemon become text nodes only, never markup.
 "use strict";
 
 const POLL_MS = 2000;
+// The daemon gives a sign of life every 5 s.
+const SILENCE_MS = 12000;
+// When events were refused, they are asked for again after this time.
+const FOLLOW_AGAIN_MS = 30000;
 // The topology changes with hot-plug and with the configuration (reserved CPUs), both seldom.
 const TOPOLOGY_MS = 10000;
 const ANSWER_LIMIT_MS = 10000;
@@ -29,7 +33,10 @@ let placed = null;
 let rows = new Map();
 let cells = new Map();
 let paused = false;
-let timer = 0;
+let stream = null;
+let heardAt = -Infinity;
+let followAt = -Infinity;
+let drawing = 0;
 let polling = false;
 let answeredAt = null;
 let chosenId = "";
@@ -74,7 +81,7 @@ const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count =
 
 const timeOf = (text) => new Date(text).toLocaleString();
 
-// ---- asking
+// ---- hearing and asking
 
 async function ask(path) {
   const response = await fetch(path, { signal: AbortSignal.timeout(ANSWER_LIMIT_MS), cache: "no-store" });
@@ -84,49 +91,113 @@ async function ask(path) {
   return response;
 }
 
-async function poll() {
-  clearTimeout(timer);
+/** Takes in a part of what is shown, as JSON. */
+function take(name, text) {
+  if (name === "topology") {
+    topologyAt = performance.now();
+    if (text !== topologyText) {
+      topology = JSON.parse(text);
+      topologyText = text;
+      drawMap();
+    }
+    return;
+  }
+  const view = JSON.parse(text);
+  if (name === "top") {
+    rates = ratesBetween(measured, view);
+    measured = view;
+  } else if (name === "config") {
+    config = view;
+  } else {
+    state = view;
+    placed = placementByCpu(state.containers);
+  }
+}
+
+/** Notes that the daemon lives, and draws what it said. */
+function answered() {
+  answeredAt = new Date();
+  setText(find("connection"), paused ? PAUSED : "The daemon answers.");
+  setText(find("updated"), `Updated ${answeredAt.toLocaleTimeString()}.`);
+  document.body.classList.remove("stale");
+  // Events that come together are drawn once.
+  clearTimeout(drawing);
+  drawing = setTimeout(() => {
+    draw();
+    explainLinked();
+  }, 0);
+}
+
+/** Listens to the daemon, which tells what has changed. */
+function follow() {
+  stream = new EventSource("/api/v1/events");
+  heardAt = performance.now();
+  const hear = (event) => {
+    heardAt = performance.now();
+    if (event.type !== "alive") {
+      take(event.type, event.data);
+    }
+    answered();
+  };
+  for (const name of ["topology", "config", "top", "state", "alive"]) {
+    stream.addEventListener(name, hear);
+  }
+  stream.addEventListener("error", () => {
+    // Closed: the daemon has too many listeners. Else it is away, or has ended the connection at its age.
+    const wait = stream.readyState === EventSource.CLOSED ? FOLLOW_AGAIN_MS : POLL_MS;
+    unfollow();
+    followAt = performance.now() + wait;
+    poll();
+  });
+}
+
+function unfollow() {
+  stream?.close();
+  stream = null;
+}
+
+/** Sees every POLL_MS to it that the page hears of the daemon, or else asks. */
+function keepUp() {
   // A page that is not looked at costs the node nothing.
-  if (paused || document.hidden || polling) {
+  if (paused || document.hidden) {
+    unfollow();
+    return;
+  }
+  const now = performance.now();
+  if (stream !== null && now - heardAt < SILENCE_MS) {
+    return;
+  }
+  if (stream === null && now >= followAt) {
+    follow();
+    return;
+  }
+  unfollow();
+  poll();
+}
+
+async function poll() {
+  if (polling) {
     return;
   }
   polling = true;
   try {
-    const [newState, newTop, newConfig] = await Promise.all(
-      ["/api/v1/state", "/api/v1/top", "/api/v1/config"].map(async (path) => (await ask(path)).json()),
-    );
-    const now = performance.now();
-    if (topology === null || now - topologyAt >= TOPOLOGY_MS || topology.online !== newState.online) {
-      const text = await (await ask("/api/v1/topology")).text();
-      topologyAt = now;
-      if (text !== topologyText) {
-        topology = JSON.parse(text);
-        topologyText = text;
-        drawMap();
-      }
+    const names = ["config", "top", "state"];
+    if (performance.now() - topologyAt >= TOPOLOGY_MS) {
+      names.unshift("topology");
     }
-    rates = ratesBetween(measured, newTop);
-    state = newState;
-    measured = newTop;
-    config = newConfig;
-    placed = placementByCpu(state.containers);
-    answeredAt = new Date();
-    setText(find("connection"), paused ? PAUSED : "The daemon answers.");
-    setText(find("updated"), `Updated ${answeredAt.toLocaleTimeString()}.`);
-    document.body.classList.remove("stale");
-    draw();
-    explainLinked();
+    const texts = await Promise.all(names.map(async (name) => (await ask(`/api/v1/${name}`)).text()));
+    if (!paused) {
+      names.forEach((name, index) => take(name, texts[index]));
+      answered();
+    }
   } catch (error) {
     setText(find("connection"), "The daemon does not answer.");
     const last = answeredAt === null ? "" : ` What is shown is from ${answeredAt.toLocaleTimeString()}, and may be out of date.`;
     setText(find("updated"), `${error.message}.${last}`);
     document.body.classList.add("stale");
+    followAt = performance.now() + POLL_MS;
   }
   polling = false;
-  clearTimeout(timer);
-  if (!paused) {
-    timer = setTimeout(poll, POLL_MS);
-  }
 }
 
 // ---- numbers
@@ -684,7 +755,7 @@ function explanation(view) {
 // ---- all of it
 
 function draw() {
-  if (state === null || topology === null) {
+  if (state === null || topology === null || config === null) {
     return;
   }
   updateNotices();
@@ -746,11 +817,10 @@ find("pause").addEventListener("click", () => {
   paused = !paused;
   find("pause").setAttribute("aria-pressed", String(paused));
   if (paused) {
-    clearTimeout(timer);
     setText(find("connection"), PAUSED);
-  } else {
-    poll();
   }
+  keepUp();
 });
-document.addEventListener("visibilitychange", poll);
-poll();
+document.addEventListener("visibilitychange", keepUp);
+setInterval(keepUp, POLL_MS);
+keepUp();

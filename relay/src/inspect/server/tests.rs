@@ -1,9 +1,9 @@
 use super::*;
 use crate::inspect::{
-    top::TopContainer,
+    top::{TopContainer, TopView},
     view::{
-        AppliedConfigView, ContainerView, DecisionView, MeasuredView, OptionView, PoolView,
-        PushedView, RefusedConfigView, RefusedView,
+        AppliedConfigView, ConfigView, ContainerView, DecisionView, ExplainView, MeasuredView,
+        OptionView, PoolView, PushedView, RefusedConfigView, RefusedView, StateView, TopologyView,
     },
 };
 use axum::{

@@ -4,6 +4,7 @@
 //! The status page draws them, there and beside the metrics.
 
 pub mod client;
+pub mod history;
 mod page;
 pub mod server;
 pub mod top;

@@ -280,6 +280,26 @@ async fn the_page_shows_real_containers_and_explains_one_that_its_address_names(
         .unwrap();
     browser.shows(&[">default/web-2/later<"]).await;
     assert_eq!(browser.polls(), 0);
+
+    // A sample is taken every 10 s; in the first the container is new.
+    let sampled = eventually(SOON, async || {
+        browser.evaluate("moments.length > 1") == true
+    })
+    .await;
+    assert!(sampled);
+    let slide = "document.getElementById('past').value = moments.length - 1; \
+                 document.getElementById('past').dispatchEvent(new Event('input'))";
+    browser.evaluate(slide);
+    browser
+        .shows(&["as it was at ", ">default/web-1/web<", "% in use"])
+        .await;
+    let used = "past.containers.find((container) => container.container === 'web').used_mcpu";
+    assert!(browser.evaluate(used).as_u64().unwrap() > 0);
+    browser.evaluate("scrollTo(0, 0)");
+    browser.picture("past");
+    browser.evaluate("document.getElementById('now').click()");
+    browser.shows(&[">now</output>"]).await;
+
     browser.evaluate("document.getElementById('pause').click()");
     browser.shows(&["Paused"]).await;
     assert_eq!(browser.evaluate("stream === null"), true);

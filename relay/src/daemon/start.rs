@@ -26,7 +26,10 @@ use crate::{
     control::ConfigStatus,
     cri::{Relay, ServerOptions, Upstreams, listen, observe::Observer},
     dump::Dumper,
-    inspect::server::{self, AllowedHosts, Views, serve_views},
+    inspect::{
+        history,
+        server::{self, AllowedHosts, Views, serve_views},
+    },
     intercept::OwnContainer,
     log,
     metrics::{
@@ -41,7 +44,11 @@ use prometheus_client::metrics::counter::Counter;
 use resmgr_io::socket::bind_private;
 use resmgr_topology::Topology;
 use sd_notify::NotifyState;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -153,13 +160,19 @@ async fn serve(
         });
     }
     let (config_status, pushed) = watch::channel(ConfigStatus::at_start(start.pushed.clone()));
-    let answers: Arc<dyn Views> = Arc::new(LiveViews {
+    let answers = Arc::new(LiveViews {
         manager: manager.cloned(),
         topology: Arc::clone(&topology),
         measure: Arc::clone(&measure),
         options: config::print::changed(raw),
         pushed,
+        history: Mutex::default(),
     });
+    if config.telemetry.ebpf {
+        let (views, stop) = (Arc::clone(&answers), stop.clone());
+        tasks.spawn("history", keep_history(views, stop));
+    }
+    let answers: Arc<dyn Views> = answers;
     let hosts = allowed_hosts(&config);
     let (cut_scrapes, cut_views) = (Counter::default(), Counter::default());
     if let Some(address) = config.telemetry.metrics {
@@ -290,6 +303,19 @@ fn raise_descriptor_limit() {
         .and_then(|(_soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::warn!(target: "resource-manager", "cannot raise the limit of open files: {error}");
+    }
+}
+
+/// Keeps what the status page shows of the last hour.
+async fn keep_history(views: Arc<LiveViews>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(history::INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _tick = ticks.tick() => {}
+        }
+        let views = Arc::clone(&views);
+        tokio::task::spawn_blocking(move || views.observe()).await?;
     }
 }
 

@@ -5,6 +5,7 @@ use crate::{
     config::print::ChangedOption,
     control::{ConfigStatus, beginning},
     inspect::{
+        history::{History, HistoryView, PastView},
         server::Views,
         top::TopView,
         view::{
@@ -17,7 +18,11 @@ use crate::{
 };
 use resmgr_policy::{ContainerId, Reason, Request};
 use resmgr_topology::{CpuSet, Topology};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
 use tokio::sync::watch;
 
 /// Answers from the manager's last snapshot; without a manager there is nothing placed to show.
@@ -33,6 +38,22 @@ pub struct LiveViews {
     pub options: Vec<ChangedOption>,
     /// What became of what was pushed.
     pub pushed: watch::Receiver<ConfigStatus>,
+    /// What was, as [`LiveViews::observe`] was called.
+    pub history: Mutex<History>,
+}
+
+impl LiveViews {
+    /// Keeps what is placed and measured now.
+    pub fn observe(&self) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH);
+        let at_unix_s = at.unwrap_or_default().as_secs();
+        let (state, sample) = (self.state(), self.measure.sample());
+        self.lock_history().observe(at_unix_s, state, sample);
+    }
+
+    fn lock_history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn container(
@@ -211,6 +232,14 @@ impl Views for LiveViews {
                 ..StateView::default()
             },
         }
+    }
+
+    fn history(&self) -> HistoryView {
+        self.lock_history().view()
+    }
+
+    fn past(&self, at_unix_s: u64) -> Option<PastView> {
+        self.lock_history().at(at_unix_s)
     }
 
     fn config(&self) -> ConfigView {

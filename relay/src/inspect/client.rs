@@ -91,6 +91,7 @@ pub async fn fetch<T: serde::de::DeserializeOwned>(
 mod tests {
     use super::*;
     use crate::inspect::{
+        history::{HistoryView, PastView},
         server::{AllowedHosts, Views, serve_views},
         top::TopView,
         view::{ConfigView, ExplainView, StateView, TopologyView},
@@ -114,6 +115,12 @@ mod tests {
             Err(format!("no container {container}"))
         }
         fn top(&self) -> Option<TopView> {
+            None
+        }
+        fn history(&self) -> HistoryView {
+            HistoryView::default()
+        }
+        fn past(&self, _at_unix_s: u64) -> Option<PastView> {
             None
         }
         fn config(&self) -> ConfigView {

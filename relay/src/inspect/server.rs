@@ -38,7 +38,7 @@ pub async fn serve_views(
     server.serve(listener, stop).await;
 }
 
-/// The status page at `/`, and what it and programs read: `/api/v1/{state,top,config,topology,events,explain/CONTAINER}`.
+/// The status page at `/`, and what it and programs read: `/api/v1/{state,top,config,topology,events,history,explain/CONTAINER}`.
 /// docs/status.md describes them. They are served under addresses and the names of `hosts`.
 pub fn router(views: Arc<dyn Views>, hosts: AllowedHosts) -> Router {
     guarded(page(views), hosts)
@@ -55,10 +55,20 @@ fn page(views: Arc<dyn Views>) -> Router {
             get(async |State(views): State<Arc<dyn Views>>| Json(views.topology())),
         )
         .with_state(Arc::clone(&views));
+    let history = Router::new()
+        .route(
+            "/history",
+            get(async |State(views): State<Arc<dyn Views>>| Json(views.history())),
+        )
+        .route("/history/{at_unix_s}", get(past))
+        .with_state(Arc::clone(&views));
     let events = Router::new()
         .route("/events", get(events::listen))
         .with_state(Events::new(Arc::clone(&views)));
-    page::files().nest("/api/v1", json(views).merge(more).merge(events))
+    page::files().nest(
+        "/api/v1",
+        json(views).merge(more).merge(history).merge(events),
+    )
 }
 
 /// Keeps what is served from pages of other origins.
@@ -81,6 +91,13 @@ fn json(views: Arc<dyn Views>) -> Router {
         )
         .route("/explain/{*container}", get(explain))
         .with_state(views)
+}
+
+async fn past(State(views): State<Arc<dyn Views>>, Path(at_unix_s): Path<u64>) -> Response {
+    match views.past(at_unix_s) {
+        Some(past) => Json(past).into_response(),
+        None => (StatusCode::NOT_FOUND, "there is no sample of this moment\n").into_response(),
+    }
 }
 
 async fn explain(State(views): State<Arc<dyn Views>>, Path(container): Path<String>) -> Response {

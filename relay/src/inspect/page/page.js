@@ -9,6 +9,8 @@ const FOLLOW_AGAIN_MS = 30000;
 // The topology changes with hot-plug and with the configuration (reserved CPUs), both seldom.
 const TOPOLOGY_MS = 10000;
 const ANSWER_LIMIT_MS = 10000;
+// The daemon takes a sample of the last hour every 10 s.
+const HISTORY_MS = 10000;
 const MAX_ROWS = 200;
 const MAX_NAMES = 20;
 // From this number of CPUs on their boxes are smaller.
@@ -24,8 +26,15 @@ const find = (id) => document.getElementById(id);
 let topology = null;
 let topologyText = "";
 let topologyAt = -Infinity;
-let state = null;
 let measured = null;
+// As of now.
+let newest = { state: null, rates: null };
+// Moments of the last hour, seconds since 1970; the sample that is shown, null for now.
+let moments = [];
+let momentsAt = -Infinity;
+let past = null;
+// What is shown: as of now, or of the sample.
+let state = null;
 let config = null;
 let explainedLink = "";
 let rates = null;
@@ -104,13 +113,12 @@ function take(name, text) {
   }
   const view = JSON.parse(text);
   if (name === "top") {
-    rates = ratesBetween(measured, view);
+    newest.rates = ratesBetween(measured, view);
     measured = view;
   } else if (name === "config") {
     config = view;
   } else {
-    state = view;
-    placed = placementByCpu(state.containers);
+    newest.state = view;
   }
 }
 
@@ -126,6 +134,10 @@ function answered() {
     draw();
     explainLinked();
   }, 0);
+  if (performance.now() - momentsAt >= HISTORY_MS) {
+    momentsAt = performance.now();
+    askMoments();
+  }
 }
 
 /** Listens to the daemon, which tells what has changed. */
@@ -200,6 +212,84 @@ async function poll() {
   polling = false;
 }
 
+// ---- the last hour
+
+async function askMoments() {
+  try {
+    moments = (await (await ask("/api/v1/history")).json()).samples;
+  } catch {
+    return; // That the daemon does not answer is seen where its state is asked for.
+  }
+  find("moment").hidden = moments.length === 0;
+  const slider = find("past");
+  // The moment that is shown keeps its place: one that was forgotten meanwhile is the oldest.
+  const at = past === null ? moments.length : Math.max(0, moments.indexOf(past.at_unix_s));
+  slider.max = String(moments.length);
+  slider.value = String(at);
+  noteMoment();
+}
+
+async function chooseMoment() {
+  const at = moments[Number(find("past").value)];
+  if (at === undefined) {
+    past = null;
+  } else {
+    try {
+      const sample = await (await ask(`/api/v1/history/${at}`)).json();
+      if (moments[Number(find("past").value)] !== at) {
+        return; // The slider has moved on.
+      }
+      sample.containers.sort((a, b) => (nameOf(a) < nameOf(b) ? -1 : 1));
+      past = sample;
+    } catch (error) {
+      setText(find("past-note"), `No sample of ${clockOf(at)}: ${error.message}`);
+      return;
+    }
+  }
+  noteMoment();
+  draw();
+}
+
+const clockOf = (seconds) => new Date(seconds * 1000).toLocaleTimeString();
+
+function noteMoment() {
+  let text = "now";
+  if (past !== null) {
+    const rest = past.left_out > 0 ? `; ${counted(past.left_out, "container")} that ran and waited less not kept` : "";
+    text = `as it was at ${clockOf(past.at_unix_s)}${rest}`;
+  }
+  setText(find("past-note"), text);
+  find("past").setAttribute("aria-valuetext", text);
+  find("now").hidden = past === null;
+  document.body.classList.toggle("past", past !== null);
+}
+
+/** The rates of a sample, in the form of those between two answers. */
+function ratesOf(sample) {
+  const scaled = (values, unit) => new Map(Object.entries(values).map(([cpu, value]) => [Number(cpu), value / unit]));
+  const ofContainer = (container) => [container.id, { use: container.used_mcpu / 1000, wait: container.wait_us_per_s / 1000 }];
+  return {
+    use: scaled(sample.busy_milli, 1000),
+    wait: scaled(sample.wait_us_per_s, 1000),
+    ran: new Map(),
+    containers: new Map(sample.containers.map(ofContainer)),
+  };
+}
+
+/** Chooses what is shown. */
+function present() {
+  const before = state?.containers;
+  if (past === null) {
+    ({ state, rates } = newest);
+  } else {
+    state = { ...newest.state, containers: past.containers };
+    rates = ratesOf(past);
+  }
+  if (state !== null && state.containers !== before) {
+    placed = placementByCpu(state.containers);
+  }
+}
+
 // ---- numbers
 
 /** What happened between two answers of /api/v1/top, per second; null without two. */
@@ -209,7 +299,7 @@ function ratesBetween(before, after) {
   }
   if (after.at_ns <= before.at_ns) {
     // No new sample since the last answer; a clock that went back is another boot.
-    return after.at_ns === before.at_ns ? rates : null;
+    return after.at_ns === before.at_ns ? newest.rates : null;
   }
   const over = after.at_ns - before.at_ns;
   const less = (now, then) => Math.max(0, now - (then ?? 0));
@@ -545,7 +635,7 @@ function updateFacts() {
     ["Offline", topology.offline],
     ["Reserved", topology.reserved],
     ["Isolated", topology.isolated],
-    ["Containers", state.containers.length.toLocaleString("en")],
+    ["Containers", newest.state.containers.length.toLocaleString("en")],
     ["Telemetry", measured === null ? "off" : measured.quality],
     ["Topology from", topology.origin],
   ].filter(([_name, value]) => value !== "");
@@ -614,7 +704,8 @@ function updateConfig() {
 /** Containers of the placement, and those that are measured only (policy null). */
 function allContainers() {
   const known = new Set(state.containers.map((container) => container.id));
-  const unknown = (measured?.containers ?? []).filter((container) => !known.has(container.id));
+  const measuredNow = past === null ? (measured?.containers ?? []) : [];
+  const unknown = measuredNow.filter((container) => !known.has(container.id));
   return [...state.containers, ...unknown];
 }
 
@@ -663,10 +754,10 @@ function newRow(container) {
 
 function updateRow(row, container) {
   const rate = rates?.containers.get(container.id);
-  const number = (member, digits) => (rate === undefined ? "–" : decimal(rate[member], digits));
+  const number = (member, digits) => (rate?.[member] === undefined ? "–" : decimal(rate[member], digits));
   const unplaced = container.unplaced === undefined ? container.cpus || "–" : `unplaced: ${container.unplaced}`;
   const texts = [
-    container.qos ?? "–",
+    container.qos || "–",
     container.request_mcpu === undefined ? "–" : `${container.request_mcpu}m`,
     unplaced,
     container.exclusive || "–",
@@ -706,7 +797,7 @@ async function explain(container) {
 
 /** Explains the container that the address of the page names behind #, once. */
 function explainLinked() {
-  if (location.hash === "" || location.hash === explainedLink) {
+  if (newest.state === null || location.hash === "" || location.hash === explainedLink) {
     return;
   }
   let link = location.hash.slice(1);
@@ -715,7 +806,7 @@ function explainLinked() {
   } catch {
     // No percent-encoding: it is taken as it stands.
   }
-  const container = state.containers.find((known) => known.id === link || nameOf(known) === link);
+  const container = newest.state.containers.find((known) => known.id === link || nameOf(known) === link);
   if (container !== undefined) {
     explainedLink = location.hash;
     explain(container);
@@ -755,6 +846,7 @@ function explanation(view) {
 // ---- all of it
 
 function draw() {
+  present();
   if (state === null || topology === null || config === null) {
     return;
   }
@@ -812,6 +904,12 @@ for (const input of document.querySelectorAll("input[name=heat]")) {
   input.addEventListener("change", draw);
 }
 find("filter").addEventListener("input", draw);
+find("past").addEventListener("input", chooseMoment);
+find("now").addEventListener("click", () => {
+  find("past").value = find("past").max;
+  chooseMoment();
+  find("past").focus();
+});
 find("order").addEventListener("change", draw);
 find("pause").addEventListener("click", () => {
   paused = !paused;

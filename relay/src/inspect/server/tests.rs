@@ -1,5 +1,6 @@
 use super::*;
 use crate::inspect::{
+    history::{HistoryView, PastContainerView, PastView},
     top::{TopContainer, TopView},
     view::{
         AppliedConfigView, ConfigView, ContainerView, DecisionView, ExplainView, MeasuredView,
@@ -81,6 +82,25 @@ impl Views for Pinned {
         })
     }
 
+    fn history(&self) -> HistoryView {
+        HistoryView {
+            interval_s: 10,
+            samples: vec![1_767_225_600],
+        }
+    }
+
+    fn past(&self, at_unix_s: u64) -> Option<PastView> {
+        let past = PastView {
+            at_unix_s,
+            containers: vec![PastContainerView {
+                container: Arc::new(container()),
+                ..PastContainerView::default()
+            }],
+            ..PastView::default()
+        };
+        self.history().samples.contains(&at_unix_s).then_some(past)
+    }
+
     fn config(&self) -> ConfigView {
         ConfigView {
             policy: "static".into(),
@@ -114,6 +134,14 @@ impl Views for Null {
     }
 
     fn top(&self) -> Option<TopView> {
+        None
+    }
+
+    fn history(&self) -> HistoryView {
+        HistoryView::default()
+    }
+
+    fn past(&self, _at_unix_s: u64) -> Option<PastView> {
         None
     }
 
@@ -166,6 +194,13 @@ async fn every_answer_has_its_type_and_the_headers_that_guard_it() {
         ("/api/v1/top", 200, "application/json"),
         ("/api/v1/config", 200, "application/json"),
         ("/api/v1/topology", 200, "application/json"),
+        ("/api/v1/history", 200, "application/json"),
+        ("/api/v1/history/1767225600", 200, "application/json"),
+        (
+            "/api/v1/history/1767225601",
+            404,
+            "text/plain; charset=utf-8",
+        ),
         ("/api/v1/explain/default/db-0/db", 200, "application/json"),
         ("/api/v1/explain/db", 404, "text/plain; charset=utf-8"),
     ] {
@@ -229,6 +264,8 @@ async fn the_members_are_those_that_are_documented() {
     let config = json_of(Pinned, "/api/v1/config").await;
     let topology = json_of(Pinned, "/api/v1/topology").await;
     assert_eq!(config["pushed"], state["pushed"]);
+    let history = json_of(Pinned, "/api/v1/history").await;
+    let past = json_of(Pinned, "/api/v1/history/1767225600").await;
     assert_eq!(members(&state["containers"][0]), container);
     assert_eq!(members(&explain["container"]), container);
     assert_eq!(topology["offline"], "7");
@@ -239,6 +276,9 @@ async fn the_members_are_those_that_are_documented() {
         &state,
         &state["pools"][0],
         &state["containers"][0],
+        &history,
+        &past,
+        &past["containers"][0],
         &config,
         &config["options"][0],
         &config["pushed"],

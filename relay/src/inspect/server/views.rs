@@ -1,6 +1,7 @@
 //! What the server asks of the daemon.
 
 use crate::inspect::{
+    history::{HistoryView, PastView},
     top::TopView,
     view::{ConfigView, ExplainView, StateView, TopologyView},
 };
@@ -22,6 +23,12 @@ pub trait Views: fmt::Debug + Send + Sync + 'static {
     ///
     /// `None` when nothing is measured.
     fn top(&self) -> Option<TopView>;
+
+    /// Which moments of the last hour there are samples of.
+    fn history(&self) -> HistoryView;
+
+    /// The machine as it was at one of these moments.
+    fn past(&self, at_unix_s: u64) -> Option<PastView>;
 
     /// The configuration in force.
     fn config(&self) -> ConfigView;

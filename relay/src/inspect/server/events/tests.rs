@@ -1,5 +1,6 @@
 use super::*;
 use crate::inspect::{
+    history::{HistoryView, PastView},
     server::{AllowedHosts, router},
     top::TopView,
     view::{ConfigView, ExplainView, StateView, TopologyView},
@@ -31,6 +32,14 @@ impl Views for Changing {
     }
 
     fn top(&self) -> Option<TopView> {
+        None
+    }
+
+    fn history(&self) -> HistoryView {
+        HistoryView::default()
+    }
+
+    fn past(&self, _at_unix_s: u64) -> Option<PastView> {
         None
     }
 

@@ -398,7 +398,7 @@ function drawMap() {
   const nodes = new Map(topology.nodes.map((node) => [node.id, node]));
   const hybrid = topology.cpus.some((cpu) => cpu.kind === "efficiency");
   const sets = Object.fromEntries(
-    ["online", "isolated", "reserved"].map((name) => [name, new Set(parseCpus(topology[name]))]),
+    ["online", "withheld", "isolated", "reserved"].map((name) => [name, new Set(parseCpus(topology[name] ?? ""))]),
   );
   cells = new Map();
   const levels = [
@@ -443,10 +443,11 @@ function drawMap() {
 function cell(cpu, sets) {
   const mark = make("i", {});
   const element = make("button", { type: "button", tabindex: "-1", "data-cpu": String(cpu.id) }, make("b", {}, String(cpu.id)), mark);
-  const offline = !sets.online.has(cpu.id);
+  const withheld = sets.withheld.has(cpu.id);
+  const offline = !withheld && !sets.online.has(cpu.id);
   const isolated = sets.isolated.has(cpu.id);
   const reserved = sets.reserved.has(cpu.id);
-  cells.set(cpu.id, { cpu, element, mark, offline, isolated, reserved, classes: "", level: "", label: "" });
+  cells.set(cpu.id, { cpu, element, mark, offline, withheld, isolated, reserved, classes: "", level: "", label: "" });
   return element;
 }
 
@@ -482,6 +483,7 @@ function updateMap() {
       }
     };
     note(box.offline, "offline", "off", "offline");
+    note(box.withheld, "withheld", "w", "withheld by the cgroup of all pods");
     note(owners.length > 0, "exclusive", "e", `exclusive to ${owners.map(nameOf).join(" and ")}`);
     note(box.reserved, "reserved", "r", "reserved");
     note(box.isolated, "isolated", "i", "isolated");
@@ -540,11 +542,8 @@ function showCpu(id) {
   if (topology.cpus.some((known) => known.kind === "efficiency")) {
     facts.push(cpu.kind === "efficiency" ? "E-core" : "P-core");
   }
-  for (const [condition, fact] of [[box.offline, "offline"], [box.reserved, "reserved"], [box.isolated, "isolated"]]) {
-    if (condition) {
-      facts.push(fact);
-    }
-  }
+  const conditions = ["offline", "withheld", "reserved", "isolated"];
+  facts.push(...conditions.filter((condition) => box[condition]));
   for (const heat of rates === null ? [] : ["use", "wait"]) {
     const fill = fillOf(id, heat);
     if (fill !== null) {
@@ -633,6 +632,7 @@ function updateFacts() {
     ["Policy", state.policy],
     ["Online CPUs", state.online],
     ["Offline", topology.offline],
+    ["Withheld", topology.withheld ?? ""],
     ["Reserved", topology.reserved],
     ["Isolated", topology.isolated],
     ["Containers", newest.state.containers.length.toLocaleString("en")],

@@ -46,7 +46,11 @@ impl Intervals {
         let ended = containers.iter().filter_map(|id| {
             let now = Reading::of(measured(id)?, snapshot.at_ns);
             let before = self.asked.insert(id.clone(), now.clone());
-            Some(interval(id, before.as_ref(), &now))
+            // Asked for twice between two samples there is nothing new.
+            let is_new = before
+                .as_ref()
+                .is_none_or(|before| before.at_ns < now.at_ns);
+            is_new.then(|| interval(id, before.as_ref(), &now))
         });
         let ended = ended.collect();
         if self.asked.len() > 4 * snapshot.containers.len() + 64 {
@@ -149,11 +153,13 @@ mod tests {
         assert_eq!(second[1]["migrations"]["package"], 4);
         assert_eq!(second[1]["wait_p99_ns"], 8192);
         let third = intervals.next(&snapshot(150, 70), &ids(&["a"]));
+        assert!(third.is_empty(), "nothing new: {third:?}");
+        let fourth = intervals.next(&snapshot(160, 70), &ids(&["a"]));
         assert_eq!(
-            (&third[0]["run_ns"], &third[0]["interval_ns"]),
-            (&json!(0), &json!(0))
+            (&fourth[0]["run_ns"], &fourth[0]["interval_ns"]),
+            (&json!(0), &json!(10))
         );
-        assert_eq!(third[0]["wait_p99_ns"], 0);
+        assert_eq!(fourth[0]["wait_p99_ns"], 0);
     }
 
     #[test]

@@ -351,7 +351,7 @@ async fn the_page_of_a_machine_of_512_cpus_draws_each_of_them() {
     browser.picture("512");
 
     push(relay.folder().join("config.sock"), "Activ: none").await;
-    let document = browser.shows(&["A pushed configuration was refused"]).await;
+    let document = browser.shows(&["A configuration was refused"]).await;
     assert!(document.contains("did you mean"), "{document}");
     browser.picture("refused");
     assert_eq!(browser.polls(), 0);

@@ -600,7 +600,7 @@ function updateNotices() {
   const texts = [];
   const refused = config.pushed.refused;
   if (refused?.outstanding) {
-    texts.push(`A pushed configuration was refused (${refused.source}, ${timeOf(refused.at)}):\n${refused.why}`);
+    texts.push(`A configuration was refused (${refused.source}, ${timeOf(refused.at)}):\n${refused.why}`);
   }
   if (state.policy === "null") {
     texts.push("The policy is null: cri-resmgr passes every call through and places no container.");

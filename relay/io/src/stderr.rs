@@ -267,6 +267,12 @@ mod tests {
     #[test]
     fn lines_of_a_pipe_that_is_not_read_are_dropped_counted_and_told_of_when_it_is() {
         let (mut reader, queue) = queue();
+        // The thread takes more than a pipe holds, and is stuck with it from then on.
+        let first = "y".repeat(256 << 10) + "\n";
+        queue.push(first.as_bytes());
+        while !queue.0.lock().waiting.is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let line = "x".repeat(99) + "\n";
         let lines = 4 * MAX_BYTES / line.len();
         for _ in 0..lines {

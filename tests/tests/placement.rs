@@ -137,8 +137,11 @@ async fn cpus_that_the_cgroup_of_all_pods_lacks_are_given_to_no_container() {
 
     kernel::give_pods(&parent, &online).unwrap();
     node.settles(&id, &all).await;
-    let state = node.relay.ask(&["state"]).unwrap();
-    assert!(!state.contains("withheld"), "{state}");
+    let given_back = eventually(Duration::from_secs(20), async || {
+        !node.relay.ask(&["state"]).unwrap().contains("withheld")
+    })
+    .await;
+    assert!(given_back, "{}", node.relay.log());
 }
 
 /// The invariants that hold on any machine: an exclusive CPU is one, nobody else is on it, and it

@@ -106,6 +106,12 @@ async fn cpus_that_the_cgroup_of_all_pods_lacks_are_given_to_no_container() {
     if all.len() < 2 {
         return skip::skip(what, "needs two CPUs");
     }
+    withheld_cpus_are_given_to_no_container(&online).await;
+}
+
+/// An operator gives the cgroup of all pods the last CPU alone, and then all of `online`.
+async fn withheld_cpus_are_given_to_no_container(online: &str) {
+    let all = cpus(online);
     let last = *all.last().unwrap();
     let arguments = ["--policy", "static", "--reserved-resources", "cpu=1000m"];
     let mut node = Node::start(&arguments).await;
@@ -135,7 +141,7 @@ async fn cpus_that_the_cgroup_of_all_pods_lacks_are_given_to_no_container() {
     let advice = format!("--available-resources cpu={parent}/kubepods");
     assert!(node.relay.log().contains(&advice), "{}", node.relay.log());
 
-    kernel::give_pods(&parent, &online).unwrap();
+    kernel::give_pods(&parent, online).unwrap();
     node.settles(&id, &all).await;
     let given_back = eventually(Duration::from_secs(20), async || {
         !node.relay.ask(&["state"]).unwrap().contains("withheld")
@@ -263,6 +269,8 @@ fn in_the_guest_static_gives_whole_cores_of_one_node() {
                 .filter(|cpu| !two.contains(cpu) && !four.contains(cpu))
                 .collect();
             node.settles(&shared, &rest).await;
+            drop(node);
+            withheld_cpus_are_given_to_no_container("0-15").await;
         });
     }
 }

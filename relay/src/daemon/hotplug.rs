@@ -2,7 +2,7 @@
 
 use crate::{
     discover::hotplug::Hotplug,
-    enforce::{Hierarchy, PodsCgroups, WithheldCpus},
+    enforce::{Cgroups, Hierarchy, PodsCgroups, WithheldCpus},
     manager::ManagerHandle,
 };
 use resmgr_topology::{CpuSet, Topology};
@@ -58,6 +58,7 @@ impl UsableCpus {
     pub(super) async fn follow(
         mut self,
         manager: ManagerHandle,
+        cgroups: Arc<Cgroups>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         loop {
@@ -68,9 +69,9 @@ impl UsableCpus {
             for container in manager.snapshot().containers.iter() {
                 self.pods.learn(&container.record.cgroup_parent);
             }
-            if self.look().await
-                && let Err(problem) = manager.set_topology(Arc::new(self.topology())).await
-            {
+            let changed = self.look().await;
+            cgroups.set_came_back(self.came_back);
+            if changed && let Err(problem) = manager.set_topology(Arc::new(self.topology())).await {
                 tracing::error!(target: "policy", "the usable CPUs changed: {problem}");
             }
         }

@@ -67,7 +67,7 @@ pub fn start(
     if let Some(usable) = usable {
         tasks.spawn(
             "hotplug",
-            usable.follow(handle.clone(), tasks.stop().clone()),
+            usable.follow(handle.clone(), Arc::clone(&cgroups), tasks.stop().clone()),
         );
     }
     metrics.register(|registry| {

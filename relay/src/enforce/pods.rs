@@ -7,6 +7,11 @@ use std::{collections::BTreeSet, fs, io};
 /// The cgroup of all pods, by the driver of the kubelet.
 const NAMES: [&str; 2] = ["kubepods", "kubepods.slice"];
 
+/// Whether a cgroup of this name holds all pods.
+pub(super) fn holds_all_pods(name: &str) -> bool {
+    NAMES.contains(&name)
+}
+
 /// Where the kubelet keeps its pods.
 #[derive(Debug)]
 pub struct PodsCgroups {
@@ -36,7 +41,7 @@ impl PodsCgroups {
         let mut end = 0;
         for name in cgroup_parent.split('/') {
             end += name.len();
-            if NAMES.contains(&name) {
+            if holds_all_pods(name) {
                 let path = cgroup_parent.get(..end).unwrap_or_default();
                 if !self.paths.contains(path) {
                     self.paths.insert(path.to_owned());

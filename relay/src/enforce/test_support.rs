@@ -123,6 +123,11 @@ impl KernelCpuset {
         }
     }
 
+    /// The cgroup that all others are in.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// A container's cgroup in `pod`, on all CPUs.
     pub(crate) fn container<'a>(&self, id: &'a str) -> Place<'a> {
         let pod = self.root.join("pod");

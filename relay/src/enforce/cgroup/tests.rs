@@ -140,6 +140,28 @@ fn a_pod_that_lost_a_cpu_gets_it_back_for_its_container() {
 }
 
 #[test]
+fn the_cgroup_of_all_pods_gets_only_cpus_back_that_were_offline() {
+    let Some(kernel) = KernelCpuset::new("withheld") else {
+        return;
+    };
+    let pods = kernel.nested(kernel.root(), "kubepods");
+    kernel.nested(&pods, "c1");
+    let place = Place {
+        id: "c1",
+        parent: "kubepods",
+    };
+    kernel.cgroups.write(&place, &pinned("0")).unwrap();
+    fs::write(pods.join("cpuset.cpus"), "0").unwrap();
+    let refused = kernel.cgroups.write(&place, &pinned("1")).unwrap_err();
+    assert!(matches!(refused, EnforceError::Write { .. }), "{refused}");
+    let has = || kernel.cgroups.read_cpus(&pods.join("cpuset.cpus")).unwrap();
+    assert_eq!(has(), cpus("0"), "what an operator took stays away");
+    kernel.cgroups.set_came_back(cpus("1"));
+    kernel.cgroups.write(&place, &pinned("1")).unwrap();
+    assert_eq!(has(), cpus("0-1"));
+}
+
+#[test]
 fn a_cpu_that_does_not_exist_is_refused_with_path_and_value() {
     let Some(kernel) = KernelCpuset::new("refuse") else {
         return;

@@ -120,7 +120,7 @@ async fn withheld_cpus_are_given_to_no_container(online: &str) {
     let pod = node.cri.run_pod("late", "besteffort", &[]).await.unwrap();
     // Pods elsewhere than in /kubepods are known by their first container: the kubelet tries again.
     let (mut id, mut attempts) = (String::new(), 0);
-    let created = eventually(Duration::from_secs(20), async || {
+    let created = eventually(Duration::from_secs(60), async || {
         attempts += 1;
         let late = Container::sleeping(&format!("late-{attempts}"));
         match node.cri.run(&pod, &late).await {

@@ -22,8 +22,8 @@ pub mod value;
 
 pub use document::{Document, overlay};
 pub use effective::{
-    Config, DumpConfig, DumpFormat, EnforceConfig, PolicyConfig, PoolsSource, RelayConfig,
-    ResourcesFile, TelemetryConfig,
+    Config, DumpConfig, DumpFormat, EnforceConfig, FenceMode, PolicyConfig, PoolsSource,
+    RelayConfig, ResourcesFile, TelemetryConfig,
 };
 pub use fail_policy::{FailPolicies, OnFailure};
 pub use origin::Origin;

@@ -10,6 +10,7 @@ mod error;
 mod exclusivity;
 #[cfg(all(feature = "faults", debug_assertions))]
 mod faults;
+mod fence;
 mod hotplug;
 mod intervals;
 pub mod last_good;

@@ -7,11 +7,12 @@
 //!                                 each Step knows its undo
 //! ```
 //!
-//! It must never touch a cgroup other than those of containers it was told of, their children, and
-//! (only to add CPUs a container needs) their ancestors.
+//! It must never touch a cgroup other than those of containers it was told of, their children, (only to add CPUs a
+//! container needs) their ancestors, and those that [`fence`] keeps off exclusive CPUs.
 
 pub mod cgroup;
 pub mod error;
+pub mod fence;
 pub mod files;
 pub mod locate;
 pub mod mount;
@@ -24,6 +25,7 @@ pub mod writers;
 
 pub use cgroup::{Actual, CgroupResources, Cgroups, Found};
 pub use error::EnforceError;
+pub use fence::{FenceEvent, FenceJournal, HostFence, pods_cgroups};
 pub use files::{CgroupFiles, MountedFiles};
 pub use locate::Place;
 pub use mount::Hierarchy;

@@ -97,6 +97,18 @@ pub enum ResourcesFile {
     Always,
 }
 
+/// Whether services of the host are kept off exclusive CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FenceMode {
+    /// They run where they are let.
+    #[default]
+    Off,
+    /// What would be done is logged and counted.
+    Shadow,
+    /// Their cgroups are confined.
+    On,
+}
+
 /// How decisions reach the kernel, and where they are remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnforceConfig {
@@ -112,6 +124,8 @@ pub struct EnforceConfig {
     pub restore_on_stop: bool,
     /// Which containers are shown where they run.
     pub resources_file: ResourcesFile,
+    /// Whether services of the host are kept off exclusive CPUs.
+    pub fence_host: FenceMode,
 }
 
 /// What is measured, and where it can be seen.

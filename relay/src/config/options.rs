@@ -4,7 +4,7 @@
 //! the manual page are all made from these structs, by way of clap's view of them, [`command()`].
 
 use super::{
-    DumpFormat, PolicyName, ResourcesFile,
+    DumpFormat, FenceMode, PolicyName, ResourcesFile,
     value::{FromText, RawValue, parsed_by},
 };
 use crate::{log, values};
@@ -187,6 +187,11 @@ pub struct EnforceOptions {
     /// resources-file.cri-resource-manager.intel.com/pod: "true" (or /container.NAME).
     #[arg(long, value_name = "never|asked|always", default_value = "asked")]
     pub container_resources_file: RawValue<ResourcesFile>,
+    /// Keep services of the host off exclusive CPUs: slices and scopes at the top of the cgroup hierarchy that hold no pods
+    /// (`system.slice`, `user.slice`) get the CPUs that no container holds exclusively, the reserved ones always; `shadow` only
+    /// reports what it would do. `restore` undoes it, and so does a start without it.
+    #[arg(long, value_name = "off|shadow|on", default_value = "off")]
+    pub fence_host: RawValue<FenceMode>,
     /// Forget stored placements at start and place every running container anew.
     #[arg(long, default_value = "false")]
     pub reset_policy: RawValue<bool>,
@@ -398,6 +403,16 @@ impl FromText for PolicyName {
 }
 
 impl FromText for RebalanceMode {
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![
+            ("off", Self::Off),
+            ("shadow", Self::Shadow),
+            ("on", Self::On),
+        ]
+    }
+}
+
+impl FromText for FenceMode {
     fn words() -> Vec<(&'static str, Self)> {
         vec![
             ("off", Self::Off),

@@ -257,6 +257,7 @@ impl Validator<'_> {
             reconcile_interval: self.get(&options.reconcile_interval),
             restore_on_stop: self.get(&options.restore_on_stop),
             resources_file: self.get(&options.container_resources_file),
+            fence_host: self.get(&options.fence_host),
         }
     }
 

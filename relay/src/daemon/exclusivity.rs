@@ -70,7 +70,7 @@ impl ExclusivityWatch {
                 IntrusionEvent::Lasts(intrusion) => tracing::warn!(
                     target: "telemetry",
                     "the exclusive CPUs of {container} are not its alone: {}. Keep services of the host away \
-                     (CPUAffinity= of systemd), or isolate the CPUs",
+                     (--fence-host on, or CPUAffinity= of systemd), or isolate the CPUs",
                     intrusion.described(&name)
                 ),
                 IntrusionEvent::Over => tracing::info!(

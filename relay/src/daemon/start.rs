@@ -9,6 +9,7 @@ use super::{
     commands,
     configure::{self, ConfigTargets},
     error::ExitError,
+    fence,
     last_good::{self, StartConfig},
     measure::Measure,
     moves,
@@ -147,6 +148,7 @@ async fn serve(
             moves::dump(manager, Arc::clone(&dumper), stop.clone()),
         );
     }
+    let fenced = fence::start(&config, placement.as_ref(), &tasks, &metrics);
     let manager = placement.as_ref().map(|placement| &placement.manager);
     let recorder = recording::start(&config, &topology, manager, &tasks)?;
     if config.telemetry.ebpf {
@@ -164,6 +166,7 @@ async fn serve(
         manager: manager.cloned(),
         topology: Arc::clone(&topology),
         measure: Arc::clone(&measure),
+        fenced,
         options: config::print::changed(raw),
         pushed,
         history: Mutex::default(),

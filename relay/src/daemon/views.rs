@@ -1,6 +1,6 @@
 //! The views of the running daemon: the answers to `state`, `explain`, `top` and `topology`.
 
-use super::measure::Measure;
+use super::{fence::FenceStatus, measure::Measure};
 use crate::{
     config::print::ChangedOption,
     control::{ConfigStatus, beginning},
@@ -10,8 +10,8 @@ use crate::{
         top::TopView,
         view::{
             AppliedConfigView, ConfigView, ContainerView, DecisionValues, DecisionView,
-            ExplainView, OptionView, PoolView, PushedView, RefusedConfigView, RefusedView,
-            StateView, TopologyView,
+            ExplainView, FencedView, OptionView, PoolView, PushedView, RefusedConfigView,
+            RefusedView, StateView, TopologyView,
         },
     },
     manager::{ContainerRef, FindError, ManagerHandle, RefusedCreation, RuntimeAnswer, Snapshot},
@@ -34,6 +34,8 @@ pub struct LiveViews {
     pub topology: Arc<Topology>,
     /// Knows what was measured.
     pub measure: Arc<Measure>,
+    /// What services of the host are kept off.
+    pub fenced: watch::Receiver<FenceStatus>,
     /// The options of the start.
     pub options: Vec<ChangedOption>,
     /// What became of what was pushed.
@@ -97,7 +99,7 @@ fn container_of(request: &Request) -> ContainerView {
     }
 }
 
-fn state(snapshot: &Snapshot, pushed: PushedView) -> StateView {
+fn state(snapshot: &Snapshot, pushed: PushedView, fenced: FenceStatus) -> StateView {
     let mut containers: Vec<_> = snapshot
         .containers
         .iter()
@@ -119,6 +121,11 @@ fn state(snapshot: &Snapshot, pushed: PushedView) -> StateView {
         pools: pools(snapshot),
         containers,
         pushed,
+        fenced: (fenced.cgroups > 0).then(|| FencedView {
+            cpus: fenced.cpus.to_string(),
+            cgroups: fenced.cgroups,
+            shadow: fenced.shadow,
+        }),
     }
 }
 
@@ -224,7 +231,7 @@ impl Views for LiveViews {
     fn state(&self) -> StateView {
         let pushed = pushed(&self.pushed.borrow());
         match &self.manager {
-            Some(manager) => state(&manager.snapshot(), pushed),
+            Some(manager) => state(&manager.snapshot(), pushed, *self.fenced.borrow()),
             None => StateView {
                 policy: "null".to_owned(),
                 online: self.topology.online.to_string(),

@@ -60,7 +60,7 @@ pub struct CgroupResources {
 #[derive(Debug)]
 pub struct Cgroups {
     hierarchy: Hierarchy,
-    files: Box<dyn CgroupFiles>,
+    pub(super) files: Box<dyn CgroupFiles>,
     found: Mutex<BTreeMap<String, Found>>,
     weights: Conversion,
     /// CPUs that were offline for a while.
@@ -337,7 +337,7 @@ impl Cgroups {
     }
 
     /// v1: hands the parent's file to `copy`. v2: empties the file, which means the same.
-    fn inherit(
+    pub(super) fn inherit(
         &self,
         directory: &Path,
         file: &str,
@@ -444,7 +444,7 @@ impl Cgroups {
     }
 
     /// Under cgroup v1 an offline CPU cannot be written: what is left of `wanted` is.
-    fn write_cpus(&self, directory: &Path, wanted: &CpuSet) -> Result<(), EnforceError> {
+    pub(super) fn write_cpus(&self, directory: &Path, wanted: &CpuSet) -> Result<(), EnforceError> {
         match self.write_exactly(directory, wanted) {
             Err(error @ EnforceError::Write { .. })
                 if !self.hierarchy.is_v2() && !error.is_absent() =>
@@ -646,7 +646,7 @@ impl Cgroups {
     }
 
     /// Tells an absent controller from an absent cgroup.
-    fn controller(&self, directory: &Path, error: EnforceError) -> EnforceError {
+    pub(super) fn controller(&self, directory: &Path, error: EnforceError) -> EnforceError {
         if self.hierarchy.is_v2()
             && error.is_absent()
             && self.files.is_directory(directory)
@@ -678,7 +678,7 @@ impl Cgroups {
         }
     }
 
-    fn read_cpus(&self, path: &Path) -> Result<CpuSet, EnforceError> {
+    pub(super) fn read_cpus(&self, path: &Path) -> Result<CpuSet, EnforceError> {
         let text = self.files.read(path).map_err(|source| EnforceError::Read {
             path: path.to_owned(),
             source,

@@ -64,7 +64,7 @@ fn names(id: &str) -> [String; 6] {
 }
 
 /// Paths, relative to the mount, that a cgroup parent may stand for.
-fn parents(parent: &str) -> Vec<PathBuf> {
+pub(super) fn parents(parent: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let plain = parent.trim_start_matches('/');
     if !plain.split('/').any(|part| part == "..") {

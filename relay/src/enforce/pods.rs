@@ -5,7 +5,7 @@ use resmgr_topology::CpuSet;
 use std::{collections::BTreeSet, fs, io};
 
 /// The cgroup of all pods, by the driver of the kubelet.
-const NAMES: [&str; 2] = ["kubepods", "kubepods.slice"];
+pub(super) const NAMES: [&str; 2] = ["kubepods", "kubepods.slice"];
 
 /// Whether a cgroup of this name holds all pods.
 pub(super) fn holds_all_pods(name: &str) -> bool {

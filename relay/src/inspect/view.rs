@@ -1,5 +1,9 @@
 //! The placement as people and scripts see it: one type, printed as a table or as JSON.
 
+mod fenced;
+
+pub use fenced::FencedView;
+
 use resmgr_policy::{Candidate, ContainerId, Observed, Reason};
 use resmgr_topology::{CpuSet, Topology};
 use serde::{Deserialize, Serialize};
@@ -78,6 +82,9 @@ pub struct StateView {
     /// What became of configurations that were pushed.
     #[serde(default)]
     pub pushed: PushedView,
+    /// What services of the host are kept off; `None` where no cgroup is confined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<FencedView>,
 }
 
 /// The configuration in force, and where each part of it comes from.
@@ -275,6 +282,9 @@ impl fmt::Display for StateView {
             write!(f, "; {} withheld by the cgroup of all pods", self.withheld)?;
         }
         writeln!(f)?;
+        if let Some(fenced) = &self.fenced {
+            writeln!(f, "{fenced}")?;
+        }
         write!(f, "{}", self.pushed)?;
         if !self.pools.is_empty() {
             let rows: Vec<_> = self
@@ -546,7 +556,7 @@ mod tests {
                 cpus: "2-3".into(),
                 ..ContainerView::default()
             }],
-            pushed: PushedView::default(),
+            ..StateView::default()
         };
         assert_eq!(
             state.to_string(),

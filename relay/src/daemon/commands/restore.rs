@@ -6,6 +6,7 @@ use crate::{
     cri::client::RuntimeClient,
     daemon::{
         error::ExitError,
+        fence,
         options::{lock_state_directory, resolve_options},
     },
     enforce::{Cgroups, Hierarchy},
@@ -40,6 +41,18 @@ pub fn restore(raw: &Raw) -> Result<(), ExitError> {
 /// # Errors
 /// When neither tells, or a container could not be restored.
 pub(super) fn from_ledger(config: &Config) -> Result<String, ExitError> {
+    let host = fence::give_back(config);
+    let containers = containers_from_ledger(config);
+    match host {
+        Ok(text) => Ok(text + &containers?),
+        Err(problem) => {
+            let rest = containers.unwrap_or_else(|error| error.to_string());
+            Err(anyhow::anyhow!("{}\n{rest}", problem.trim_end()).into())
+        }
+    }
+}
+
+fn containers_from_ledger(config: &Config) -> Result<String, ExitError> {
     let ledger = Ledger::open(&config.enforce.state_dir).map_err(anyhow::Error::from)?;
     let directory = ledger.directory().display();
     let loaded = ledger.load();

@@ -56,6 +56,7 @@ impl Views for Pinned {
             pools: vec![PoolView::default()],
             containers: vec![container()],
             pushed: pushed(),
+            ..StateView::default()
         }
     }
 

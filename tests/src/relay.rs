@@ -88,6 +88,23 @@ impl Relay {
         Self::spawn(runtime, name, command, arguments)
     }
 
+    /// As [`Relay::start_in`], on a machine of which the relay sees no cgroups but those below `cgroup`, a directory of the
+    /// hierarchy that has cpusets.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_under(
+        runtime: &Runtime,
+        name: &str,
+        cgroup: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let (command, mount) = under(runtime, cgroup)?;
+        let mount = format!("--cgroup-mount={}", mount.display());
+        let arguments = [&[&*mount], arguments].concat();
+        Self::spawn(runtime, name, command, &arguments)
+    }
+
     /// As [`Relay::start_in`], as a supervisor with socket activation does: with a listening socket of
     /// ours, and told where to report to (`NOTIFY_SOCKET`). Does not wait until it listens.
     ///
@@ -225,6 +242,24 @@ impl Relay {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Runs `cri-resmgr restore` for a relay that was started with [`Relay::start_under`] and has ended; what it prints.
+    ///
+    /// # Errors
+    /// When the command fails; what it said is in the message.
+    pub fn restore_under(&self, runtime: &Runtime, cgroup: &Path) -> Result<String> {
+        let (mut command, mount) = under(runtime, cgroup)?;
+        command.arg("restore").arg("--runtime-socket");
+        command.arg(runtime.socket());
+        command.arg("--relay-socket").arg(self.socket());
+        command.arg("--relay-dir").arg(self.state());
+        command.arg("--cgroup-mount").arg(mount);
+        let output = command.output().context("cannot start cri-resmgr")?;
+        if !output.status.success() {
+            bail!("restore: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// The socket it serves.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
@@ -321,6 +356,24 @@ impl Relay {
         }
         bail!("cri-resmgr does not listen\n{}", self.log())
     }
+}
+
+/// cri-resmgr in a mount namespace in which `cgroup` is mounted where the path says.
+fn under(runtime: &Runtime, cgroup: &Path) -> Result<(Command, PathBuf)> {
+    let program = crate::built("cri-resmgr").context("cri-resmgr is not built")?;
+    let mount = runtime.folder().join("cgroup");
+    std::fs::create_dir_all(&mount)?;
+    let script = r#"set -e
+        mount --make-rprivate /
+        mount --bind "$CGROUP" "$MOUNT"
+        exec "$0" "$@""#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "/bin/sh", "-c", script]);
+    command
+        .arg(program)
+        .env("CGROUP", cgroup)
+        .env("MOUNT", &mount);
+    Ok((command, mount))
 }
 
 impl Drop for Relay {

@@ -19,6 +19,7 @@ mod moves;
 pub mod node;
 pub mod options;
 pub mod placement;
+mod pod_events;
 mod policy;
 pub mod recording;
 pub mod signals;

@@ -1,9 +1,14 @@
 //! The agent against a real kube-apiserver, with exactly the rights of its shipped manifest.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use cri_resmgr::control::agent_client::{
-    AgentClient, CONFLICT_CONDITION, CmkProperties, NodeCondition, NodeProperty as _,
+    AgentClient, CONFLICT_CONDITION, CmkProperties, NodeCondition, NodeProperty as _, PodEvent,
+    PodEventReason,
 };
 use resmgr_proto::v1::{
     GetConfigRequest, HealthCheckRequest, JsonPatch, PatchNodeRequest, SetNodeConditionRequest,
@@ -438,6 +443,118 @@ async fn conditions_change_their_time_with_their_status_and_leave_those_of_other
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     }
     assert_eq!((condition(own), condition("Ready")), others);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_about_a_pod_are_counted_together_and_limited_with_the_shipped_rights() {
+    let Some(api) = start("Events about pods") else {
+        return;
+    };
+    let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"db-0","namespace":"shop"},
+        "spec":{"containers":[{"name":"db","image":"db"}]}}"#;
+    api.kubectl(&["create", "namespace", "shop"]).unwrap();
+    api.apply(pod).unwrap();
+    let uid = api.get(&["pod", "-n", "shop", "db-0"]).unwrap()["metadata"]["uid"].clone();
+    let event = |reason, text: &str| PodEvent {
+        namespace: "shop".to_owned(),
+        pod: "db-0".to_owned(),
+        uid: uid.as_str().unwrap().to_owned(),
+        reason,
+        message: format!("container db: {text}"),
+        at: SystemTime::now(),
+    };
+    let agent = Agent::start(&api).unwrap();
+    let client = AgentClient::new(api.folder().join("agent.sock"));
+    let up = async || client.node().await.is_ok();
+    assert!(eventually(SOON, up).await, "{}", agent.log());
+    let record = async |event: PodEvent| client.record_event(&event).await;
+
+    // Equal ones are one Event with a count; others stand beside it.
+    let no_room = "2 exclusive CPUs are asked for, 1 is free";
+    let refused = || event(PodEventReason::PlacementRefused, no_room);
+    for _ in 0..3 {
+        record(refused()).await.unwrap();
+    }
+    let violated = "its exclusive CPUs are not its alone: in the last minute others had 4.1 % of their time, on CPUs \
+                    2-3, most of it system.slice/chronyd.service: 4000 ms";
+    for (reason, text) in [
+        (
+            PodEventReason::Moved,
+            "moved exclusive CPUs from 2-3 to 4-5, because of contention",
+        ),
+        (
+            PodEventReason::MovedBack,
+            "moved back exclusive CPUs from 4-5 to 2-3: the move because of contention did not help",
+        ),
+        (
+            PodEventReason::Moved,
+            "moved exclusive CPUs from 2-3 to 6-7, because of contention",
+        ),
+        (PodEventReason::ExclusivityViolated, violated),
+    ] {
+        record(event(reason, text)).await.unwrap();
+    }
+    let describe = || api.kubectl(&["describe", "pod", "-n", "shop", "db-0"]);
+    let told = async || {
+        let text = describe().unwrap_or_default();
+        [no_room, "(x3 over", "to 4-5", "to 6-7", violated]
+            .iter()
+            .all(|words| text.contains(words))
+    };
+    let seen = eventually(SOON, told).await;
+    assert!(seen, "{}\n{:?}", agent.log(), describe());
+    let get = [
+        "get",
+        "events",
+        "-n",
+        "shop",
+        "--sort-by=.metadata.creationTimestamp",
+    ];
+    println!("{}\n{}", api.kubectl(&get).unwrap(), describe().unwrap());
+    let events = || {
+        let all = api.get(&["events", "-n", "shop"]).unwrap();
+        all["items"].as_array().unwrap().clone()
+    };
+    assert_eq!(events().len(), 5);
+    for event in events() {
+        let from = (&event["reportingComponent"], &event["reportingInstance"]);
+        assert_eq!(from, (&"cri-resmgr".into(), &"n1".into()));
+    }
+
+    // Without its Event, a series begins anew.
+    api.kubectl(&["delete", "events", "--all", "-n", "shop"])
+        .unwrap();
+    record(refused()).await.unwrap();
+    let one = async || events().len() == 1;
+    assert!(eventually(SOON, one).await, "{}", agent.log());
+
+    // One that the API server refuses is said, and does not stand in the way.
+    let lost = PodEvent {
+        namespace: "nowhere".to_owned(),
+        ..refused()
+    };
+    record(lost).await.unwrap();
+    record(refused()).await.unwrap();
+    let again = async || agent.log().contains("can be written again");
+    assert!(eventually(SOON, again).await, "{}", agent.log());
+    assert!(agent.log().contains("cannot write an Event about a pod"));
+
+    // What is no Event about a pod is refused.
+    let nameless = PodEvent {
+        pod: String::new(),
+        ..refused()
+    };
+    let why = record(nameless).await.unwrap_err();
+    assert!(why.is_refusal(), "{why}");
+
+    // A flood: far fewer are written than there were, and the node is served all the same.
+    for number in 0..200 {
+        let text = format!("moved for the {number}th time");
+        record(event(PodEventReason::Moved, &text)).await.unwrap();
+    }
+    assert!(client.node().await.is_ok());
+    let before = events().len();
+    assert!(before < 100, "{before}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

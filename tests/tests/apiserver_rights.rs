@@ -2,7 +2,7 @@
 //! that has a name, and given back it works again, without a restart.
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
-use cri_resmgr::control::agent_client::AgentClient;
+use cri_resmgr::control::agent_client::{AgentClient, PodEvent, PodEventReason};
 use resmgr_tests::{
     agent::{Agent, Receiver},
     apiserver::{self, ApiServer, Process, free_port},
@@ -12,7 +12,7 @@ use resmgr_tests::{
     skip::skip,
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, process::Command};
+use std::{collections::BTreeMap, process::Command, time::SystemTime};
 
 fn start(what: &str, manifest: &str) -> Option<ApiServer> {
     if let Some(why) = apiserver::missing() {
@@ -109,6 +109,8 @@ impl Right {
 }
 
 const DEFAULT: &str = "cri-resmgr-config.default";
+/// Where the pod is that an Event is about.
+const POD_NAMESPACE: &str = "kube-public";
 const GROUP: &str = "cri-resource-manager.intel.com/group";
 
 /// The agent, somebody who receives what it pushes, and somebody who asks for node operations.
@@ -222,7 +224,21 @@ impl Scene<'_> {
                     .unwrap()
                     .iter()
                     .filter(|event| event["reason"] == "ConfigurationRefused");
-                or(refusals.any(|event| verb == "create" || event["series"]["count"] == 2))
+                or(refusals.any(|event| verb == "create" || event["series"]["count"] == 2))?;
+                // In other namespaces too: the same right is for Events about pods.
+                let moved = PodEvent {
+                    namespace: POD_NAMESPACE.to_owned(),
+                    pod: "db-0".to_owned(),
+                    uid: "u".to_owned(),
+                    reason: PodEventReason::Moved,
+                    message: "moved".to_owned(),
+                    at: SystemTime::now(),
+                };
+                let recorded = self.client.record_event(&moved).await;
+                recorded.map_err(|error| error.to_string())?;
+                let events = self.api.get(&["events", "-n", POD_NAMESPACE]).unwrap();
+                let mut events = events["items"].as_array().unwrap().iter();
+                or(events.any(|event| verb == "create" || event["series"]["count"].is_number()))
             }
             other => Err(format!("nothing is known to need {other:?}: is it needed?")),
         }
@@ -239,8 +255,10 @@ async fn each_right_of_the_agent_is_needed_and_all_together_suffice() {
     for (number, right) in rights.iter().enumerate() {
         let fresh = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" } });
         drop(api.kubectl(&["delete", "--ignore-not-found", "node", "n1"]));
-        api.kubectl(&["delete", "events", "--all", "-n", "default"])
-            .unwrap();
+        for namespace in ["default", POD_NAMESPACE] {
+            api.kubectl(&["delete", "events", "--all", "-n", namespace])
+                .unwrap();
+        }
         api.apply(&fresh.to_string()).unwrap();
         right.take_away(&api);
         label(&api, "g1");

@@ -370,3 +370,45 @@ async fn another_cpu_manager_is_overruled_and_seen_on_the_node_until_it_is_gone(
     let other = r#".status.conditions[?(@.type=='CriResmgrConfigured')].status"#;
     assert_eq!(cluster.node(other), "True");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_finds_no_place_is_told_of_in_the_events_of_its_pod() {
+    let options = [&STATIC[..], &["--fail-policy", "batch=pass"]].concat();
+    let Some(mut cluster) = start("Events about pods of a node", &options) else {
+        return;
+    };
+    for namespace in ["shop", "batch"] {
+        cluster
+            .api
+            .kubectl(&["create", "namespace", namespace])
+            .unwrap();
+    }
+    // The agent comes later: what happens before is not lost.
+    cluster.start_relay(&[]).unwrap();
+    let mut cri = cluster.cri().await.unwrap();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let many = i64::try_from(cpus).unwrap() + 1;
+    let wanted = Container::sleeping("greedy").guaranteed(many);
+    for namespace in ["shop", "batch"] {
+        let pod = cri
+            .run_pod_in(namespace, "greedy-0", "", &[])
+            .await
+            .unwrap();
+        let created = cri.run(&pod, &wanted).await;
+        assert_eq!(created.is_ok(), namespace == "batch", "{created:?}");
+    }
+    cluster.start_agent().unwrap();
+    for (namespace, reason) in [("shop", "CPUPlacementRefused"), ("batch", "CPUUnplaced")] {
+        let mut found = String::new();
+        let told = async || {
+            let get = ["get", "events", "-n", namespace];
+            found = cluster.api.kubectl(&get).unwrap_or_default();
+            ["Warning", reason, "pod/greedy-0", "container greedy: "]
+                .iter()
+                .all(|words| found.contains(words))
+        };
+        let came = eventually(SOON, told).await;
+        assert!(came, "{found}\n{}", cluster.logs());
+        println!("{found}");
+    }
+}

@@ -52,6 +52,12 @@ pub(crate) fn since(node: &Node, kind: &str, status: &str) -> Option<Timestamp> 
     (present.status == status).then_some(since.0)
 }
 
+/// Whether a text is one word of CamelCase, as Kubernetes has reasons.
+pub(crate) fn is_reason(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_uppercase())
+        && text.chars().all(|c| c.is_ascii_alphanumeric())
+}
+
 /// Refuses conditions that are not cri-resmgr's, or that no tool could read.
 ///
 /// # Errors
@@ -85,8 +91,7 @@ pub(crate) fn check(asked: &SetNodeConditionRequest) -> Result<(), String> {
             asked.status
         ));
     }
-    let camel = reason.starts_with(|c: char| c.is_ascii_uppercase()) && reason.chars().all(ends);
-    if !camel || reason.len() > MAX_REASON_BYTES {
+    if !is_reason(reason) || reason.len() > MAX_REASON_BYTES {
         return Err(format!(
             "{kind}: reason {reason:?} is not one word of CamelCase, at most {MAX_REASON_BYTES} bytes long"
         ));

@@ -1,11 +1,12 @@
 //! cri-resmgr-agent: watches the ConfigMaps of one node, pushes them into cri-resmgr, and relays
-//! node operations of cri-resmgr to the API server.
+//! node operations and Events of cri-resmgr to the API server.
 
 use std::process::ExitCode;
 
 mod args;
 mod choose;
 mod condition;
+mod events;
 mod health;
 mod node;
 mod push;

@@ -9,17 +9,18 @@ use kube::{
 };
 use resmgr_proto::v1::{
     GetConfigReply, GetConfigRequest, GetNodeReply, GetNodeRequest, HealthCheckReply,
-    HealthCheckRequest, JsonPatch, PatchNodeReply, PatchNodeRequest, SetNodeConditionReply,
-    SetNodeConditionRequest, UpdateNodeCapacityReply, UpdateNodeCapacityRequest,
-    agent_server::Agent,
+    HealthCheckRequest, JsonPatch, PatchNodeReply, PatchNodeRequest, RecordEventReply,
+    RecordEventRequest, SetNodeConditionReply, SetNodeConditionRequest, UpdateNodeCapacityReply,
+    UpdateNodeCapacityRequest, agent_server::Agent,
 };
 use serde_json::{Value, json};
-use tokio::sync::watch::Receiver;
+use tokio::sync::{mpsc::Sender, watch::Receiver};
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
     choose::MapChoice,
     condition::{self, ConditionPatch},
+    events::{self, EventRecord},
     push::{PushOutcome, chain},
 };
 
@@ -35,21 +36,24 @@ pub(crate) struct NodeService {
     node_name: String,
     choices: Receiver<MapChoice>,
     outcomes: Receiver<PushOutcome>,
+    events: Sender<EventRecord>,
 }
 
 impl NodeService {
-    /// Serves operations on the Node of that name.
+    /// Serves operations on the Node of that name, and hands on Events about pods.
     pub(crate) fn new(
         client: Client,
         node_name: String,
         choices: Receiver<MapChoice>,
         outcomes: Receiver<PushOutcome>,
+        events: Sender<EventRecord>,
     ) -> Self {
         Self {
             nodes: Api::all(client),
             node_name,
             choices,
             outcomes,
+            events,
         }
     }
 
@@ -187,6 +191,17 @@ impl Agent for NodeService {
             .await
             .map_err(|error| self.failed("cannot set a condition of", &error))?;
         Ok(Response::new(SetNodeConditionReply {}))
+    }
+
+    async fn record_event(
+        &self,
+        request: Request<RecordEventRequest>,
+    ) -> Result<Response<RecordEventReply>, Status> {
+        let event = events::requested(request.into_inner()).map_err(Status::invalid_argument)?;
+        self.events.try_send(event).map_err(|_full| {
+            Status::resource_exhausted("too many Events wait for the API server")
+        })?;
+        Ok(Response::new(RecordEventReply {}))
     }
 
     async fn get_config(

@@ -16,11 +16,18 @@ use resmgr_proto::v1::agent_server::AgentServer;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use tracing::info;
 
-use crate::{args::AgentArgs, choose::MapChoice, health, node::NodeService, push, socket, status};
+use crate::{
+    args::AgentArgs,
+    choose::MapChoice,
+    events::{self, EventWriter},
+    health,
+    node::NodeService,
+    push, socket, status,
+};
 
 /// Longest operation on the Node: the client of cri-resmgr waits for 5 s.
 const OPERATION: Duration = Duration::from_secs(10);
@@ -59,6 +66,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let client = connect(&args).await?;
     let (choice_in, choices) = watch::channel(MapChoice::Wait);
     let (outcome_in, outcomes) = watch::channel(push::PushOutcome::default());
+    let (event_in, event_queue) = mpsc::channel(events::QUEUE);
     let health = TcpListener::bind(args.health_address)
         .await
         .with_context(|| format!("cannot serve health on {}", args.health_address))?;
@@ -68,7 +76,9 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         args.node_name.clone(),
         choices.clone(),
         outcomes.clone(),
+        event_in,
     );
+    let pod_events = EventWriter::new(client.clone(), "cri-resmgr", &args.node_name);
     let remote = push::ConfigConnection::new(args.cri_resmgr_socket.clone());
     info!(
         node = args.node_name,
@@ -79,6 +89,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         () = crate::watch::run(client.clone(), &args, &choice_in) => Ok(()),
         () = push::run(remote, &args.node_name, choices, &outcome_in) => Ok(()),
         () = status::run(client, &args.node_name, outcomes.clone()) => Ok(()),
+        () = events::run(pod_events, event_queue) => Ok(()),
         () = health::run(health, outcomes) => Ok(()),
         ended = tonic::transport::Server::builder()
             .timeout(OPERATION)

@@ -14,7 +14,6 @@ use k8s_openapi::{
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
-    runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -23,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::{
     condition::{self, ConditionPatch},
+    events::{EventRecord, EventWriter},
     push::{PushOutcome, PushVerdict},
 };
 
@@ -32,8 +32,6 @@ pub(crate) const ANNOTATION: &str = "cri-resource-manager.intel.com/config-statu
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(2);
-/// Longest note of an Event, in bytes (Kubernetes API, Event v1).
-const MAX_NOTE_BYTES: usize = 1024;
 
 /// Writes each outcome until it is written; only the newest matters.
 pub(crate) async fn run(client: Client, node_name: &str, mut outcomes: Receiver<PushOutcome>) {
@@ -74,10 +72,8 @@ pub(crate) async fn run(client: Client, node_name: &str, mut outcomes: Receiver<
 }
 
 struct StatusPublisher {
-    client: Client,
     nodes: Api<Node>,
-    /// The note of the last refusal and its recorder: a recorder counts Events together whatever they say.
-    recorder: Option<(String, Recorder)>,
+    events: EventWriter,
     node_name: String,
     last_published: Option<PushOutcome>,
     /// The condition's status, and since when.
@@ -88,8 +84,7 @@ impl StatusPublisher {
     fn new(client: Client, node_name: &str) -> Self {
         Self {
             nodes: Api::all(client.clone()),
-            client,
-            recorder: None,
+            events: EventWriter::new(client, "cri-resmgr-agent", node_name),
             node_name: node_name.to_owned(),
             last_published: None,
             since: None,
@@ -129,20 +124,6 @@ impl StatusPublisher {
     }
 
     async fn publish_refusal(&mut self, origin: &str, reason: &str) -> Result<(), kube::Error> {
-        let note = truncated(&format!("{origin}: {reason}")).to_owned();
-        let (_, recorder) = match self.recorder.take() {
-            Some((published_note, recorder)) if published_note == note => {
-                self.recorder.insert((published_note, recorder))
-            }
-            _ => {
-                let reporter = Reporter {
-                    controller: "cri-resmgr-agent".to_owned(),
-                    instance: Some(self.node_name.clone()),
-                };
-                let recorder = Recorder::new(self.client.clone(), reporter);
-                self.recorder.insert((note.clone(), recorder))
-            }
-        };
         let about = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Node".to_owned()),
@@ -151,21 +132,15 @@ impl StatusPublisher {
             uid: Some(self.node_name.clone()),
             ..ObjectReference::default()
         };
-        let event = Event {
-            type_: EventType::Warning,
+        let record = EventRecord {
+            regarding: about,
+            is_warning: true,
             reason: "ConfigurationRefused".to_owned(),
-            note: Some(note),
-            action: "SetConfig".to_owned(),
-            secondary: None,
+            note: format!("{origin}: {reason}"),
+            action: "SetConfig",
+            at: Timestamp::now(),
         };
-        let published = recorder.publish(&event, &about).await;
-        if let Err(kube::Error::Api(status)) = &published
-            && status.code == 404
-        {
-            // The Event that the recorder would have counted up is gone: the next attempt makes a new one.
-            self.recorder = None;
-        }
-        published
+        self.events.write(&record).await
     }
 }
 
@@ -221,12 +196,6 @@ fn why(outcome: &PushOutcome) -> (&'static str, String) {
     (reason, outcome.problem().unwrap_or(message))
 }
 
-/// The first bytes of a note, never half a character.
-fn truncated(note: &str) -> &str {
-    note.get(..note.floor_char_boundary(MAX_NOTE_BYTES))
-        .unwrap_or(note)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,12 +230,5 @@ mod tests {
         assert_eq!(condition["status"], "False");
         assert_eq!(condition["message"], value["error"]);
         assert_eq!(condition["lastTransitionTime"], "1970-01-01T00:00:00Z");
-    }
-
-    #[test]
-    fn a_long_note_is_cut_between_characters() {
-        let long = "ä".repeat(1000);
-        assert_eq!(truncated(&long).len(), 1024);
-        assert_eq!(truncated("short"), "short");
     }
 }

@@ -1,9 +1,10 @@
-//! Client of the node agent: labels, taints, extended resources and conditions of our Node.
+//! Client of the node agent: labels, taints, extended resources and conditions of our Node, Events about its pods.
 //!
 //! Connected when first used, and again after each loss; silent but for a log line when the agent
 //! goes and another when it is back. cri-resmgr never needs the agent to place containers.
 
 mod condition;
+mod event;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,6 +22,7 @@ use tonic::{
 use tracing::{info, warn};
 
 pub use condition::{CONFLICT_CONDITION, NodeCondition};
+pub use event::{PodEvent, PodEventReason};
 
 /// Longest call.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -70,6 +72,12 @@ impl AgentError {
     #[must_use]
     pub fn is_too_old(&self) -> bool {
         matches!(self, Self::Call { status, .. } if status.code() == Code::Unimplemented)
+    }
+
+    /// Whether the agent would say the same the next time.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Call { status, .. } if status.code() == Code::InvalidArgument)
     }
 }
 
@@ -262,6 +270,16 @@ impl AgentClient {
         let mut client = self.client.clone();
         let call = client.set_node_condition(request(condition.into()));
         bounded("set a condition of the Node", call).await.map(drop)
+    }
+
+    /// Has an Event about a pod written, sooner or later.
+    ///
+    /// # Errors
+    /// When the agent does not answer, is too old, or cannot take the Event.
+    pub async fn record_event(&self, event: &PodEvent) -> Result<(), AgentError> {
+        let mut client = self.client.clone();
+        let call = client.record_event(request(event.into()));
+        bounded("write an Event", call).await.map(drop)
     }
 
     /// Gives the Node the property desired last, trying until it works, and checks it now and then, for as

@@ -3,7 +3,10 @@
 //! The time of others is compared with that of the CPUs over a minute at a time: a service that wakes up for a moment
 //! is no violation.
 
-use crate::telemetry::{ContainerTelemetry, InterferenceSource, TelemetrySnapshot};
+use crate::{
+    control::agent_client::PodEventReason,
+    telemetry::{ContainerTelemetry, InterferenceSource, TelemetrySnapshot},
+};
 use resmgr_policy::ContainerId;
 use resmgr_topology::{CpuId, CpuSet};
 use std::{
@@ -57,26 +60,35 @@ enum IntrusionEvent {
 }
 
 impl ExclusivityWatch {
-    /// Takes in a sample, and logs violations and their ends; `name` is what people call a container. Gives the
-    /// containers whose exclusive CPUs were not theirs alone in the last minute that was judged.
+    /// Takes in a sample, and logs violations and their ends, which are also told to `tell`; `name` is what people call a
+    /// container. Gives the containers whose exclusive CPUs were not theirs alone in the last minute that was judged.
     pub(super) fn observe(
         &mut self,
         snapshot: &TelemetrySnapshot,
         name: impl Fn(&ContainerId) -> Option<String>,
+        tell: impl Fn(&ContainerId, PodEventReason, &str),
     ) -> BTreeSet<ContainerId> {
         for (id, change) in self.changes(snapshot) {
             let container = name(&id).unwrap_or_else(|| id.to_string());
             match change {
-                IntrusionEvent::Lasts(intrusion) => tracing::warn!(
-                    target: "telemetry",
-                    "the exclusive CPUs of {container} are not its alone: {}. Keep services of the host away \
-                     (--fence-host on, or CPUAffinity= of systemd), or isolate the CPUs",
-                    intrusion.described(&name)
-                ),
-                IntrusionEvent::Over => tracing::info!(
-                    target: "telemetry",
-                    "others no longer run on exclusive CPUs of {container}"
-                ),
+                IntrusionEvent::Lasts(intrusion) => {
+                    let described = intrusion.described(&name);
+                    tracing::warn!(
+                        target: "telemetry",
+                        "the exclusive CPUs of {container} are not its alone: {described}. Keep services of the host \
+                         away (CPUAffinity= of systemd), or isolate the CPUs"
+                    );
+                    let text = format!("its exclusive CPUs are not its alone: {described}");
+                    tell(&id, PodEventReason::ExclusivityViolated, &text);
+                }
+                IntrusionEvent::Over => {
+                    tracing::info!(
+                        target: "telemetry",
+                        "others no longer run on exclusive CPUs of {container}"
+                    );
+                    let text = "others no longer run on its exclusive CPUs";
+                    tell(&id, PodEventReason::ExclusivityRestored, text);
+                }
             }
         }
         let violated = self.containers.iter();
@@ -274,9 +286,35 @@ mod tests {
         );
         assert!(
             !watch
-                .observe(&at(61, "2-3", 4_500, 1_000), |_| None)
+                .observe(&at(61, "2-3", 4_500, 1_000), |_| None, |_, _, _| ())
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn a_violation_and_its_end_are_told_to_the_pod() {
+        let mut watch = ExclusivityWatch::default();
+        let told = std::cell::RefCell::new(Vec::new());
+        for second in 0..=240 {
+            let ran_ms = second.min(60) * 80;
+            watch.observe(
+                &at(second, "2-3", ran_ms, 0),
+                |_| None,
+                |id, reason, text| {
+                    let told_of = (id.to_string(), reason, text.to_owned());
+                    told.borrow_mut().push(told_of);
+                },
+            );
+        }
+        let violated = "its exclusive CPUs are not its alone: in the last minute others had 4.0 % of their time, on \
+                        CPUs 3, most of it system.slice/chronyd.service: 4800 ms";
+        let restored = "others no longer run on its exclusive CPUs";
+        let expected = [
+            (PodEventReason::ExclusivityViolated, violated),
+            (PodEventReason::ExclusivityRestored, restored),
+        ];
+        let expected = expected.map(|(reason, text)| ("db".to_owned(), reason, text.to_owned()));
+        assert_eq!(told.into_inner(), expected);
     }
 
     #[test]

@@ -4,12 +4,14 @@ use super::{
     exclusivity::ExclusivityWatch,
     intervals::Intervals,
     placement::PlacementService,
+    pod_events::PodEvents,
     stale_watch::StaleWatch,
     steal::{STAT, StealTime},
     tasks::Tasks,
 };
 use crate::{
     config::Config,
+    control::agent_client::PodEvent,
     cri::{client::RuntimeClient, observe::Observer},
     dump::Measurements,
     enforce::{Cgroups, Hierarchy, Place},
@@ -28,7 +30,7 @@ use std::{
     collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -170,6 +172,7 @@ impl Measure {
         config: &Config,
         placement: Option<&PlacementService>,
         observers: &[Arc<dyn Observer>],
+        events: Option<PodEvents>,
         tasks: &Tasks,
     ) -> anyhow::Result<()> {
         let options = TelemetrySetup {
@@ -208,7 +211,7 @@ impl Measure {
         tasks.spawn("telemetry cost", measure_cost);
         tasks.spawn(
             "telemetry",
-            measure.follow(telemetry, source, cgroups, manager, stop),
+            measure.follow(telemetry, source, cgroups, manager, events, stop),
         );
         Ok(())
     }
@@ -219,6 +222,7 @@ impl Measure {
         mut source: ContainerSource,
         cgroups: Arc<Cgroups>,
         manager: Option<ManagerHandle>,
+        events: Option<PodEvents>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut followed = RunningContainers::new();
@@ -266,8 +270,22 @@ impl Measure {
                 .read()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone();
-            let violated =
-                exclusivity.observe(&snapshot, |id| names.get(id).map(ToString::to_string));
+            let violated = exclusivity.observe(
+                &snapshot,
+                |id| names.get(id).map(ToString::to_string),
+                |id, reason, text| {
+                    if let (Some(events), Some(name)) = (&events, names.get(id)) {
+                        events.send(PodEvent {
+                            namespace: name.namespace.clone(),
+                            pod: name.pod.clone(),
+                            uid: name.uid.clone(),
+                            reason,
+                            message: format!("container {}: {text}", name.container),
+                            at: SystemTime::now(),
+                        });
+                    }
+                },
+            );
             let cost = *self.cost.lock().unwrap_or_else(PoisonError::into_inner);
             *self.sample.write().unwrap_or_else(PoisonError::into_inner) =
                 Arc::new(LabelledSample {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 /// Name of the records, for the rules of `--dump`.
 const NAME: &str = "Rebalance";
 
-type KnownMoves = BTreeMap<(Nanos, ContainerId), Outcome>;
+pub(super) type KnownMoves = BTreeMap<(Nanos, ContainerId), Outcome>;
 
 /// Follows the manager's state until it ends.
 pub(super) async fn dump(
@@ -44,7 +44,7 @@ pub(super) async fn dump(
 
 /// Moves that are new or have ended since the last snapshot. Snapshots may be missed, moves are not:
 /// the state remembers many.
-fn new_moves(snapshot: &Snapshot, known: &mut KnownMoves) -> Vec<RebalanceMove> {
+pub(super) fn new_moves(snapshot: &Snapshot, known: &mut KnownMoves) -> Vec<RebalanceMove> {
     let history = &snapshot.containers.state().rebalance.history;
     let now: KnownMoves = history
         .iter()

@@ -16,6 +16,7 @@ use super::{
     node::NodePublisher,
     options::{lock_state_directory, resolve_options},
     placement::{self, PlacementService},
+    pod_events::PodEvents,
     recording,
     signals::{SignalRequest, Signals},
     tasks::Tasks,
@@ -150,12 +151,19 @@ async fn serve(
     }
     let fenced = fence::start(&config, placement.as_ref(), &tasks, &metrics);
     let manager = placement.as_ref().map(|placement| &placement.manager);
+    let pod_events = PodEvents::start(&config, manager, &tasks);
     let recorder = recording::start(&config, &topology, manager, &tasks)?;
     if config.telemetry.ebpf {
         if let Some(recorder) = &recorder {
             measure.record(recorder);
         }
-        measure.start(&config, placement.as_ref(), &observers, &tasks)?;
+        measure.start(
+            &config,
+            placement.as_ref(),
+            &observers,
+            pod_events.clone(),
+            &tasks,
+        )?;
         let measure = Arc::clone(&measure);
         metrics.register(|registry| {
             registry.register_collector(Box::new(SchedulerMetrics::new(move || measure.sample())));
@@ -179,7 +187,11 @@ async fn serve(
     let hosts = allowed_hosts(&config);
     let (cut_scrapes, cut_views) = (Counter::default(), Counter::default());
     if let Some(address) = config.telemetry.metrics {
-        let losses = losses(&log, &dumper, recorder.as_ref(), &cut_scrapes, &cut_views);
+        let losses = losses(&log, &dumper, recorder.as_ref(), &cut_scrapes, &cut_views).with(
+            "pod_events",
+            "agent",
+            move || pod_events.as_ref().map_or(0, PodEvents::lost),
+        );
         metrics.register(|registry| registry.register_collector(Box::new(losses)));
         let listener = tokio::net::TcpListener::bind(address)
             .await

@@ -7,7 +7,6 @@ mod labels;
 pub mod losses;
 mod moves;
 pub mod placement;
-mod process;
 pub mod registry;
 pub mod relay;
 pub mod scheduler;

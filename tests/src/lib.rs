@@ -14,6 +14,7 @@ pub mod frames;
 pub mod guest;
 pub mod kernel;
 pub mod mock_runtime;
+pub mod promtool;
 pub mod relay;
 pub mod runtime;
 pub mod skip;

@@ -2,7 +2,9 @@
 //! real runtime, and is asked what each panel asks.
 #![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
 
-use resmgr_tests::{Container, Cri, Relay, Runtime, apiserver::free_port, eventually, skip};
+use resmgr_tests::{
+    Container, Cri, Relay, Runtime, apiserver::free_port, eventually, promtool, skip,
+};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -54,7 +56,7 @@ fn program(what: &str, name: &str) -> Option<PathBuf> {
     None
 }
 
-fn promtool(program: &Path, arguments: &[&str]) -> Result<String, String> {
+fn run_promtool(program: &Path, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(program)
         .args(arguments)
         .current_dir(monitoring(""))
@@ -103,8 +105,8 @@ fn each_alert_fires_for_its_cause_and_not_without_it() {
     let Some(promtool_path) = program("monitoring: alerts", "promtool") else {
         return;
     };
-    promtool(&promtool_path, &["check", "rules", "rules.yaml"]).unwrap();
-    promtool(&promtool_path, &["test", "rules", "rules.test.yaml"]).unwrap();
+    run_promtool(&promtool_path, &["check", "rules", "rules.yaml"]).unwrap();
+    run_promtool(&promtool_path, &["test", "rules", "rules.test.yaml"]).unwrap();
     let rules = std::fs::read_to_string(monitoring("rules.yaml")).unwrap();
     let tests = std::fs::read_to_string(monitoring("rules.test.yaml")).unwrap();
     for line in rules.lines() {
@@ -188,7 +190,7 @@ async fn panels_and_alerts_find_their_metrics_in_a_real_prometheus() {
     );
     let url = format!("http://{listen}");
     let ask = |expression: &str| {
-        promtool(
+        run_promtool(
             &promtool_path,
             &["query", "instant", "-o", "json", &url, expression],
         )
@@ -254,23 +256,8 @@ async fn panels_and_alerts_find_their_metrics_in_a_real_prometheus() {
 
     let page = relay_page(&address).await;
     let (_head, page) = page.split_once("\r\n\r\n").unwrap();
-    let mut check = Command::new(&promtool_path)
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = check.stdin.take().unwrap();
-    std::io::Write::write_all(&mut input, page.as_bytes()).unwrap();
-    drop(input);
-    let checked = check.wait_with_output().unwrap();
-    let complaints = [checked.stdout, checked.stderr].concat();
-    let complaints = String::from_utf8_lossy(&complaints);
-    assert!(
-        checked.status.success() && complaints.is_empty(),
-        "{complaints}\n{page}"
-    );
+    let complaints = promtool::complaints(&promtool_path, page).unwrap();
+    assert!(complaints.is_empty(), "{complaints}\n{page}");
 }
 
 /// The page as a scraper reads it.

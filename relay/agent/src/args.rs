@@ -41,7 +41,7 @@ pub(crate) struct AgentArgs {
         default_value = "cri-resource-manager.intel.com/group"
     )]
     pub(crate) label_name: String,
-    /// Where to serve /healthz and /readyz.
+    /// Where to serve /healthz, /readyz and /metrics.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8893")]
     pub(crate) health_address: SocketAddr,
     /// What to log, such as `info` or `cri_resmgr_agent=debug`.

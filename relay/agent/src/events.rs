@@ -28,7 +28,11 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use crate::{condition::is_reason, push::chain};
+use crate::{
+    condition::is_reason,
+    metrics::{AgentMetrics, EventOutcome},
+    push::chain,
+};
 
 /// Events that may wait for the API server.
 pub(crate) const QUEUE: usize = 256;
@@ -37,8 +41,8 @@ pub(crate) const QUEUE: usize = 256;
 const BURST: u32 = 25;
 /// Time in which one more may be written.
 const REFILL: Duration = Duration::from_secs(5);
-/// How long after an Event an equal one is counted with it: twice the longest wait between two attempts of the
-/// kubelet, and more than that between two warnings of cri-resmgr.
+/// How long after an Event an equal one is counted with it: longer than the kubelet waits between two attempts (5 min),
+/// and cri-resmgr between two warnings (10 min).
 const SERIES: SignedDuration = SignedDuration::from_mins(15);
 /// Longest wait for the API server.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -225,12 +229,17 @@ pub(crate) fn requested(asked: RecordEventRequest) -> Result<EventRecord, String
 }
 
 /// Writes what comes from the queue, for ever.
-pub(crate) async fn run(mut writer: EventWriter, mut queue: Receiver<EventRecord>) {
+pub(crate) async fn run(
+    mut writer: EventWriter,
+    mut queue: Receiver<EventRecord>,
+    metrics: AgentMetrics,
+) {
     let mut bucket = TokenBucket::new(Instant::now());
     let mut failing = false;
     while let Some(record) = queue.recv().await {
         if !bucket.take(Instant::now()) {
             debug!(reason = record.reason, "Event left out: there are too many");
+            metrics.event(EventOutcome::Suppressed);
             continue;
         }
         loop {
@@ -240,6 +249,7 @@ pub(crate) async fn run(mut writer: EventWriter, mut queue: Receiver<EventRecord
                         info!("Events about pods can be written again");
                     }
                     failing = false;
+                    metrics.event(EventOutcome::Written);
                     break;
                 }
                 Ok(Err(error)) => (chain(&error), is_final(&error)),
@@ -253,6 +263,7 @@ pub(crate) async fn run(mut writer: EventWriter, mut queue: Receiver<EventRecord
             }
             failing = true;
             if is_final || Timestamp::now().duration_since(record.at) > MAX_AGE {
+                metrics.event(EventOutcome::Failed);
                 break;
             }
             sleep(RETRY).await;

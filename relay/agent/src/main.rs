@@ -8,6 +8,7 @@ mod choose;
 mod condition;
 mod events;
 mod health;
+mod metrics;
 mod node;
 mod push;
 mod run;

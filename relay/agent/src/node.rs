@@ -21,6 +21,7 @@ use crate::{
     choose::MapChoice,
     condition::{self, ConditionPatch},
     events::{self, EventRecord},
+    metrics::AgentMetrics,
     push::{PushOutcome, chain},
 };
 
@@ -37,6 +38,7 @@ pub(crate) struct NodeService {
     choices: Receiver<MapChoice>,
     outcomes: Receiver<PushOutcome>,
     events: Sender<EventRecord>,
+    metrics: AgentMetrics,
 }
 
 impl NodeService {
@@ -47,6 +49,7 @@ impl NodeService {
         choices: Receiver<MapChoice>,
         outcomes: Receiver<PushOutcome>,
         events: Sender<EventRecord>,
+        metrics: AgentMetrics,
     ) -> Self {
         Self {
             nodes: Api::all(client),
@@ -54,7 +57,19 @@ impl NodeService {
             choices,
             outcomes,
             events,
+            metrics,
         }
+    }
+
+    /// Does an operation and counts it.
+    async fn counted<T>(
+        &self,
+        operation: &'static str,
+        done: impl Future<Output = Result<T, Status>>,
+    ) -> Result<Response<T>, Status> {
+        let done = done.await;
+        self.metrics.operated(operation, done.is_ok());
+        done.map(Response::new)
     }
 
     async fn node(&self) -> Result<Node, Status> {
@@ -118,79 +133,94 @@ impl Agent for NodeService {
         &self,
         _request: Request<GetNodeRequest>,
     ) -> Result<Response<GetNodeReply>, Status> {
-        let node = serde_json::to_string(&self.node().await?)
-            .map_err(|error| Status::internal(format!("cannot write the Node as JSON: {error}")))?;
-        Ok(Response::new(GetNodeReply { node }))
+        self.counted("get_node", async {
+            let node = serde_json::to_string(&self.node().await?).map_err(|error| {
+                Status::internal(format!("cannot write the Node as JSON: {error}"))
+            })?;
+            Ok(GetNodeReply { node })
+        })
+        .await
     }
 
     async fn patch_node(
         &self,
         request: Request<PatchNodeRequest>,
     ) -> Result<Response<PatchNodeReply>, Status> {
-        let operations = operations(&request.into_inner().patches)?;
-        let guarded = operations.iter().any(|operation| operation["op"] == "test");
-        for attempt in 1.. {
-            let all = self.with_missing_maps(&operations).await?;
-            let added = all.len() > operations.len();
-            let patch: json_patch::Patch = serde_json::from_value(Value::Array(all))
-                .map_err(|error| Status::invalid_argument(format!("not a JSON patch: {error}")))?;
-            let patched = self
-                .nodes
-                .patch_metadata(
-                    &self.node_name,
-                    &PatchParams::default(),
-                    &Patch::Json::<()>(patch),
-                )
-                .await;
-            match patched {
-                Ok(_) => break,
-                // Our own guard failed, not the caller's: the Node changed, so it is read again.
-                Err(_) if added && !guarded && attempt < ATTEMPTS => {}
-                Err(error) => return Err(self.failed("cannot patch", &error)),
+        self.counted("patch_node", async {
+            let operations = operations(&request.into_inner().patches)?;
+            let guarded = operations.iter().any(|operation| operation["op"] == "test");
+            for attempt in 1.. {
+                let all = self.with_missing_maps(&operations).await?;
+                let added = all.len() > operations.len();
+                let patch: json_patch::Patch =
+                    serde_json::from_value(Value::Array(all)).map_err(|error| {
+                        Status::invalid_argument(format!("not a JSON patch: {error}"))
+                    })?;
+                let patched = self
+                    .nodes
+                    .patch_metadata(
+                        &self.node_name,
+                        &PatchParams::default(),
+                        &Patch::Json::<()>(patch),
+                    )
+                    .await;
+                match patched {
+                    Ok(_) => break,
+                    // Our own guard failed, not the caller's: the Node changed, so it is read again.
+                    Err(_) if added && !guarded && attempt < ATTEMPTS => {}
+                    Err(error) => return Err(self.failed("cannot patch", &error)),
+                }
             }
-        }
-        Ok(Response::new(PatchNodeReply {}))
+            Ok(PatchNodeReply {})
+        })
+        .await
     }
 
     async fn update_node_capacity(
         &self,
         request: Request<UpdateNodeCapacityRequest>,
     ) -> Result<Response<UpdateNodeCapacityReply>, Status> {
-        let capacities = request.into_inner().capacities;
-        if capacities.is_empty() {
-            return Err(Status::invalid_argument("no capacity given"));
-        }
-        for (name, quantity) in &capacities {
-            check_capacity(name, quantity).map_err(Status::invalid_argument)?;
-        }
-        let patch = Patch::Merge(json!({ "status": { "capacity": capacities } }));
-        self.nodes
-            .patch_status(&self.node_name, &PatchParams::default(), &patch)
-            .await
-            .map_err(|error| self.failed("cannot set the capacity of", &error))?;
-        Ok(Response::new(UpdateNodeCapacityReply {}))
+        self.counted("update_node_capacity", async {
+            let capacities = request.into_inner().capacities;
+            if capacities.is_empty() {
+                return Err(Status::invalid_argument("no capacity given"));
+            }
+            for (name, quantity) in &capacities {
+                check_capacity(name, quantity).map_err(Status::invalid_argument)?;
+            }
+            let patch = Patch::Merge(json!({ "status": { "capacity": capacities } }));
+            self.nodes
+                .patch_status(&self.node_name, &PatchParams::default(), &patch)
+                .await
+                .map_err(|error| self.failed("cannot set the capacity of", &error))?;
+            Ok(UpdateNodeCapacityReply {})
+        })
+        .await
     }
 
     async fn set_node_condition(
         &self,
         request: Request<SetNodeConditionRequest>,
     ) -> Result<Response<SetNodeConditionReply>, Status> {
-        let asked = request.into_inner();
-        condition::check(&asked).map_err(Status::invalid_argument)?;
-        let since = condition::since(&self.node().await?, &asked.r#type, &asked.status);
-        let condition = ConditionPatch {
-            kind: &asked.r#type,
-            status: &asked.status,
-            reason: &asked.reason,
-            message: &asked.message,
-            since: since.unwrap_or_else(Timestamp::now),
-        };
-        let patch = Patch::Strategic(condition.patch());
-        self.nodes
-            .patch_status(&self.node_name, &PatchParams::default(), &patch)
-            .await
-            .map_err(|error| self.failed("cannot set a condition of", &error))?;
-        Ok(Response::new(SetNodeConditionReply {}))
+        self.counted("set_node_condition", async {
+            let asked = request.into_inner();
+            condition::check(&asked).map_err(Status::invalid_argument)?;
+            let since = condition::since(&self.node().await?, &asked.r#type, &asked.status);
+            let condition = ConditionPatch {
+                kind: &asked.r#type,
+                status: &asked.status,
+                reason: &asked.reason,
+                message: &asked.message,
+                since: since.unwrap_or_else(Timestamp::now),
+            };
+            let patch = Patch::Strategic(condition.patch());
+            self.nodes
+                .patch_status(&self.node_name, &PatchParams::default(), &patch)
+                .await
+                .map_err(|error| self.failed("cannot set a condition of", &error))?;
+            Ok(SetNodeConditionReply {})
+        })
+        .await
     }
 
     async fn record_event(

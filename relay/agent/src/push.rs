@@ -30,7 +30,10 @@ use tonic::{
 };
 use tracing::{error, info, warn};
 
-use crate::choose::{MapChoice, NodeConfig};
+use crate::{
+    choose::{MapChoice, NodeConfig},
+    metrics::{AgentMetrics, PushAnswer},
+};
 
 /// A push waits this long after the last change.
 const DEBOUNCE: Duration = Duration::from_secs(2);
@@ -93,6 +96,7 @@ pub(crate) async fn run(
     node_name: &str,
     mut choices: Receiver<MapChoice>,
     outcome: &Sender<PushOutcome>,
+    metrics: &AgentMetrics,
 ) {
     loop {
         let choice = choices.borrow_and_update().clone();
@@ -109,7 +113,7 @@ pub(crate) async fn run(
             },
             MapChoice::Push(config) => {
                 tokio::select! {
-                    () = keep_in_force(&mut remote, node_name, &config, outcome) => {}
+                    () = keep_in_force(&mut remote, node_name, &config, outcome, metrics) => {}
                     changed = choices.changed() => if changed.is_err() { return },
                 }
                 debounce(&mut choices).await;
@@ -145,6 +149,7 @@ async fn keep_in_force(
     node_name: &str,
     config: &NodeConfig,
     outcome: &Sender<PushOutcome>,
+    metrics: &AgentMetrics,
 ) {
     let mut pushed_to: Option<Process> = None;
     loop {
@@ -153,6 +158,11 @@ async fn keep_in_force(
             Ok(Ok(process)) if pushed_to.as_ref() == Some(&process) => None,
             Ok(Ok(process)) => {
                 let pushed = remote.set_config(node_name, config).await;
+                metrics.pushed(match pushed.as_ref().map(|next| &next.verdict) {
+                    Ok(PushVerdict::Accepted) => PushAnswer::Accepted,
+                    Ok(_) => PushAnswer::Refused,
+                    Err(_) => PushAnswer::None,
+                });
                 Some(pushed.map(|next| (process, next)))
             }
             Ok(Err(status)) => Some(Err(status)),

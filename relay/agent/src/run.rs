@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context as _;
 use kube::{
     Client, Config,
+    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use resmgr_io::stderr::{StderrQueue, report_dropped};
@@ -18,6 +19,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
+use tower::util::MapResultLayer;
 use tracing::info;
 
 use crate::{
@@ -25,6 +27,7 @@ use crate::{
     choose::MapChoice,
     events::{self, EventWriter},
     health,
+    metrics::AgentMetrics,
     node::NodeService,
     push, socket, status,
 };
@@ -63,7 +66,8 @@ pub(crate) fn report(error: &anyhow::Error, code: u8) -> ExitCode {
 async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    let client = connect(&args).await?;
+    let metrics = AgentMetrics::new();
+    let client = connect(&args, &metrics).await?;
     let (choice_in, choices) = watch::channel(MapChoice::Wait);
     let (outcome_in, outcomes) = watch::channel(push::PushOutcome::default());
     let (event_in, event_queue) = mpsc::channel(events::QUEUE);
@@ -77,6 +81,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         choices.clone(),
         outcomes.clone(),
         event_in,
+        metrics.clone(),
     );
     let pod_events = EventWriter::new(client.clone(), "cri-resmgr", &args.node_name);
     let remote = push::ConfigConnection::new(args.cri_resmgr_socket.clone());
@@ -86,11 +91,11 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         "serving"
     );
     tokio::select! {
-        () = crate::watch::run(client.clone(), &args, &choice_in) => Ok(()),
-        () = push::run(remote, &args.node_name, choices, &outcome_in) => Ok(()),
+        () = crate::watch::run(client.clone(), &args, &choice_in, metrics.clone()) => Ok(()),
+        () = push::run(remote, &args.node_name, choices, &outcome_in, &metrics) => Ok(()),
         () = status::run(client, &args.node_name, outcomes.clone()) => Ok(()),
-        () = events::run(pod_events, event_queue) => Ok(()),
-        () = health::run(health, outcomes) => Ok(()),
+        () = events::run(pod_events, event_queue, metrics.clone()) => Ok(()),
+        () = health::run(health, outcomes, metrics.clone()) => Ok(()),
         ended = tonic::transport::Server::builder()
             .timeout(OPERATION)
             .add_service(AgentServer::new(service))
@@ -107,7 +112,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn connect(args: &AgentArgs) -> anyhow::Result<Client> {
+async fn connect(args: &AgentArgs, metrics: &AgentMetrics) -> anyhow::Result<Client> {
     let mut config = match &args.kubeconfig {
         Some(path) => {
             let read = Kubeconfig::read_from(path)
@@ -121,5 +126,13 @@ async fn connect(args: &AgentArgs) -> anyhow::Result<Client> {
         )?,
     };
     config.connect_timeout = Some(Duration::from_secs(5));
-    Client::try_from(config).context("cannot make a client of the API server")
+    let metrics = metrics.clone();
+    let counted = MapResultLayer::new(move |answer: Result<http::Response<_>, _>| {
+        let answered = answer.as_ref().ok();
+        metrics.requested(answered.map(http::Response::status));
+        answer
+    });
+    let client = ClientBuilder::try_from(config);
+    let client = client.context("cannot make a client of the API server")?;
+    Ok(client.with_layer(&counted).build())
 }

@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 use crate::{
     args::AgentArgs,
     choose::{Lookup, MapChoice, Maps, NodeConfig, choose},
+    metrics::AgentMetrics,
 };
 
 /// Wait before a failed watch is tried again.
@@ -37,19 +38,31 @@ enum MapScope {
 }
 
 impl MapScope {
-    fn name(self) -> &'static str {
+    fn name(self) -> WatchName {
         match self {
-            Self::Node => "the node's ConfigMap",
-            Self::Default => "the default ConfigMap",
-            Self::Single => "the single ConfigMap",
+            Self::Node => WatchName("the node's ConfigMap", "node_map"),
+            Self::Default => WatchName("the default ConfigMap", "default_map"),
+            Self::Single => WatchName("the single ConfigMap", "single_map"),
         }
     }
 }
 
+/// What is watched: for the log, and as a label.
+#[derive(Clone, Copy, Debug)]
+struct WatchName(&'static str, &'static str);
+
+const NODE: WatchName = WatchName("the Node", "node");
+const GROUP_MAP: WatchName = WatchName("the group's ConfigMap", "group_map");
+
 type WatchResult<K> = Result<Option<K>, watcher::Error>;
 
 /// Watches for ever, and sends every new choice.
-pub(crate) async fn run(client: Client, args: &AgentArgs, choice: &Sender<MapChoice>) {
+pub(crate) async fn run(
+    client: Client,
+    args: &AgentArgs,
+    choice: &Sender<MapChoice>,
+    metrics: AgentMetrics,
+) {
     let maps_api = Api::<ConfigMap>::namespaced(client.clone(), &args.config_ns);
     let base = &args.configmap_name;
     let map = |name: String| follow(maps_api.clone(), name);
@@ -65,7 +78,7 @@ pub(crate) async fn run(client: Client, args: &AgentArgs, choice: &Sender<MapCho
     let mut group_name = Lookup::Unknown;
     let mut group: BoxStream<'static, WatchResult<ConfigMap>> = futures::stream::pending().boxed();
     let mut maps = Maps::default();
-    let mut health = WatchHealth::default();
+    let mut health = WatchHealth::new(metrics);
     loop {
         tokio::select! {
             Some((scope, found)) = fixed.next() => {
@@ -79,12 +92,12 @@ pub(crate) async fn run(client: Client, args: &AgentArgs, choice: &Sender<MapCho
                 }
             }
             Some(found) = group.next() => {
-                if let Some(found) = health.observe("the group's ConfigMap", found) {
+                if let Some(found) = health.observe(GROUP_MAP, found) {
                     maps.group = found.map(config).into();
                 }
             }
             Some(found) = node.next() => {
-                if let Some(found) = health.observe("the Node", found) {
+                if let Some(found) = health.observe(NODE, found) {
                     let now = Lookup::from(found.and_then(|node| label(&node, &args.label_name)));
                     if now != group_name {
                         (group, maps.group) = match &now {
@@ -181,13 +194,29 @@ fn label(node: &Node, key: &str) -> Option<String> {
 }
 
 /// Which watches work; logs a line whenever a watch breaks or works again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct WatchHealth {
     broken: std::collections::BTreeSet<&'static str>,
+    metrics: AgentMetrics,
 }
 
 impl WatchHealth {
-    fn observe<K>(&mut self, object: &'static str, found: WatchResult<K>) -> Option<Option<K>> {
+    fn new(metrics: AgentMetrics) -> Self {
+        Self {
+            broken: std::collections::BTreeSet::new(),
+            metrics,
+        }
+    }
+
+    fn observe<K>(
+        &mut self,
+        WatchName(object, label): WatchName,
+        found: WatchResult<K>,
+    ) -> Option<Option<K>> {
+        match &found {
+            Ok(_) => self.metrics.watched(label),
+            Err(_) => self.metrics.watch_failed(label),
+        }
         match found {
             Ok(found) => {
                 if self.broken.remove(object) {

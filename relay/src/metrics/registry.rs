@@ -1,7 +1,7 @@
 //! The registry and the text page.
 
-use super::process::ProcessMetrics;
 use prometheus_client::{encoding::text::encode, metrics::info::Info, registry::Registry};
+use resmgr_io::process::ProcessMetrics;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the names of cri-resmgr's own metrics begin with.
@@ -24,7 +24,7 @@ impl Metrics {
     #[must_use]
     pub fn new(build: Vec<(&'static str, String)>) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(ProcessMetrics::new()));
+        registry.register_collector(Box::new(ProcessMetrics::default()));
         let build = Info::new(build);
         registry.sub_registry_with_prefix(PREFIX).register(
             "build",

@@ -3,12 +3,12 @@
 
 use super::{
     units::bar,
-    view::{Seat, TopContainer, TopView},
+    view::{Seat, TopView},
 };
 use std::collections::BTreeMap;
 
-/// Most cores on a line; a larger cache goes on below.
-const CORES_A_LINE: usize = 16;
+/// Most cores on a line of text; a larger cache goes on below.
+pub(super) const CORES_A_LINE: usize = 16;
 
 /// What ran most on a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +43,8 @@ pub(super) struct Square {
 /// A line of the map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MapLine {
-    /// `socket 0`, or blank when as above.
-    pub(super) package: String,
-    /// `node 1`, or blank when as above.
-    pub(super) node: String,
-    /// The line's CPUs in the kernel's list format.
-    pub(super) cpus: String,
+    /// `socket 0  node 1  CPUs 4-7  `, without what is as above, as long as those of the other lines.
+    pub(super) label: String,
     /// Cores and their threads.
     pub(super) cores: Vec<Vec<Square>>,
 }
@@ -77,27 +73,31 @@ pub(super) fn names(view: &TopView) -> BTreeMap<&str, usize> {
     ids.enumerate().map(|(index, id)| (id, index)).collect()
 }
 
-/// The map of a picture.
-pub(super) fn map(view: &TopView) -> Vec<MapLine> {
+/// The map of a picture, with at most so many cores on a line.
+pub(super) fn map(view: &TopView, cores_a_line: usize) -> Vec<MapLine> {
     let names = names(view);
     let whole = if view.over_ns > 0 {
         view.over_ns
     } else {
         view.busy_ns.values().copied().max().unwrap_or_default()
     };
+    // By CPU what containers ran together, and the container that ran most, of equals the first by id.
+    let mut ran = BTreeMap::<u32, (u64, u64, &str)>::new();
+    for container in &view.containers {
+        for (cpu, ns) in &container.run_ns {
+            let (sum, most, id) = ran.entry(*cpu).or_default();
+            *sum += ns;
+            if *ns > *most || *ns == *most && container.id.as_str() < *id {
+                (*most, *id) = (*ns, &container.id);
+            }
+        }
+    }
     let square = |seat: &Seat| {
         let busy = view.busy_ns.get(&seat.cpu).copied().unwrap_or_default();
-        let ran =
-            |container: &TopContainer| container.run_ns.get(&seat.cpu).copied().unwrap_or_default();
-        let contained: u64 = view.containers.iter().map(ran).sum();
-        let most = view
-            .containers
-            .iter()
-            .map(|container| (ran(container), container.id.as_str()))
-            .max_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.cmp(a.1)));
+        let (contained, most, id) = ran.get(&seat.cpu).copied().unwrap_or_default();
         let outside_ns = busy.saturating_sub(contained);
         let runner = match most {
-            Some((ns, id)) if ns > 0 && ns >= outside_ns => {
+            1.. if most >= outside_ns => {
                 Runner::Container(names.get(id).copied().unwrap_or(usize::MAX))
             }
             _ if outside_ns > 0 => Runner::Outside,
@@ -115,7 +115,7 @@ pub(super) fn map(view: &TopView) -> Vec<MapLine> {
         .chunk_by(|a, b| (a.package, a.node, a.llc) == (b.package, b.node, b.llc))
     {
         let cores: Vec<_> = cache.chunk_by(|a, b| a.core == b.core).collect();
-        for some in cores.chunks(CORES_A_LINE) {
+        for some in cores.chunks(cores_a_line) {
             let Some(first) = some.first().and_then(|core| core.first()) else {
                 continue;
             };
@@ -132,18 +132,25 @@ pub(super) fn map(view: &TopView) -> Vec<MapLine> {
                 .flat_map(|core| core.iter())
                 .map(|seat| resmgr_topology::CpuId(seat.cpu))
                 .collect();
-            lines.push(MapLine {
-                package,
-                node,
-                cpus: cpus.to_string(),
-                cores: some
-                    .iter()
-                    .map(|core| core.iter().map(square).collect())
-                    .collect(),
-            });
+            let squares = |core: &&[Seat]| core.iter().map(square).collect();
+            let squares: Vec<Vec<_>> = some.iter().map(squares).collect();
+            lines.push(([package, node, cpus.to_string()], squares));
         }
     }
+    let width = |cell: usize| {
+        let widths = lines.iter().map(|(label, _)| label[cell].len());
+        widths.max().unwrap_or_default()
+    };
+    let widths = [width(0), width(1), width(2)];
     lines
+        .into_iter()
+        .map(|([package, node, cpus], cores)| {
+            let [for_package, for_node, for_cpus] = widths;
+            let label =
+                format!("{package:for_package$}  {node:for_node$}  CPUs {cpus:for_cpus$}  ");
+            MapLine { label, cores }
+        })
+        .collect()
 }
 
 fn bar_of(busy: u64, whole: u64) -> char {

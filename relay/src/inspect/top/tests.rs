@@ -1,6 +1,7 @@
 use super::{view::worst_first, *};
-use ratatui::{Terminal, backend::TestBackend};
 use std::collections::BTreeMap;
+
+mod screen;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -42,12 +43,6 @@ fn view(containers: Vec<TopContainer>, busy: &[(u32, u64)], at_ns: u64) -> TopVi
     };
     worst_first(&mut view.containers);
     view
-}
-
-fn drawn(screen: &Screen) -> String {
-    let mut terminal = Terminal::new(TestBackend::new(120, 20)).unwrap();
-    terminal.draw(|frame| screen.draw(frame)).unwrap();
-    terminal.backend().to_string()
 }
 
 #[test]
@@ -131,11 +126,6 @@ fn the_worst_three_on_exclusive_cpus_are_named_and_the_rest_is_counted() {
     let text = picture.to_string();
     let expected = "4ms system.slice/chronyd.service, 3us (outside containers), 2us system.slice/cron.service, 1us 2 more";
     assert!(text.contains(expected), "{text}");
-    let mut terminal = Terminal::new(TestBackend::new(160, 20)).unwrap();
-    let screen = Screen::new(picture);
-    terminal.draw(|frame| screen.draw(frame)).unwrap();
-    let text = terminal.backend().to_string();
-    assert!(text.contains("4ms system.slice/chronyd.service"), "{text}");
 }
 
 #[test]
@@ -169,63 +159,55 @@ fn a_difference_counts_from_the_earlier_picture() {
 }
 
 #[test]
-fn the_screen_shows_rates_of_the_last_interval_and_totals_when_asked() {
-    let first = view(vec![container("a", &[(0, 5 * SECOND)], 0)], &[], SECOND);
-    let mut screen = Screen::new(first);
-    let next = view(
-        vec![container("a", &[(0, 11 * SECOND / 2)], SECOND / 4)],
-        &[(0, SECOND / 2)],
-        2 * SECOND,
-    );
-    screen.update(next);
-    let text = drawn(&screen);
-    assert!(text.contains("50.0%"), "{text}");
-    assert!(text.contains("25.0%"), "{text}");
-    assert!(text.contains("socket 0"), "{text}");
-    screen.press(ScreenAction::Total);
-    assert!(drawn(&screen).contains("5.50s"), "{}", drawn(&screen));
-}
-
-#[test]
-fn keys_sort_select_and_pause() {
-    let containers = || {
-        vec![
-            container("a", &[(0, 10)], 900),
-            container("b", &[(1, 1_000)], 1),
-        ]
+fn a_snapshot_says_by_name_what_a_container_waited_for() {
+    use crate::telemetry::{
+        ContainerTelemetry, Interference, InterferenceSource, TelemetrySnapshot, Totals,
+        sample::ContainerName,
     };
-    let mut screen = Screen::new(view(containers(), &[], SECOND));
-    let first = |screen: &Screen| screen.rows()[0].id.clone();
-    assert_eq!(first(&screen), "a");
-    screen.press(ScreenAction::Sort);
-    assert_eq!(first(&screen), "b", "by CPU time");
-    screen.press(ScreenAction::Down);
-    assert!(
-        drawn(&screen).contains("id b   exclusive CPUs none"),
-        "{}",
-        drawn(&screen)
-    );
-    screen.press(ScreenAction::Down);
-    screen.press(ScreenAction::Down);
-    assert!(drawn(&screen).contains("id a "), "{}", drawn(&screen));
-    screen.press(ScreenAction::Pause);
-    screen.update(view(Vec::new(), &[], 2 * SECOND));
-    assert_eq!(first(&screen), "b", "a paused picture stays");
-    assert!(drawn(&screen).contains("PAUSED"));
-    screen.press(ScreenAction::Pause);
-    screen.update(view(Vec::new(), &[], 3 * SECOND));
-    assert!(screen.rows().is_empty());
-    screen.press(ScreenAction::Up);
-}
+    use resmgr_policy::ContainerId;
+    use resmgr_topology::{CpuSet, NodeId, Topology};
 
-#[test]
-fn a_screen_too_small_to_hold_it_is_drawn_all_the_same() {
-    let mut screen = Screen::new(view(vec![container("a", &[(0, 10)], 900)], &[], SECOND));
-    screen.press(ScreenAction::Down);
-    screen.trouble("cannot reach a running cri-resmgr".into());
-    for (width, height) in [(1, 1), (10, 3), (40, 8)] {
-        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal.draw(|frame| screen.draw(frame)).unwrap();
-    }
-    assert!(drawn(&screen).contains("cannot reach"));
+    let id = ContainerId("a".into());
+    let waited = |wait_ns| Interference {
+        preemptions: 1,
+        wait_ns,
+    };
+    let measured = ContainerTelemetry {
+        id: id.clone(),
+        cpus: CpuSet::EMPTY,
+        exclusive: CpuSet::EMPTY,
+        total: Totals {
+            preempted_by_others: 3,
+            ..Totals::default()
+        },
+        run_ns: BTreeMap::new(),
+        outside_ns: 0,
+        foreign: Vec::new(),
+        interference: BTreeMap::from([
+            (InterferenceSource::Container(id), waited(10)),
+            (InterferenceSource::Rest, waited(30)),
+            (InterferenceSource::Kernel, waited(0)),
+        ]),
+        resident: BTreeMap::from([(NodeId(1), 4096)]),
+    };
+    let snapshot = TelemetrySnapshot {
+        containers: vec![measured],
+        ..TelemetrySnapshot::default()
+    };
+    let topology = Topology::synthetic("pack:1 numa:1 l3:1 core:1 pu:1").unwrap();
+    let name = |id: &str| ContainerName {
+        pod: id.to_owned(),
+        ..ContainerName::default()
+    };
+    let mut view = TopView::new(&snapshot, None, None, &topology, name);
+    let earlier = view.clone();
+    let container = &mut view.containers[0];
+    assert_eq!(container.preempted, 3);
+    assert_eq!(container.memory_bytes, BTreeMap::from([(1, 4096)]));
+    let sums = [("(outside containers)".into(), 30), ("/a/".into(), 10)];
+    assert_eq!(container.waited_for_ns, BTreeMap::from(sums));
+    *container.waited_for_ns.get_mut("/a/").unwrap() += 5;
+    let between = view.since(&earlier);
+    assert_eq!(between.containers[0].waited_for_ns["/a/"], 5);
+    assert_eq!(between.containers[0].preempted, 0);
 }

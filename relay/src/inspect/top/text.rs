@@ -1,6 +1,7 @@
 //! The picture as text, for `--once`, pipes and the demo.
 
 use super::{
+    columns::largest_first,
     map,
     units::{bar, span},
     view::{NonContainerTotals, Seat, TopContainer, TopView},
@@ -93,16 +94,15 @@ impl TopView {
 const INTRUDERS: usize = 3;
 
 /// What ran on the exclusive CPUs of a container, in words, the worst first.
-pub(super) fn foreign(by: &BTreeMap<String, u64>) -> String {
-    let mut sources: Vec<_> = by.iter().filter(|(_, ns)| **ns > 0).collect();
-    sources.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
+fn foreign(by: &BTreeMap<String, u64>) -> String {
+    let sources = largest_first(by);
     let (named, rest) = sources.split_at(sources.len().min(INTRUDERS));
     let mut words: Vec<_> = named
         .iter()
-        .map(|(source, ns)| format!("{} {source}", span(**ns)))
+        .map(|(source, ns)| format!("{} {source}", span(*ns)))
         .collect();
     if !rest.is_empty() {
-        let ran_ns = rest.iter().map(|(_, ns)| **ns).sum();
+        let ran_ns = rest.iter().map(|(_, ns)| ns).sum();
         words.push(format!("{} {} more", span(ran_ns), rest.len()));
     }
     if words.is_empty() {
@@ -113,15 +113,7 @@ pub(super) fn foreign(by: &BTreeMap<String, u64>) -> String {
 }
 
 fn write_map(f: &mut fmt::Formatter<'_>, view: &TopView) -> fmt::Result {
-    let lines = map::map(view);
-    let width = |cell: fn(&map::MapLine) -> &str| {
-        let widths = lines.iter().map(|line| cell(line).chars().count());
-        widths.max().unwrap_or_default()
-    };
-    let package = width(|line| &line.package);
-    let node = width(|line| &line.node);
-    let cpus = width(|line| &line.cpus);
-    for line in &lines {
+    for line in map::map(view, map::CORES_A_LINE) {
         let mut drawn = String::new();
         for core in &line.cores {
             for square in core {
@@ -130,14 +122,7 @@ fn write_map(f: &mut fmt::Formatter<'_>, view: &TopView) -> fmt::Result {
             }
             drawn.push(' ');
         }
-        writeln!(
-            f,
-            "  {:package$}  {:node$}  CPUs {:cpus$}  {}",
-            line.package,
-            line.node,
-            line.cpus,
-            drawn.trim_end()
-        )?;
+        writeln!(f, "  {}{}", line.label, drawn.trim_end())?;
     }
     Ok(())
 }

@@ -46,6 +46,16 @@ pub struct TopContainer {
     pub outside_ns: u64,
     /// Time of others on its exclusive CPUs, nanoseconds, by the name of their container, or the cgroup of the host.
     pub foreign_ns: BTreeMap<String, u64>,
+    /// Involuntary switches after which a thread of another container, or of none, ran.
+    #[serde(default)]
+    pub preempted: u64,
+    /// Its run-queue wait by what ran meanwhile, nanoseconds, named as in `foreign_ns`; under its own name where its
+    /// threads waited for each other. An estimate, but for its sum, which is `contention_ns`.
+    #[serde(default)]
+    pub waited_for_ns: BTreeMap<String, u64>,
+    /// Memory charged to it by NUMA node, bytes; empty where it is not known.
+    #[serde(default)]
+    pub memory_bytes: BTreeMap<u32, u64>,
 }
 
 impl TopContainer {
@@ -65,23 +75,20 @@ impl TopContainer {
     /// and others' time on CPUs that should be its alone.
     #[must_use]
     pub fn hurt_ns(&self) -> u64 {
-        let foreign: u64 = self.foreign_ns.values().sum();
         [
             self.contention_ns,
             self.throttled_ns,
             self.outside_ns,
-            foreign,
+            self.total_foreign_ns(),
         ]
         .iter()
         .fold(0, |sum, part| sum.saturating_add(*part))
     }
 
-    /// What ran most on its exclusive CPUs, by name.
+    /// Time of others on its exclusive CPUs, nanoseconds.
     #[must_use]
-    pub fn worst_intruder(&self) -> Option<&str> {
-        let ran = self.foreign_ns.iter().filter(|(_, ns)| **ns > 0);
-        let worst = ran.max_by_key(|(_, ns)| **ns);
-        worst.map(|(name, _)| name.as_str())
+    pub fn total_foreign_ns(&self) -> u64 {
+        self.foreign_ns.values().sum()
     }
 
     /// `namespace/pod/container`.
@@ -168,6 +175,13 @@ fn list(cpus: &CpuSet) -> String {
     cpus.to_string()
 }
 
+/// Takes earlier sums off later ones.
+fn subtract<K: Ord>(now: &mut BTreeMap<K, u64>, before: &BTreeMap<K, u64>) {
+    for (key, sum) in now {
+        *sum = sum.saturating_sub(before.get(key).copied().unwrap_or_default());
+    }
+}
+
 pub(super) fn worst_first(containers: &mut [TopContainer]) {
     containers.sort_by(|a, b| {
         let harm = b.hurt_ns().cmp(&a.hurt_ns());
@@ -177,6 +191,11 @@ pub(super) fn worst_first(containers: &mut [TopContainer]) {
 }
 
 impl TopView {
+    /// Whether every switch is counted. Otherwise there are no migrations, no lengths of waits and no causes.
+    pub(super) fn is_exact(&self) -> bool {
+        matches!(&*self.quality, "exact" | "partial")
+    }
+
     /// The picture of a telemetry snapshot.
     #[must_use]
     pub fn new(
@@ -201,13 +220,19 @@ impl TopView {
                     wait_preempt_ns,
                     ..
                 } = measured.total;
+                let label = |source: &InterferenceSource| match source {
+                    InterferenceSource::Rest => "(outside containers)".to_owned(),
+                    source => source.label(|id| Some(name(&id.0).to_string())),
+                };
                 let mut foreign_ns = BTreeMap::new();
                 for foreign in &measured.foreign {
-                    let source = match &foreign.source {
-                        InterferenceSource::Rest => "(outside containers)".to_owned(),
-                        source => source.label(|id| Some(name(&id.0).to_string())),
-                    };
-                    *foreign_ns.entry(source).or_default() += foreign.run_ns;
+                    *foreign_ns.entry(label(&foreign.source)).or_default() += foreign.run_ns;
+                }
+                let mut waited_for_ns = BTreeMap::new();
+                for (source, interference) in &measured.interference {
+                    if interference.wait_ns > 0 {
+                        *waited_for_ns.entry(label(source)).or_default() += interference.wait_ns;
+                    }
                 }
                 TopContainer {
                     id: measured.id.0.to_string(),
@@ -230,6 +255,13 @@ impl TopView {
                     migrations: measured.total.migrations,
                     outside_ns: measured.outside_ns,
                     foreign_ns,
+                    preempted: measured.total.preempted_by_others,
+                    waited_for_ns,
+                    memory_bytes: measured
+                        .resident
+                        .iter()
+                        .map(|(node, bytes)| (node.0, *bytes))
+                        .collect(),
                 }
             })
             .collect();
@@ -286,9 +318,10 @@ impl TopView {
                 continue;
             };
             let less = |now: &mut u64, then: u64| *now = now.saturating_sub(then);
-            for (cpu, ns) in &mut container.run_ns {
-                less(ns, before.run_ns.get(cpu).copied().unwrap_or_default());
-            }
+            subtract(&mut container.run_ns, &before.run_ns);
+            subtract(&mut container.foreign_ns, &before.foreign_ns);
+            subtract(&mut container.waited_for_ns, &before.waited_for_ns);
+            less(&mut container.preempted, before.preempted);
             less(&mut container.contention_ns, before.contention_ns);
             less(&mut container.throttled_ns, before.throttled_ns);
             less(&mut container.throttled_wait_ns, before.throttled_wait_ns);
@@ -302,16 +335,8 @@ impl TopView {
             for (now, then) in container.migrations.iter_mut().zip(before.migrations) {
                 less(now, then);
             }
-            for (source, ns) in &mut container.foreign_ns {
-                less(
-                    ns,
-                    before.foreign_ns.get(source).copied().unwrap_or_default(),
-                );
-            }
         }
-        for (cpu, ns) in &mut view.busy_ns {
-            *ns = ns.saturating_sub(earlier.busy_ns.get(cpu).copied().unwrap_or_default());
-        }
+        subtract(&mut view.busy_ns, &earlier.busy_ns);
         view.over_ns = self.at_ns.saturating_sub(earlier.at_ns);
         view.switches = self.switches.saturating_sub(earlier.switches);
         view.outside.less(&earlier.outside);

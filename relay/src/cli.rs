@@ -12,7 +12,7 @@ mod compat;
 mod error;
 mod word;
 
-pub use command::{Command, InstallArguments, MakePoolsArguments, command};
+pub use command::{Command, GatherArguments, InstallArguments, MakePoolsArguments, command};
 pub use error::UsageError;
 
 use crate::{

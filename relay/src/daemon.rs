@@ -51,6 +51,7 @@ pub fn execute(invocation: Invocation) -> Result<(), ExitError> {
         Command::Install(arguments) => commands::install(&raw, arguments),
         Command::Uninstall => commands::uninstall(&raw),
         Command::Status { listen } => commands::status(&raw, listen),
+        Command::Gather(arguments) => commands::gather(&raw, &arguments),
         Command::MakePools(arguments) => commands::make_pools(&raw, &arguments),
         Command::Top { once, json } => commands::top(&raw, once, json),
         Command::CheckConfig { file } => commands::check_config(&raw, &file),

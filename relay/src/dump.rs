@@ -30,4 +30,5 @@ pub use error::DumpError;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use message::Message;
 pub use queue::Measurements;
+pub use redact::hide_secrets;
 pub use sink::Dumper;

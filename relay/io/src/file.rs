@@ -67,6 +67,19 @@ pub fn open_output(path: &Path, empty: bool) -> io::Result<File> {
     Ok(file)
 }
 
+/// Makes a file to be written, mode 0600. What is there already, a symbolic link too, is neither opened nor followed.
+///
+/// # Errors
+/// When there is something of this name, or no file can be made.
+pub fn create_output(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(MODE)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)
+}
+
 /// Checks that what is kept in a directory can be trusted: it belongs to our own user or to root, and no other
 /// user can write in it. A directory that does not exist is as good.
 ///
@@ -130,6 +143,21 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, MODE);
         drop(open_output(&path, true).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "");
+    }
+
+    #[test]
+    fn a_new_file_is_for_our_own_user_and_what_is_there_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("archive");
+        create_output(&path).unwrap().write_all(b"kept").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, MODE);
+        let link = folder.path().join("link");
+        symlink(folder.path().join("none"), &link).unwrap();
+        for taken in [&path, &link] {
+            let error = create_output(taken).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
     }
 
     #[test]

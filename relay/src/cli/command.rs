@@ -70,6 +70,8 @@ pub enum Command {
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
         listen: SocketAddr,
     },
+    /// Write what explains the placements of this node into an archive, without secrets, for a report.
+    Gather(GatherArguments),
     /// Check a run-time configuration on this machine without applying it.
     CheckConfig {
         /// A ConfigMap manifest, or a YAML document with its keys.
@@ -104,6 +106,17 @@ pub struct InstallArguments {
     /// The folder for the program: /usr/local/bin, or where a package put this one.
     #[arg(long, value_name = "DIR")]
     pub prefix: Option<PathBuf>,
+}
+
+/// What `gather` takes.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct GatherArguments {
+    /// The archive (tar.gz), which must not exist yet; when not given, ./cri-resmgr-NODE-DATE.tar.gz.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Put a short hash in place of each name of a namespace, a pod, a container and the node.
+    #[arg(long)]
+    pub anonymous: bool,
 }
 
 /// What `make-pools` takes.

@@ -172,6 +172,13 @@ fn subcommands_take_their_own_words_and_options_of_the_relay() {
                 file: "map.yaml".into(),
             },
         ),
+        (
+            "gather --anonymous --output x.tar.gz",
+            Command::Gather(GatherArguments {
+                output: Some("x.tar.gz".into()),
+                anonymous: true,
+            }),
+        ),
         ("-print-config", Command::PrintConfig),
         (
             "completion bash",

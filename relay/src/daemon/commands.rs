@@ -2,6 +2,7 @@
 
 mod check_config;
 mod fetch;
+mod gather;
 mod install;
 mod make_pools;
 mod output;
@@ -11,6 +12,7 @@ mod top;
 
 pub use check_config::check_config;
 pub use fetch::views_socket;
+pub use gather::gather;
 pub use install::{install, uninstall};
 pub(super) use make_pools::host_name;
 pub use make_pools::make_pools;

@@ -3,6 +3,8 @@
 //! Hidden are registry credentials, environment values, annotations that are not known to be harmless, the runtime's
 //! verbose `info` (it repeats the environment) and what commands print.
 
+use serde_json::Value;
+
 /// What stands for a secret.
 pub(super) const HIDDEN: &str = "(hidden)";
 
@@ -10,6 +12,7 @@ pub(super) const HIDDEN: &str = "(hidden)";
 const SECRETS: &[(&str, Redaction)] = &[
     ("auth", Redaction::Credentials),
     ("envs", Redaction::Environment),
+    ("env", Redaction::Environment),
     ("annotations", Redaction::AllBut(SAFE_ANNOTATIONS)),
     ("info", Redaction::AllBut(&[])),
     ("stdout", Redaction::Output),
@@ -99,6 +102,42 @@ impl Redaction {
     }
 }
 
+/// Hides in a document what would be hidden of a message with the same fields. An environment is a list of
+/// `[name, value]` or of `{"key": …, "value": …}`.
+pub fn hide_secrets(document: &mut Value) {
+    hide(document, Redaction::Secrets);
+}
+
+fn hide(value: &mut Value, redaction: Redaction) {
+    match value {
+        Value::String(_) | Value::Number(_) | Value::Array(_) if redaction.hides() => {
+            *value = HIDDEN.into();
+        }
+        Value::String(_) if matches!(redaction, Redaction::Variable { .. }) => {
+            *value = HIDDEN.into(); // `NAME=value`
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        Value::Array(items) => match (redaction, items.as_mut_slice()) {
+            (Redaction::Variable { .. }, [Value::String(name), value]) => {
+                hide(value, redaction.of_variable(name).field("value"));
+            }
+            (Redaction::Variable { .. }, _) => *value = HIDDEN.into(),
+            (_, items) => {
+                for item in items {
+                    hide(item, redaction.item());
+                }
+            }
+        },
+        Value::Object(fields) => {
+            let name = fields.get("key").and_then(Value::as_str);
+            let redaction = redaction.of_variable(name.unwrap_or_default());
+            for (name, value) in fields {
+                hide(value, redaction.field(name));
+            }
+        }
+    }
+}
+
 /// What stands for what a command printed.
 pub(super) fn hidden_output(bytes: usize) -> String {
     format!("(hidden, {bytes} bytes)")
@@ -108,4 +147,38 @@ fn starts_with_any(text: &str, beginnings: &[&str]) -> bool {
     beginnings
         .iter()
         .any(|beginning| text.starts_with(beginning))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_document_keeps_what_concerns_placement_and_no_secret() {
+        let mut document = json!({
+            "auth": {"server_address": "registry", "username": "u", "password": ["s3cret"]},
+            "nested": [{
+                "env": [["STP_POOL", "shared"], ["TOKEN", "s3cret"], ["odd", "s3cret", 3], "TOKEN=s3cret"],
+                "envs": [{"key": "CMK_A", "value": "1"}, {"key": "TOKEN", "value": "s3cret"}],
+                "annotations": {"intel.com/resources": "2", "example.com/token": {"deep": "s3cret"}},
+                "cpus": "0-3",
+            }],
+            "info": {"config": "s3cret", "pid": 17},
+        });
+        hide_secrets(&mut document);
+        assert_eq!(
+            document,
+            json!({
+                "auth": {"server_address": "registry", "username": HIDDEN, "password": HIDDEN},
+                "nested": [{
+                    "env": [["STP_POOL", "shared"], ["TOKEN", HIDDEN], HIDDEN, HIDDEN],
+                    "envs": [{"key": "CMK_A", "value": "1"}, {"key": "TOKEN", "value": HIDDEN}],
+                    "annotations": {"intel.com/resources": "2", "example.com/token": {"deep": HIDDEN}},
+                    "cpus": "0-3",
+                }],
+                "info": {"config": HIDDEN, "pid": HIDDEN},
+            })
+        );
+    }
 }

@@ -1,8 +1,15 @@
-//! The client side of the views, for `cri-resmgr state`, `explain` and `top`.
+//! The client side of the views, for `cri-resmgr state`, `explain`, `top` and `gather`.
 
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Largest answer that is taken.
+const MAX_BODY_BYTES: usize = 64 << 20;
 
 /// Why a view could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -10,7 +17,7 @@ pub enum ClientError {
     /// No process serves the socket.
     #[error("cannot reach a running cri-resmgr at {path}")]
     Connect {
-        /// The socket.
+        /// The socket, or the address.
         path: PathBuf,
         /// Why.
         #[source]
@@ -19,7 +26,7 @@ pub enum ClientError {
     /// The daemon was reached and the exchange failed.
     #[error("cri-resmgr at {path} did not answer")]
     Exchange {
-        /// The socket.
+        /// The socket, or the address.
         path: PathBuf,
         /// Why.
         #[source]
@@ -28,6 +35,9 @@ pub enum ClientError {
     /// The daemon refused.
     #[error("{0}")]
     Refused(String),
+    /// The answer is larger than any that is made sense of.
+    #[error("the answer to {0} is larger than 64 MiB")]
+    TooLarge(String),
     /// The answer is not what this version understands.
     #[error("cri-resmgr at {path} answered something else: is it another version?")]
     Format {
@@ -39,7 +49,7 @@ pub enum ClientError {
     },
 }
 
-/// Fetches `/state`, `/top` or `/explain/…` from a running daemon.
+/// Fetches `/state`, `/top`, `/explain/…` or `/api/v1/…` from a running daemon.
 ///
 /// # Errors
 /// [`ClientError`], by stage.
@@ -47,44 +57,68 @@ pub async fn fetch<T: serde::de::DeserializeOwned>(
     socket: &Path,
     view: &str,
 ) -> Result<T, ClientError> {
-    let path = || socket.to_owned();
-    let stream = tokio::net::UnixStream::connect(socket)
-        .await
-        .map_err(|source| ClientError::Connect {
-            path: path(),
-            source,
-        })?;
-    let exchange = |source| ClientError::Exchange {
-        path: path(),
+    let stream = tokio::net::UnixStream::connect(socket).await;
+    let stream = stream.map_err(|source| ClientError::Connect {
+        path: socket.to_owned(),
+        source,
+    })?;
+    let body = exchange(stream, socket, view).await?;
+    serde_json::from_slice(&body).map_err(|source| ClientError::Format {
+        path: socket.to_owned(),
+        source,
+    })
+}
+
+/// Fetches the page of metrics from where a daemon serves it (`--metrics-address`).
+///
+/// # Errors
+/// [`ClientError`], by stage.
+pub async fn fetch_metrics(address: SocketAddr) -> Result<String, ClientError> {
+    let at = PathBuf::from(address.to_string());
+    let stream = tokio::net::TcpStream::connect(address).await;
+    let stream = stream.map_err(|source| ClientError::Connect {
+        path: at.clone(),
+        source,
+    })?;
+    let body = exchange(stream, &at, "/metrics").await?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+/// Asks the daemon at the other end of a stream, which leads to `at`, for the body of a page.
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    at: &Path,
+    page: &str,
+) -> Result<Vec<u8>, ClientError> {
+    let failed = |source| ClientError::Exchange {
+        path: at.to_owned(),
         source,
     };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(exchange)?;
-    let request = http::Request::get(view)
+        .map_err(failed)?;
+    let request = http::Request::get(page)
         .header(http::header::HOST, "localhost")
         .body(Empty::<bytes::Bytes>::new())
-        .map_err(|error| ClientError::Refused(format!("{view} is not a name: {error}")))?;
+        .map_err(|error| ClientError::Refused(format!("{page} is not a name: {error}")))?;
     // Dropping the connection when the reply is complete is what ends it; its own result says no more.
     let driver = tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(exchange)?;
-    let ok = response.status().is_success();
-    let body = response
-        .into_body()
-        .collect()
-        .await
-        .map_err(exchange)?
-        .to_bytes();
-    driver.abort();
-    if !ok {
-        return Err(ClientError::Refused(
-            String::from_utf8_lossy(&body).into_owned(),
-        ));
+    let mut response = sender.send_request(request).await.map_err(failed)?;
+    let mut body = Vec::new();
+    while let Some(frame) = response.frame().await {
+        let data = frame.map_err(failed)?.into_data().unwrap_or_default();
+        if body.len() + data.len() > MAX_BODY_BYTES {
+            return Err(ClientError::TooLarge(page.to_owned()));
+        }
+        body.extend_from_slice(&data);
     }
-    serde_json::from_slice(&body).map_err(|source| ClientError::Format {
-        path: path(),
-        source,
-    })
+    driver.abort();
+    if response.status().is_success() {
+        Ok(body)
+    } else {
+        let refusal = String::from_utf8_lossy(&body);
+        Err(ClientError::Refused(refusal.into_owned()))
+    }
 }
 
 #[cfg(test)]

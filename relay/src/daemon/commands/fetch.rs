@@ -1,6 +1,6 @@
 //! Views asked of a running daemon.
 
-use crate::{config::Raw, daemon::error::ExitError, inspect::client};
+use crate::{config::Raw, cri::listen::socket_path, daemon::error::ExitError, inspect::client};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,11 @@ pub fn views_socket(relay_socket: &Path) -> PathBuf {
     relay_socket.with_file_name(format!("{stem}-inspect.sock"))
 }
 
+/// The socket on which the daemon that serves the relay socket of these options serves its views.
+pub(super) fn views_socket_of(raw: &Raw) -> PathBuf {
+    views_socket(&socket_path(&raw.options.relay.relay_socket.text))
+}
+
 /// Asks the daemon that serves the relay socket of these options on its socket of views.
 ///
 /// # Errors
@@ -22,8 +27,7 @@ pub(super) fn ask<T, E: Into<anyhow::Error>, F: Future<Output = Result<T, E>>>(
     raw: &Raw,
     ask: impl FnOnce(PathBuf) -> F,
 ) -> Result<T, ExitError> {
-    let typed = &raw.options.relay.relay_socket.text;
-    let socket = views_socket(&crate::cri::listen::socket_path(typed));
+    let socket = views_socket_of(raw);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,9 +1,11 @@
 //! `cargo xtask tidy`: the rules of docs/architecture.md that the compiler cannot hold.
 //!
-//! Imports between modules, words, lints in every package, no generated or machine-bound text, module style.
+//! Imports between modules, words, lints in every package, no generated or machine-bound text, module style, links of
+//! documents.
 
 mod doc_table;
 mod imports;
+mod links;
 mod modules;
 mod words;
 
@@ -126,6 +128,7 @@ fn findings(root: &Path) -> Result<Vec<String>> {
         .filter(|path| root.join(path).is_file())
         .collect();
     let mut found = modules::findings(root, &exist)?;
+    found.extend(links::findings(root, &exist)?);
     for table in DOC_TABLES {
         found.extend(table.finding(root)?);
     }

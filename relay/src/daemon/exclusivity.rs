@@ -76,7 +76,7 @@ impl ExclusivityWatch {
                     tracing::warn!(
                         target: "telemetry",
                         "the exclusive CPUs of {container} are not its alone: {described}. Keep services of the host \
-                         away (CPUAffinity= of systemd), or isolate the CPUs"
+                         away (--fence-host on, or CPUAffinity= of systemd), or isolate the CPUs"
                     );
                     let text = format!("its exclusive CPUs are not its alone: {described}");
                     tell(&id, PodEventReason::ExclusivityViolated, &text);

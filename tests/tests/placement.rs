@@ -119,18 +119,18 @@ async fn withheld_cpus_are_given_to_no_container(online: &str) {
     kernel::give_pods(&parent, &last.to_string()).unwrap();
     let pod = node.cri.run_pod("late", "besteffort", &[]).await.unwrap();
     // Pods elsewhere than in /kubepods are known by their first container: the kubelet tries again.
-    let (mut id, mut attempts) = (String::new(), 0);
+    let (mut id, mut attempts, mut refusal) = (String::new(), 0, None);
     let created = eventually(Duration::from_secs(60), async || {
         attempts += 1;
         let late = Container::sleeping(&format!("late-{attempts}"));
         match node.cri.run(&pod, &late).await {
             Ok(created) => id = created,
-            Err(error) => println!("{error:#}"),
+            Err(error) => refusal = Some(error),
         }
         !id.is_empty()
     })
     .await;
-    assert!(created, "{}", node.relay.log());
+    assert!(created, "{refusal:?}\n{}", node.relay.log());
     node.settles(&id, &BTreeSet::from([last])).await;
     let withheld = eventually(Duration::from_secs(20), async || {
         let state = node.relay.ask(&["state"]).unwrap();

@@ -36,15 +36,6 @@ pub(crate) async fn a_neighbour_is_evaded_until_the_numbers_stop(runtime: &Runti
     skip::skip("feedback: a neighbour that is evaded", why);
 }
 
-/// Milliseconds a second that were waited on a list when a container was placed, as its explanation says.
-/// What the host does beside the guest is part of it.
-fn waited(told: &str, list: &str) -> u64 {
-    let start = format!("list {list} (socket ");
-    let line = told.lines().find(|line| line.contains(&start)).unwrap();
-    let rest = line.strip_suffix(" ms/s waited").unwrap();
-    rest.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
 async fn evaded(pools: &mut Pools<'_>) -> Result<(), Spoilt> {
     pools.expose(VICTIMS).await;
     pools.disturb("noisy").await;
@@ -64,11 +55,7 @@ async fn evaded(pools: &mut Pools<'_>) -> Result<(), Spoilt> {
     // By requests there is far more room beside the neighbour: 100m of four CPUs against 3600m.
     pools.begin("next", &["latency", "1"], 100, None).await;
     let told = pools.explained("next");
-    let (calm, noisy) = (waited(&told, CALM), waited(&told, NOISY));
-    if calm > noisy {
-        let why = format!("{calm} ms/s were waited on the calm list, {noisy} on the other");
-        return Err(Spoilt(why));
-    }
+    // However long is waited on the calm list, which the host's other work makes wait: the other is full.
     assert_eq!(pools.cpus("next"), CALM, "{}", pools.told("next"));
     let line = |list: &str| told.find(&format!("list {list} (socket "));
     assert!(told.contains(RULE), "{told}");

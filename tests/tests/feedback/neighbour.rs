@@ -1,13 +1,12 @@
 //! A neighbour that takes a list for itself: who is there is moved, once, and who comes goes elsewhere. Then,
 //! with others in their place, the telemetry is cut off while a move is watched and the next one is due.
 
-#[cfg(target_arch = "x86_64")]
 use crate::PATIENCE;
 use crate::pools::{CALM, NOISY, Pools, RESTS, Spoilt};
-use resmgr_tests::{Runtime, skip};
 #[cfg(target_arch = "x86_64")]
-use resmgr_tests::{cut, eventually};
-use std::time::{Duration, Instant};
+use resmgr_tests::cut;
+use resmgr_tests::{Runtime, eventually, skip};
+use std::time::Duration;
 
 const VICTIMS: [&str; 2] = ["victim-a", "victim-b"];
 #[cfg(target_arch = "x86_64")]
@@ -49,7 +48,6 @@ async fn evaded(pools: &mut Pools<'_>) -> Result<(), Spoilt> {
             "{told}"
         );
     }
-    let kept = Instant::now();
     assert_eq!(pools.cpus("noisy"), NOISY, "it may not leave its socket");
 
     // By requests there is far more room beside the neighbour: 100m of four CPUs against 3600m.
@@ -66,18 +64,21 @@ async fn evaded(pools: &mut Pools<'_>) -> Result<(), Spoilt> {
     // It has not been moved yet, and might rightly go to the list that falls idle.
     pools.end("next").await;
     pools.end("noisy").await;
+    let all = ["crowd", VICTIMS[0], VICTIMS[1]];
+    let moves =
+        |pools: &Pools<'_>| -> usize { all.map(|name| pools.moves(name).len()).iter().sum() };
+    let before = moves(pools);
     let changes = pools.changes(Duration::from_secs(12)).await;
-    if kept.elapsed() >= RESTS {
-        return Err(Spoilt(
-            "they rested long enough to be moved again".to_owned(),
-        ));
-    }
+    let told = eventually(PATIENCE, async || before + changes <= moves(pools)).await;
+    assert!(told, "a move without a word: {}", pools.relay.log());
     for name in VICTIMS {
-        let told = pools.explained(name);
-        assert_eq!(told.matches("moved because of ").count(), 1, "{told}");
-        assert_eq!(pools.cpus(name), CALM);
+        // A container that has rested may go back, and rightly: on a busy host all this takes minutes.
+        let moves = pools.moves(name);
+        let rested = moves.windows(2).all(|pair| pair[1] - pair[0] >= RESTS);
+        assert!(rested, "{}", pools.told(name));
+        let is_back = moves.len() > 1;
+        assert!(is_back || pools.cpus(name) == CALM, "{}", pools.told(name));
     }
-    assert_eq!(changes, 0, "{}", pools.relay.log());
     for name in VICTIMS {
         pools.end(name).await;
     }

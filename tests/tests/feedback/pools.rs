@@ -190,6 +190,19 @@ impl<'a> Pools<'a> {
         })
     }
 
+    /// When one was moved, as explained: seconds since 1970, to the second.
+    pub(crate) fn moves(&self, name: &str) -> Vec<Duration> {
+        let told = self.explained(name);
+        let moved = told
+            .lines()
+            .filter(|line| line.contains(": moved because of "));
+        let times = moved.map(|line| {
+            let time: jiff::Timestamp = line.split_whitespace().next().unwrap().parse().unwrap();
+            Duration::from_secs(time.as_second().try_into().unwrap())
+        });
+        times.collect()
+    }
+
     /// How often the kernel changes anybody's CPUs from now on, for so long.
     pub(crate) async fn changes(&self, during: Duration) -> usize {
         let mut sight = Sight::new(self.runtime);

@@ -1,8 +1,12 @@
 //! Services of the host beside exclusive CPUs (`--fence-host`). The cgroup that holds the test's pods is all that the relay sees
 //! of the hierarchy: the machine's own `system.slice` is out of its reach.
-#![expect(clippy::unwrap_used, reason = "a test program: helpers fail the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test program: helpers fail the test"
+)]
 
-use resmgr_tests::{Container, Cri, Relay, Runtime, eventually, kernel, skip};
+use resmgr_tests::{Container, Cri, Guest, Relay, Runtime, eventually, kernel, skip};
 use std::{
     collections::BTreeSet,
     fs,
@@ -89,6 +93,20 @@ async fn a_service_makes_room_for_an_exclusive_container_and_has_its_cpus_back()
     if cpus(&kernel::online().unwrap()).len() < 2 {
         return skip::skip(what, "needs two CPUs");
     }
+    Box::pin(a_service_makes_room()).await;
+}
+
+#[test]
+fn in_the_guest_a_service_makes_room_under_cgroup_v2() {
+    let name = "in_the_guest_a_service_makes_room_under_cgroup_v2";
+    if Guest::n4c16().runs(name, &[]).unwrap() {
+        tokio::runtime::Runtime::new()
+            .unwrap()
+            .block_on(Box::pin(a_service_makes_room()));
+    }
+}
+
+async fn a_service_makes_room() {
     let runtime = Runtime::start().unwrap();
     let parent = runtime.cgroup_parent();
     let service = Service::start(parent);

@@ -1,12 +1,12 @@
 //! The kernel's cgroup tree, of version 1 or 2, with its rules for cpusets.
 //!
-//! | rule of version 1 (kernel/cgroup/cpuset.c) | error |
-//! | --- | --- |
-//! | a cpuset is part of its parent's | `EACCES` |
-//! | a cpuset holds those of its children | `EBUSY` |
-//! | a cpuset with tasks has a CPU | `ENOSPC` |
+//! | rule (kernel/cgroup/cpuset.c) | version | error |
+//! | --- | --- | --- |
+//! | a cpuset is part of its parent's | 1 | `EACCES` |
+//! | a cpuset holds those of its children | 1 | `EBUSY` |
+//! | a cpuset with tasks that has CPUs, or nodes, keeps one | 1, 2 | `ENOSPC` |
 //!
-//! Under version 2 each list is legal; what is effective is what the parent has of it, or all of the parent's.
+//! Under version 2 each other list is legal; what is effective is what the parent has of it, or all of the parent's.
 
 use crate::{Mutation, world::World};
 use cri_resmgr::enforce::{
@@ -188,11 +188,11 @@ impl KernelState {
         if !cpus.is_subset(&self.online) && !self.v2 {
             return refused(EINVAL);
         }
+        if cgroup.tasks && !cgroup.cpus.is_empty() && cpus.is_empty() {
+            return refused(ENOSPC);
+        }
         if !self.v2 {
             let parent = path.parent().and_then(|parent| self.cgroups.get(parent));
-            if cgroup.tasks && cpus.is_empty() {
-                return refused(ENOSPC);
-            }
             if parent.is_none_or(|parent| !cpus.is_subset(&parent.cpus)) {
                 return refused(EACCES);
             }
@@ -252,6 +252,9 @@ impl KernelState {
         }
         let cgroup = self.cgroups.get_mut(path).ok_or(io::ErrorKind::NotFound)?;
         match (file, self.v2) {
+            ("cpuset.mems", _) if cgroup.tasks && !cgroup.mems.is_empty() && value.is_empty() => {
+                return Err(io::Error::from_raw_os_error(ENOSPC));
+            }
             ("cpuset.mems", _) => cgroup.mems = value.to_owned(),
             ("cpu.shares", false) | ("cpu.weight", true) => {
                 cgroup.shares = value.parse().map_err(bad)?;
@@ -292,6 +295,11 @@ pub(crate) struct SimulatedFiles {
 impl CgroupFiles for SimulatedFiles {
     fn read(&self, path: &Path) -> io::Result<String> {
         let world = self.world.lock();
+        match path.to_str() {
+            Some("/sys/devices/system/cpu/possible") => return Ok(world.kernel.online.to_string()),
+            Some("/sys/devices/system/node/possible") => return Ok("0-1".to_owned()),
+            _ => {}
+        }
         let (directory, file) = world.kernel.split(path)?;
         world.kernel.file(&directory, &file)
     }

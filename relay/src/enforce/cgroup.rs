@@ -20,6 +20,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+/// The same in each mount namespace: sysfs shows the machine's own.
+const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
+const POSSIBLE_NODES: &str = "/sys/devices/system/node/possible";
+
 /// Directories of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -328,7 +332,9 @@ impl Cgroups {
         self.change(place, &all, &CgroupSettings::default(), asked)
     }
 
-    /// v1: hands the parent's file to `copy`. v2: empties the file, which means the same.
+    /// v1: hands the parent's file to `copy`. v2: empties the file, which means the same. Of a cgroup with tasks the
+    /// kernel lets no file be emptied that has a list (ENOSPC): it gets all that the machine can ever have, of which
+    /// what the parent has is effective.
     pub(super) fn inherit(
         &self,
         directory: &Path,
@@ -338,13 +344,25 @@ impl Cgroups {
         if self.hierarchy.is_v2() {
             // cgroups-rs' write of an empty string is no write(2) at all; the kernel wants a newline.
             let path = directory.join(file);
-            let emptied = self.files.write(&path, "\n");
-            return emptied.map_err(|source| self.refused(&path, "", source));
+            return match self.files.write(&path, "\n") {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => match file {
+                    "cpuset.mems" => {
+                        self.write_mems(directory, &self.read_nodes(POSSIBLE_NODES.as_ref())?)
+                    }
+                    _ => self.write_exactly(directory, &self.possible_cpus()?),
+                },
+                emptied => emptied.map_err(|source| self.refused(&path, "", source)),
+            };
         }
         match directory.parent() {
             Some(parent) => copy(&parent.join(file)),
             None => Ok(()),
         }
+    }
+
+    /// All CPUs that the machine can ever have, online or not.
+    pub(super) fn possible_cpus(&self) -> Result<CpuSet, EnforceError> {
+        self.read_cpus(POSSIBLE_CPUS.as_ref())
     }
 
     fn write_cpu(&self, found: &Found, wanted: &CgroupSettings) -> Result<(), EnforceError> {

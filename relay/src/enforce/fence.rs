@@ -530,13 +530,16 @@ impl HostFence {
         self.cgroups.read_cpus(&self.root().join(file))
     }
 
-    /// `cpuset.cpus` of a cgroup; empty as well where the controller does not reach it.
+    /// `cpuset.cpus` of a cgroup; empty where it has what its parent has: under cgroup v2 also where it lists all CPUs, which
+    /// is how it has them back ([`Cgroups::inherit`]), or where the controller does not reach it.
     fn read(&self, directory: &Path) -> Result<CpuSet, EnforceError> {
         let read = self.cgroups.read_cpus(&directory.join("cpuset.cpus"));
-        read.or_else(|error| match self.cgroups.controller(directory, error) {
-            EnforceError::NoController { .. } => Ok(CpuSet::EMPTY),
-            error => Err(error),
-        })
+        let cpus = match read.map_err(|error| self.cgroups.controller(directory, error)) {
+            Err(EnforceError::NoController { .. }) => CpuSet::EMPTY,
+            read => read?,
+        };
+        let is_all = self.is_v2() && !cpus.is_empty() && cpus == self.cgroups.possible_cpus()?;
+        Ok(if is_all { CpuSet::EMPTY } else { cpus })
     }
 
     /// The slices and scopes at the top, and what the journal names: all that the fence may have to write to.
@@ -605,12 +608,11 @@ impl HostFence {
         if self.lacks_controller() {
             return Ok(true);
         }
-        let is_set = |file: PathBuf| {
-            let text = self.cgroups.files.read(&file);
-            text.is_ok_and(|text| !text.trim().is_empty())
-        };
         for path in self.top_level()? {
-            if is_set(path.join("cpuset.cpus")) || is_set(path.join("cpuset.mems")) {
+            let mems = self.cgroups.files.read(&path.join("cpuset.mems"));
+            let has_mems = mems.is_ok_and(|mems| !mems.trim().is_empty());
+            // A cgroup that is gone by now uses nothing.
+            if has_mems || self.read(&path).is_ok_and(|cpus| !cpus.is_empty()) {
                 return Ok(false);
             }
         }

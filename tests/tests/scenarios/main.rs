@@ -79,6 +79,7 @@ fn pools_slices_and_hotplug_on_two_sockets() {
             slices::init_containers_are_freed_in_time,
             slices::mixed_requests_are_split,
             slices::too_much_sharing_spills_to_the_reserved,
+            slices::what_a_killed_relay_took_is_given_back,
             hotplug::cpus_that_go_offline_are_replaced,
         ];
     }

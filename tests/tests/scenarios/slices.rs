@@ -4,7 +4,7 @@
 //! cores, then the rest of a broken core. CPUs of a core are neighbours; nodes are 0-3, 4-7, 8-11, 12-15.
 
 use super::stage::{PATIENCE, Stage, Who, best_effort, burstable, guaranteed};
-use resmgr_tests::eventually;
+use resmgr_tests::{eventually, kernel};
 
 /// 750m reserved are CPU 0: never given out, and shared.
 pub(crate) async fn exclusive_cpus_are_disjoint_and_come_by_whole_cores(stage: &mut Stage) {
@@ -245,4 +245,24 @@ pub(crate) async fn too_much_sharing_spills_to_the_reserved(stage: &mut Stage) {
     );
     stage.end(&most).await;
     stage.on(&second, "1-15").await;
+}
+
+/// The kernel empties no cpuset of a cgroup with tasks: it lists all then, and has what its parent has.
+pub(crate) async fn what_a_killed_relay_took_is_given_back(stage: &mut Stage) {
+    let reserved = ["--reserved-resources", "cpu=750m", "--pin-memory"];
+    stage
+        .relay(&[&["--policy", "static"], &reserved[..]].concat())
+        .await;
+    let mine = stage.run(&guaranteed("mine", 1)).await;
+    stage.on(&mine, "1").await;
+    let shared = stage.run(&best_effort("shared")).await;
+    stage.on(&shared, "0,2-15").await;
+    let parent = stage.runtime.cgroup_parent().to_owned();
+    assert_eq!(kernel::cpuset_mems(&parent, &mine).unwrap(), "0");
+    let said = stage.restore();
+    assert!(said.starts_with("2 containers"), "{said}");
+    for id in [&mine, &shared] {
+        stage.on(id, "0-15").await;
+    }
+    assert_eq!(kernel::cpuset_mems(&parent, &mine).unwrap(), "0-3");
 }

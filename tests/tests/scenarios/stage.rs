@@ -152,6 +152,14 @@ impl Stage {
         asked.unwrap_or_else(|error| format!("{error:#}"))
     }
 
+    /// Kills the relay, and has its program give back what it took: what that says.
+    pub(crate) fn restore(&mut self) -> String {
+        let relay = self.relay.as_mut().unwrap();
+        relay.kill().unwrap();
+        let state = relay.state().display().to_string();
+        relay.ask(&["--relay-dir", &state, "restore"]).unwrap()
+    }
+
     fn pod(&self, who: &Who) -> Pod {
         let mut pod = self.sandbox.clone();
         let parent = self.runtime.cgroup_parent();

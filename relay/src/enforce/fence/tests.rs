@@ -85,12 +85,13 @@ impl Kernel {
         }
     }
 
+    /// What cgroups have that is not what their parent has.
     fn lists(&self) -> BTreeMap<String, String> {
         let names = fs::read_dir(&self.root).unwrap().flatten();
         let lists = names.filter_map(|entry| {
             let list = fs::read_to_string(entry.path().join("cpuset.cpus")).ok()?;
             let name = entry.file_name().into_string().unwrap();
-            (!list.trim().is_empty()).then(|| (name, list.trim().to_owned()))
+            (!["", "0-3"].contains(&list.trim())).then(|| (name, list.trim().to_owned()))
         });
         lists.collect()
     }
@@ -107,7 +108,10 @@ impl Kernel {
 
 impl CgroupFiles for Kernel {
     fn read(&self, path: &Path) -> io::Result<String> {
-        self.files.read(path)
+        match path.ends_with("cpu/possible") {
+            true => Ok("0-3\n".to_owned()),
+            false => self.files.read(path),
+        }
     }
 
     fn set_cpus(&self, directory: &Path, list: &str) -> io::Result<()> {
@@ -130,9 +134,12 @@ impl CgroupFiles for Kernel {
 
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
         self.take()?;
-        let name = path.parent().unwrap().file_name().unwrap();
         match text {
-            "\n" => self.have(name.to_str().unwrap(), ""),
+            // Each cgroup has tasks.
+            "\n" if !fs::read_to_string(path)?.trim().is_empty() => {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            "\n" => {}
             "+cpuset" | "-cpuset" => {
                 let enabled = if text == "+cpuset" {
                     "cpuset cpu"

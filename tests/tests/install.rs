@@ -218,6 +218,28 @@ fn a_node_is_as_it_was_after_install_and_uninstall_also_when_install_is_killed_a
     }
 }
 
+#[test]
+fn given_options_that_the_program_does_not_take_are_refused_and_nothing_is_changed() {
+    if let Some(why) = unavailable() {
+        return skip::skip("install: options given in a file", &why);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::new(folder.path().join("node"));
+    let before = node.files();
+    let file = folder.path().join("options");
+    for (text, complaint) in [("polcy = static\n", "polcy"), ("policy\n", "needs a value")] {
+        fs::write(&file, text).unwrap();
+        let refused = node.run(&["install", "--option-file", &file.display().to_string()]);
+        assert_eq!(refused.status.code(), Some(2), "{}", words(&refused));
+        let said = words(&refused);
+        assert!(
+            said.contains(complaint) && said.contains(&file.display().to_string()),
+            "{said}"
+        );
+        assert_eq!(node.files(), before);
+    }
+}
+
 /// Lets a systemd run the files of this machine, in namespaces and cgroups of its own; what it writes is in memory.
 /// $1 is a folder with what the node gets, $2 a name for its cgroups.
 const BOOT: &str = r#"
@@ -410,17 +432,39 @@ async fn a_node_with_systemd_is_as_it_was_after_install_and_uninstall() {
     assert!(
         node.succeeds("systemctl is-active --quiet cri-resmgr.service cri-resmgr.socket kubelet")
     );
-    let words =
+    let command_line =
         node.says("tr '\\0' ' ' </proc/$(systemctl show --value -p MainPID kubelet)/cmdline");
     assert!(
-        words.contains("--container-runtime-endpoint=unix:///run/cri-resmgr/cri-resmgr.sock"),
-        "{words}"
+        command_line
+            .contains("--container-runtime-endpoint=unix:///run/cri-resmgr/cri-resmgr.sock"),
+        "{command_line}"
     );
     // As a pod does: another root directory, the node's processes.
     let said = node.says(
         "mkdir /tmp/host && mount --rbind / /tmp/host && /root/cri-resmgr install --upgrade --host-root /tmp/host",
     );
     assert!(said.contains("nothing to change"), "{said}");
+    // Options that the pod has in its own root directory must be legal on the node.
+    let with_options = |options: &str| {
+        format!(
+            "printf '{options}' >/root/options && /root/cri-resmgr install --upgrade --host-root /tmp/host \
+             --option-file /root/options"
+        )
+    };
+    let says_policy = |policy: &str| {
+        node.succeeds(&format!(
+            "grep -qx 'policy = {policy}' /etc/cri-resmgr/cri-resmgr.conf"
+        ))
+    };
+    let refused = node.run(&with_options(
+        "policy = static\\nreserved-resources = cpu=8000\\n",
+    ));
+    let refused = refused.unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", words(&refused));
+    assert!(words(&refused).contains("8000") && says_policy("null"));
+    node.says(&with_options("policy = none\\n"));
+    assert!(says_policy("none"));
+    assert!(node.succeeds("systemctl is-active --quiet cri-resmgr.service kubelet"));
     let restarts =
         "systemctl restart cri-resmgr.service && systemctl show --value -p NRestarts kubelet";
     assert_eq!(

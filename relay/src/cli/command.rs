@@ -100,6 +100,9 @@ pub struct InstallArguments {
     /// Stay; fail when the kubelet no longer reaches its runtime through cri-resmgr. For a pod.
     #[arg(long)]
     pub watch: bool,
+    /// Options that the service shall have, instead of those in its option file; uninstalling puts that file back.
+    #[arg(long, value_name = "FILE")]
+    pub option_file: Option<PathBuf>,
     /// The systemd unit of the kubelet, if it is not found by itself.
     #[arg(long, value_name = "UNIT")]
     pub kubelet: Option<String>,

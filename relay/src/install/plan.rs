@@ -32,6 +32,8 @@ pub struct InstallOptions {
     pub kubelet: Option<String>,
     /// Take an installation that exists to this version.
     pub upgrade: bool,
+    /// What [`OPTION_FILE`] shall say beside the runtime's socket; kept as it is when not given.
+    pub option_file: Option<String>,
 }
 
 /// All that an installation changes in files.
@@ -107,12 +109,21 @@ pub fn plan(
             0o644,
         )?;
     }
-    match files.read(Path::new(OPTION_FILE))? {
-        Some(text) => {
+    match (files.read(Path::new(OPTION_FILE))?, &options.option_file) {
+        (_, Some(given)) => {
+            let text = format!(
+                "# Written by `cri-resmgr install --option-file`, which replaces what is changed here.\n\
+                 runtime-socket = {}\n{given}",
+                runtime.display()
+            );
+            check_runtime(&text, &runtime)?;
+            file(OPTION_FILE.into(), text.into_bytes(), 0o644)?;
+        }
+        (Some(text), None) => {
             check_runtime(&String::from_utf8_lossy(&text), &runtime)?;
             notes.push(format!("{OPTION_FILE} is kept as it is"));
         }
-        None => {
+        (None, None) => {
             let text = format!(
                 "# Options of cri-resmgr: `cri-resmgr --help` explains each. Written by `cri-resmgr install`.\n\
                  runtime-socket = {}\n\

@@ -287,6 +287,7 @@ fn options(program: &str) -> InstallOptions {
         program: program.into(),
         kubelet: None,
         upgrade: false,
+        option_file: None,
     }
 }
 
@@ -655,6 +656,45 @@ fn the_units_of_a_package_are_used_as_they_are() {
     };
     assert_eq!(files(&node), files(&before));
     uninstall(&mut node).unwrap();
+    assert_eq!(node.state(), before.state());
+}
+
+fn with_options(text: &str) -> InstallOptions {
+    InstallOptions {
+        option_file: Some(text.to_owned()),
+        ..upgrade("one")
+    }
+}
+
+#[test]
+fn given_options_replace_those_of_the_node_until_it_is_uninstalled() {
+    for before in nodes() {
+        let mut node = before.clone();
+        for policy in ["static", "static-plus"] {
+            let given = format!("policy = {policy}\n");
+            install(&mut node, &with_options(&given)).unwrap();
+            let text = node.read(Path::new(OPTION_FILE)).unwrap().unwrap();
+            let text = String::from_utf8(text).unwrap();
+            let end = format!("\nruntime-socket = /run/containerd/containerd.sock\n{given}");
+            assert!(text.ends_with(&end), "{text}");
+        }
+        let changes = node.changes;
+        install(&mut node, &with_options("policy = static-plus\n")).unwrap();
+        install(&mut node, &upgrade("one")).unwrap();
+        assert_eq!(node.changes, changes, "{:#?}", node.said);
+        uninstall(&mut node).unwrap();
+        let option_file = |node: &Node| node.read(Path::new(OPTION_FILE)).unwrap();
+        assert_eq!(option_file(&node), option_file(&before));
+    }
+}
+
+#[test]
+fn given_options_that_name_another_runtime_than_the_kubelets_are_refused() {
+    let before = Node::new(kubeadm());
+    let mut node = before.clone();
+    let given = with_options("runtime-socket = /run/crio/crio.sock\n");
+    let error = install(&mut node, &given).unwrap_err().to_string();
+    assert!(error.contains("/run/crio/crio.sock"), "{error}");
     assert_eq!(node.state(), before.state());
 }
 

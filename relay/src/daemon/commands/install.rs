@@ -29,7 +29,12 @@ pub fn install(raw: &Raw, arguments: InstallArguments) -> Result<(), ExitError> 
     // Before the root directory is another.
     let program = fs::read("/proc/self/exe").context("cannot read the program itself")?;
     let own = std::env::current_exe().context("cannot find the program itself")?;
+    let given = arguments.option_file.as_deref().map(given_options);
+    let given = given.transpose()?;
     let mut host = host(raw)?;
+    if let Some((_text, service)) = &given {
+        resolve_options(service)?;
+    }
     let packaged = own == Path::new(PACKAGED_PROGRAM) && own.is_file();
     let prefix = if packaged {
         "/usr/bin"
@@ -41,6 +46,7 @@ pub fn install(raw: &Raw, arguments: InstallArguments) -> Result<(), ExitError> 
         program,
         kubelet: arguments.kubelet,
         upgrade: arguments.upgrade,
+        option_file: given.map(|(text, _service)| text),
     };
     if arguments.dry_run {
         return Ok(install::dry_run(&mut host, &options).map_err(anyhow::Error::from)?);
@@ -89,6 +95,17 @@ fn host(raw: &Raw) -> Result<ThisHost, ExitError> {
         WAIT,
     );
     Ok(host.map_err(anyhow::Error::from)?)
+}
+
+/// The text of an option file, and the options in it.
+fn given_options(path: &Path) -> Result<(String, Raw), ExitError> {
+    let mut config = OsString::from("--config=");
+    config.push(path);
+    let service = cli::parse(vec![OsString::from("cri-resmgr"), config])
+        .map_err(|error| ExitError::Usage(error.to_string()))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok((text, service.raw))
 }
 
 fn ask_version(socket: &Path) -> Result<String, String> {

@@ -39,7 +39,7 @@ impl Cluster {
     /// When a part does not come up.
     pub fn start(options: &[&str]) -> Result<Self> {
         let api = ApiServer::start()?;
-        api.kubectl(&["apply", "-f", "deploy/agent.yaml"])?;
+        api.kubectl(&["apply", "-f", "deploy/kustomize/base/agent.yaml"])?;
         api.apply(r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n1"}}"#)?;
         Ok(Self {
             relay: None,

@@ -31,7 +31,7 @@ fn start(what: &str) -> Option<ApiServer> {
         return None;
     }
     let api = ApiServer::start().expect("an API server");
-    api.kubectl(&["apply", "-f", "deploy/agent.yaml"])
+    api.kubectl(&["apply", "-f", "deploy/kustomize/base/agent.yaml"])
         .expect("the manifest is applied");
     api.apply(r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n1"}}"#)
         .expect("a Node");

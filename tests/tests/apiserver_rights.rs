@@ -247,7 +247,7 @@ impl Scene<'_> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_right_of_the_agent_is_needed_and_all_together_suffice() {
-    let Some(api) = start("the agent's rights", "deploy/agent.yaml") else {
+    let Some(api) = start("the agent's rights", "deploy/kustomize/base/agent.yaml") else {
         return;
     };
     let rights = Right::all(&api, "cri-resmgr-agent");
@@ -324,7 +324,7 @@ async fn each_right_of_the_agent_is_needed_and_all_together_suffice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_right_of_the_webhook_is_needed_and_all_together_suffice() {
-    let Some(api) = start("the webhook's rights", "deploy/webhook.yaml") else {
+    let Some(api) = start("the webhook's rights", "deploy/kustomize/base/webhook.yaml") else {
         return;
     };
     let rights = Right::all(&api, "cri-resmgr-webhook");
@@ -332,7 +332,7 @@ async fn each_right_of_the_webhook_is_needed_and_all_together_suffice() {
     let resource = "mutatingwebhookconfigurations";
     assert_eq!(names, [(resource, "get"), (resource, "patch")]);
     for (number, right) in rights.iter().enumerate() {
-        let shipped = ["apply", "-f", "deploy/webhook.yaml"];
+        let shipped = ["apply", "-f", "deploy/kustomize/base/webhook.yaml"];
         api.kubectl(&["delete", resource, "cri-resmgr"]).unwrap();
         api.kubectl(&shipped).unwrap();
         right.take_away(&api);

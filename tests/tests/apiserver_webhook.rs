@@ -74,7 +74,7 @@ const OF_OWN_RESOURCES: &str = r#"{"initContainers":{"sidecar":{"requests":{"cpu
 
 /// The shipped registration, called at an address instead of a service: nothing routes those here.
 fn registration(port: u16) -> String {
-    let shipped = std::fs::read_to_string(repository().join("deploy/webhook.yaml"))
+    let shipped = std::fs::read_to_string(repository().join("deploy/kustomize/base/webhook.yaml"))
         .expect("the manifest is there");
     let service = "    service:\n      namespace: cri-resmgr\n      name: cri-resmgr-webhook\n      path: /\n";
     assert!(

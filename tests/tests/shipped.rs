@@ -101,7 +101,10 @@ async fn every_manifest_passes_a_server_side_dry_run_and_every_sample_map_its_ju
         return;
     };
     api.kubectl(&["create", "namespace", "cri-resmgr"]).unwrap();
-    let manifests = [files("deploy", ".yaml"), files("deploy/config", ".yaml")].concat();
+    let mut manifests = files("deploy/kustomize/base", ".yaml");
+    manifests.retain(|file| !file.ends_with("kustomization.yaml"));
+    assert_eq!(manifests.len(), 3, "{manifests:?}");
+    manifests.extend(files("deploy/config", ".yaml"));
     let mut maps = 0;
     for file in manifests {
         let path = file.display().to_string();
@@ -173,7 +176,8 @@ fn every_option_file_is_read_by_the_program_it_is_for() {
 
 #[test]
 fn the_daemon_set_installs_on_the_host_and_serves_nothing_itself() {
-    let text = std::fs::read_to_string(repository().join("deploy/cri-resmgr.yaml")).unwrap();
+    let text = std::fs::read_to_string(repository().join("deploy/kustomize/base/cri-resmgr.yaml"))
+        .unwrap();
     let objects = text
         .lines()
         .filter(|line| !line.trim_start().starts_with('#'));

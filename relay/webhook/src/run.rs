@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// What the API server may need: a review of an update holds the old and the new pod, each at most as large as the
-/// largest object of etcd (1.5 MiB), and it waits for 5 s (deploy/webhook.yaml).
+/// largest object of etcd (1.5 MiB), and it waits for 5 s (deploy/kustomize/base/webhook.yaml).
 const LIMITS: HttpLimits = HttpLimits {
     connections: 256,
     request: Duration::from_secs(4),

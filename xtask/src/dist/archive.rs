@@ -50,8 +50,12 @@ pub(super) fn tarball(
         files.push(packed_file(file, file)?);
     }
     for folder in [
-        "deploy",
         "deploy/config",
+        "deploy/kustomize/base",
+        "deploy/kustomize/options",
+        "deploy/kustomize/static",
+        "deploy/kustomize/static-plus",
+        "deploy/kustomize/static-pools",
         "deploy/systemd",
         "docs",
         "docs/images",

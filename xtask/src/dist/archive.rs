@@ -50,6 +50,9 @@ pub(super) fn tarball(
         files.push(packed_file(file, file)?);
     }
     for folder in [
+        "deploy/chart",
+        "deploy/chart/files",
+        "deploy/chart/templates",
         "deploy/config",
         "deploy/kustomize/base",
         "deploy/kustomize/options",
@@ -63,7 +66,8 @@ pub(super) fn tarball(
     ] {
         for entry in fs::read_dir(root().join(folder))? {
             let entry = entry?;
-            if entry.file_type()?.is_file() {
+            // The chart has links to files of deploy/monitoring.
+            if entry.path().is_file() {
                 let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
                 files.push(packed_file(&path, &path)?);
             }

@@ -546,6 +546,20 @@ fn values_that_contradict_each_other_are_refused_with_the_reason() {
             json!({"webhook": {"certificate": {"secretName": "tls"}}}),
             "caBundle",
         ),
+        (
+            json!({
+                "relay": {"options": {"fence-host": "shadow"}},
+                "config": {"nodes": {"n1": {"policy": {"Active": "static"}}}},
+            }),
+            "config (node.n1): from the policy null to static",
+        ),
+        (
+            json!({
+                "relay": {"options": {"policy": "static"}},
+                "config": {"default": {"policy": {"Active": "null"}}},
+            }),
+            "config (default): from the policy static to null",
+        ),
     ];
     let values = cases.clone().map(|(values, _)| values);
     let Some(rendered) = render("contradicting values of the chart", &values) else {
@@ -613,6 +627,33 @@ fn the_program_takes_every_option_and_every_document_of_the_chart() {
     assert_eq!(judged, 6);
 }
 
+#[test]
+fn the_programs_take_the_words_that_their_containers_are_started_with() {
+    let what = "command lines of the chart";
+    let (Some(mut rendered), Some(elsewhere)) = (
+        render(what, &wholes()),
+        render_in(what, "elsewhere", &wholes()),
+    ) else {
+        return;
+    };
+    rendered.extend(elsewhere);
+    let mut lines = BTreeSet::new();
+    for object in rendered.iter().flat_map(objects_of) {
+        let containers = object.pointer("/spec/template/spec/containers");
+        for container in containers.and_then(Value::as_array).into_iter().flatten() {
+            let words: Vec<String> = serde_json::from_value(container["args"].clone()).unwrap();
+            lines.insert((container["name"].as_str().unwrap().to_owned(), words));
+        }
+    }
+    assert!(lines.len() >= 8, "{lines:?}");
+    for (name, words) in lines {
+        let Some(program) = built(&name) else {
+            return skip(what, &format!("{name} is not built: cargo build --bins"));
+        };
+        succeeded(Command::new(program).args(words).arg("--help"));
+    }
+}
+
 fn succeeded(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -642,6 +683,65 @@ fn alerts_and_dashboards_of_the_chart_are_those_of_the_repository() {
     // The relay serves metrics on its host, and only where the options say so.
     assert!(!objects.contains_key("PodMonitor kube-system/cri-resmgr"));
     assert!(objects.contains_key("PodMonitor kube-system/cri-resmgr-agent"));
+}
+
+#[test]
+fn the_relay_is_scraped_on_its_host_and_named_after_its_node() {
+    let what = "where the PodMonitor of the relay leads";
+    let values = json!({
+        "relay": {"options": {"metrics-address": "0.0.0.0:8899"}},
+        "monitoring": {"podMonitors": {"enabled": true}},
+    });
+    let Some(rendered) = render(what, &[values]) else {
+        return;
+    };
+    let promtool = repository().join(".cache/prometheus/promtool");
+    if !promtool.is_file() {
+        return skip(what, "no promtool: cargo xtask setup fetches it");
+    }
+    let mut objects = by_name(objects_of(&rendered[0]));
+    let monitor = objects.remove("PodMonitor kube-system/cri-resmgr").unwrap();
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    // Its series have the namespace, pod and container that they are about.
+    assert_eq!(endpoint["honorLabels"], true);
+    // What the operator makes of it, with the words of Prometheus' own configuration.
+    let relabelings = endpoint["relabelings"].to_string();
+    let relabelings = relabelings
+        .replace("sourceLabels", "source_labels")
+        .replace("targetLabel", "target_label");
+    let relabelings: Value = serde_json::from_str(&relabelings).unwrap();
+    let hosts = [
+        ("192.0.2.7", "192.0.2.7:8899"),
+        ("2001:db8::7", "[2001:db8::7]:8899"),
+    ];
+    let pods = hosts.map(|(host, _)| {
+        json!({"targets": ["10.0.0.1"], "labels": {
+            "__meta_kubernetes_pod_host_ip": host,
+            "__meta_kubernetes_pod_node_name": "n1",
+        }})
+    });
+    let job = json!({"job_name": "relay", "relabel_configs": relabelings, "static_configs": pods});
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), json!({"scrape_configs": [job]}).to_string()).unwrap();
+    // It always takes the whole time that it is given.
+    let discovered = ["1s", "5s", "30s"].into_iter().find_map(|time| {
+        let mut check = Command::new(&promtool);
+        check.args(["check", "service-discovery", "--timeout", time]);
+        let said = succeeded(check.arg(file.path()).arg("relay"));
+        let targets: Vec<Value> = serde_json::from_str(&said).unwrap_or_default();
+        (targets.len() == hosts.len()).then_some(targets)
+    });
+    let mut found: Vec<_> = discovered
+        .unwrap()
+        .iter()
+        .map(|target| {
+            let label = |name: &str| target["labels"][name].as_str().unwrap().to_owned();
+            (label("__address__"), label("instance"))
+        })
+        .collect();
+    found.sort();
+    let expected = hosts.map(|(_, address)| (address.to_owned(), "n1".to_owned()));
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -689,6 +789,25 @@ fn lint_finds_nothing_and_the_notes_name_commands_that_exist() {
         }
     }
     assert_eq!(commands, 4, "{notes}");
+}
+
+#[test]
+fn every_value_of_the_schema_has_its_default_in_values_yaml() {
+    let text = read("deploy/chart/values.yaml");
+    let values: Value = serde_yaml::from_str(&text).unwrap();
+    for (place, _) in places(&schema()) {
+        // Below these are names and fields of the administrator, or of Kubernetes.
+        let free = [
+            "global", "options", "default", "sample", "[]", "requests", "limits",
+        ];
+        if !free
+            .iter()
+            .any(|name| place.iter().any(|part| part == name))
+        {
+            let pointer: String = place.iter().map(|part| format!("/{part}")).collect();
+            assert!(values.pointer(&pointer).is_some(), "{pointer}");
+        }
+    }
 }
 
 #[test]

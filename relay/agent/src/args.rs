@@ -44,6 +44,12 @@ pub(crate) struct AgentArgs {
     /// Where to serve /healthz, /readyz and /metrics.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8893")]
     pub(crate) health_address: SocketAddr,
+    /// Where to serve the views of cri-resmgr over TLS, for `kubectl resmgr`; without it they are not served.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) views_address: Option<SocketAddr>,
+    /// Socket on which cri-resmgr serves its views.
+    #[arg(long, value_name = "PATH", default_value = resmgr_proto::INSPECT_SOCKET)]
+    pub(crate) inspect_socket: PathBuf,
     /// What to log, such as `info` or `cri_resmgr_agent=debug`.
     #[arg(
         long,

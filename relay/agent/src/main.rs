@@ -14,6 +14,7 @@ mod push;
 mod run;
 mod socket;
 mod status;
+mod views;
 mod watch;
 
 fn main() -> ExitCode {

@@ -81,6 +81,30 @@ impl EventOutcome {
     }
 }
 
+/// What became of a request for a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ViewOutcome {
+    /// cri-resmgr's answer was passed on, also that there is no such container.
+    Answered,
+    /// The token is missing or not valid here, or its user lacks the right.
+    Refused,
+    /// The API server or cri-resmgr did not answer, or not in time.
+    Failed,
+}
+
+impl ViewOutcome {
+    const ALL: [Self; 3] = [Self::Answered, Self::Refused, Self::Failed];
+
+    fn labels(self) -> OutcomeLabels {
+        let outcome = match self {
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        };
+        OutcomeLabels { outcome }
+    }
+}
+
 /// The counters and the registry that holds them. Clones share both.
 #[derive(Clone, Debug)]
 pub(crate) struct AgentMetrics {
@@ -93,6 +117,7 @@ pub(crate) struct AgentMetrics {
     operations: Family<OperationLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
     events: Family<OutcomeLabels, Counter>,
+    views: Family<OutcomeLabels, Counter>,
     cut_connections: Counter,
     registry: Arc<Registry>,
 }
@@ -110,6 +135,7 @@ impl AgentMetrics {
             operations: Family::default(),
             requests: Family::default(),
             events: Family::default(),
+            views: Family::default(),
             cut_connections: Counter::default(),
             registry: Arc::default(),
         };
@@ -119,6 +145,9 @@ impl AgentMetrics {
         }
         for answer in PushAnswer::ALL {
             drop(metrics.pushes.get_or_create(&answer.labels()));
+        }
+        for outcome in ViewOutcome::ALL {
+            drop(metrics.views.get_or_create(&outcome.labels()));
         }
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessMetrics::default()));
@@ -180,6 +209,11 @@ impl AgentMetrics {
             self.events.clone(),
         );
         registry.register(
+            "views",
+            "Requests for views of cri-resmgr by outcome",
+            self.views.clone(),
+        );
+        registry.register(
             "cut_connections",
             "Connections and requests that a limit ended: too many, too slow or too large",
             self.cut_connections.clone(),
@@ -225,6 +259,11 @@ impl AgentMetrics {
     /// Counts an Event about a pod.
     pub(crate) fn event(&self, outcome: EventOutcome) {
         self.events.get_or_create(&outcome.labels()).inc();
+    }
+
+    /// Counts a request for a view.
+    pub(crate) fn viewed(&self, outcome: ViewOutcome) {
+        self.views.get_or_create(&outcome.labels()).inc();
     }
 
     /// Counts connections and requests that a limit ended.

@@ -1,12 +1,14 @@
 //! Wires the parts together and runs them until a signal.
 
 use std::{
+    future::pending,
     io::{IsTerminal as _, Write as _},
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use kube::{
     Client, Config,
     client::ClientBuilder,
@@ -30,6 +32,7 @@ use crate::{
     metrics::AgentMetrics,
     node::NodeService,
     push, socket, status,
+    views::{self, AccessReviews, ViewServer},
 };
 
 /// Longest operation on the Node: the client of cri-resmgr waits for 5 s.
@@ -74,6 +77,16 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let health = TcpListener::bind(args.health_address)
         .await
         .with_context(|| format!("cannot serve health on {}", args.health_address))?;
+    let views = match args.views_address {
+        Some(address) => {
+            let listener = TcpListener::bind(address).await;
+            let listener = listener.with_context(|| format!("cannot serve views on {address}"))?;
+            let reviews = AccessReviews::new(client.clone(), args.node_name.clone());
+            let server = ViewServer::new(args.inspect_socket.clone(), reviews, metrics.clone());
+            views::run(listener, server)?.left_future()
+        }
+        None => pending().right_future(),
+    };
     let connections = socket::listen(&args.agent_socket)?;
     let service = NodeService::new(
         client.clone(),
@@ -96,6 +109,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         () = status::run(client, &args.node_name, outcomes.clone()) => Ok(()),
         () = events::run(pod_events, event_queue, metrics.clone()) => Ok(()),
         () = health::run(health, outcomes, metrics.clone()) => Ok(()),
+        () = views => Ok(()),
         ended = tonic::transport::Server::builder()
             .timeout(OPERATION)
             .add_service(AgentServer::new(service))

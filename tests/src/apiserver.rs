@@ -18,8 +18,9 @@ use crate::{built, installed};
 /// Longest start of the API server.
 const START: Duration = Duration::from_secs(240);
 /// Users that tests can be: name in kubeconfigs, user, group.
-const USERS: [(&str, &str, &str); 3] = [
+const USERS: [(&str, &str, &str); 4] = [
     ("admin", "admin", "system:masters"),
+    ("operator", "jane", "operators"),
     (
         "agent",
         "system:serviceaccount:kube-system:cri-resmgr-agent",
@@ -282,8 +283,8 @@ impl ApiServer {
         self.folder.path()
     }
 
-    /// The kubeconfig of `admin`, `agent` or `webhook`, the last two with the rights that the
-    /// manifests give to their service accounts.
+    /// The kubeconfig of `admin`, `operator`, `agent` or `webhook`: the last two with the rights that the
+    /// manifests give to their service accounts, `operator` (the user jane) with those that a test gives.
     #[must_use]
     pub fn kubeconfig(&self, user: &str) -> PathBuf {
         self.folder.path().join(format!("{user}.kubeconfig"))

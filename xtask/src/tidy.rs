@@ -63,7 +63,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         words: &["resmgr_proto::"],
-        only: &["relay/src/control", "relay/agent/"],
+        only: &["relay/src/control", "relay/agent/", "relay/kubectl/"],
         why: "speak our own API",
     },
     Rule {
@@ -83,7 +83,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         words: &["kube::", "k8s_openapi::"],
-        only: &["relay/agent/", "relay/webhook/"],
+        only: &["relay/agent/", "relay/kubectl/", "relay/webhook/"],
         why: "speak to the API server",
     },
     Rule {

@@ -14,11 +14,12 @@ use std::{
 };
 
 /// The crates of the product, by the folder of their code.
-const CRATES: [&str; 10] = [
+const CRATES: [&str; 11] = [
     "common/src",
     "ebpf/src",
     "relay/agent/src",
     "relay/io/src",
+    "relay/kubectl/src",
     "relay/policy/src",
     "relay/sim/src",
     DAEMON,

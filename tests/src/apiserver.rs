@@ -105,7 +105,7 @@ pub fn missing() -> Option<String> {
 }
 
 fn program() -> PathBuf {
-    repository().join(".cache/kube-apiserver/kube-apiserver")
+    repository().join(".cache/kubernetes/kube-apiserver")
 }
 
 /// The root of this repository.

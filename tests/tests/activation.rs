@@ -180,7 +180,7 @@ fn the_kubelets_own_client_loses_no_call_when_the_relay_is_replaced() {
     if let Some(why) = skip::no_relay() {
         return skip::skip(what, &why);
     }
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/kubelet-cri/kubelet-cri");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/kubernetes/kubelet-cri");
     if !program.is_file() {
         return skip::skip(what, "kubelet-cri is not built: cargo xtask setup");
     }

@@ -389,7 +389,7 @@ impl Drop for SystemdNode {
 }
 
 fn kubelet_cri() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/kubelet-cri/kubelet-cri")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/kubernetes/kubelet-cri")
 }
 
 #[tokio::test(flavor = "multi_thread")]

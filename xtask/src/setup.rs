@@ -89,9 +89,10 @@ pub(crate) fn ensure(stage: Stage, yes: bool) -> Result<()> {
             let said = format!("{error:#}: licences cannot be checked");
             eprintln!("{}", paint("33", &said));
         }
-        for (name, purpose) in crate::go::MODULES {
-            if let Err(error) = crate::go::ensure(name) {
-                let said = format!("no {name}, {purpose} is skipped: {error:#}");
+        for module in &crate::go::MODULES {
+            if let Err(error) = crate::go::ensure(module) {
+                let (name, purpose) = (module.name, module.purpose);
+                let said = format!("no {name}, skipped: {purpose}: {error:#}");
                 eprintln!("{}", paint("33", &said));
             }
         }

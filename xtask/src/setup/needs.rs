@@ -220,7 +220,7 @@ pub(crate) const PACKAGES: &[Need] = &[
         "golang-go",
         Program("go"),
         Test,
-        "builds the kube-apiserver of the agent's tests",
+        "builds the API server and the kubelet of the tests",
     ),
 ];
 

@@ -23,11 +23,12 @@ type ask func(ctx context.Context) error
 
 // kubelet asks as the kubelet does: one connection for each service.
 func kubelet(socket string) ([]ask, error) {
-	runtime, err := remote.NewRemoteRuntimeService(socket, timeout, nil, nil)
+	ctx := context.Background()
+	runtime, err := remote.NewRemoteRuntimeService(ctx, socket, timeout, nil, false)
 	if err != nil {
 		return nil, err
 	}
-	images, err := remote.NewRemoteImageService(socket, timeout, nil, nil)
+	images, err := remote.NewRemoteImageService(ctx, socket, timeout, nil, false)
 	if err != nil {
 		return nil, err
 	}

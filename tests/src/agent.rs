@@ -208,7 +208,7 @@ impl Agent {
 
     /// The answer of `/readyz`: whether it is 200, and the text.
     pub async fn ready(&self) -> (bool, String) {
-        match self.http("/readyz").await {
+        match http_get(self.health_port, "/readyz").await {
             Ok(text) => (text.starts_with("HTTP/1.1 200"), text),
             Err(error) => (false, error.to_string()),
         }
@@ -219,18 +219,22 @@ impl Agent {
     /// # Errors
     /// When it is not served.
     pub async fn metrics(&self) -> Result<String> {
-        let answer = self.http("/metrics").await?;
+        let answer = http_get(self.health_port, "/metrics").await?;
         let (_head, page) = answer.split_once("\r\n\r\n").context("no body")?;
         Ok(page.to_owned())
     }
+}
 
-    async fn http(&self, path: &str) -> std::io::Result<String> {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.health_port)).await?;
-        let words = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        stream.write_all(words.as_bytes()).await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
-        Ok(text)
-    }
+/// The answer of a port of this machine to `GET path`.
+///
+/// # Errors
+/// When nothing answers.
+pub async fn http_get(port: u16, path: &str) -> std::io::Result<String> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+    let words = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(words.as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    Ok(text)
 }

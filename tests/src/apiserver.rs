@@ -142,6 +142,18 @@ impl ApiServer {
         if !key.status.success() {
             bail!("openssl genrsa: {}", String::from_utf8_lossy(&key.stderr));
         }
+        let certificate = Command::new("openssl")
+            .args(["req", "-x509", "-days", "2", "-key"])
+            .arg(at("sa.key"))
+            .args(["-subj", "/O=system:masters/CN=api-server", "-out"])
+            .arg(at("client.crt"))
+            .output()?;
+        if !certificate.status.success() {
+            bail!(
+                "openssl req: {}",
+                String::from_utf8_lossy(&certificate.stderr)
+            );
+        }
         let tokens: String = USERS
             .iter()
             .map(|(name, user, group)| format!("{name}-token,{user},{name},\"{group}\"\n"))
@@ -207,8 +219,14 @@ impl ApiServer {
                     at("sa.key")
                 ))
                 .arg(format!("--token-auth-file={}", at("tokens.csv")))
+                .arg(format!(
+                    "--kubelet-client-certificate={}",
+                    self.client_certificate().display()
+                ))
+                .arg(format!("--kubelet-client-key={}", at("sa.key")))
                 .args([
                     "--bind-address=127.0.0.1",
+                    "--kubelet-preferred-address-types=InternalIP",
                     "--service-account-issuer=https://kubernetes.default.svc",
                     "--service-cluster-ip-range=10.0.0.0/24",
                     "--authorization-mode=RBAC",
@@ -288,6 +306,12 @@ impl ApiServer {
     #[must_use]
     pub fn kubeconfig(&self, user: &str) -> PathBuf {
         self.folder.path().join(format!("{user}.kubeconfig"))
+    }
+
+    /// The certificate by which a kubelet knows the API server. Nothing else has signed it.
+    #[must_use]
+    pub fn client_certificate(&self) -> PathBuf {
+        self.folder.path().join("client.crt")
     }
 
     /// Runs kubectl as administrator and gives its output.

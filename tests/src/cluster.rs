@@ -38,6 +38,14 @@ impl Cluster {
     /// # Errors
     /// When a part does not come up.
     pub fn start(options: &[&str]) -> Result<Self> {
+        Self::start_over(Runtime::start()?, options)
+    }
+
+    /// As [`Cluster::start`], over a containerd that runs.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_over(runtime: Runtime, options: &[&str]) -> Result<Self> {
         let api = ApiServer::start()?;
         api.kubectl(&["apply", "-f", "deploy/kustomize/base/agent.yaml"])?;
         api.apply(r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n1"}}"#)?;
@@ -45,7 +53,7 @@ impl Cluster {
             relay: None,
             agent: None,
             api,
-            runtime: Runtime::start()?,
+            runtime,
             options: options.iter().map(|option| (*option).to_owned()).collect(),
         })
     }

@@ -14,6 +14,7 @@ pub mod frames;
 pub mod guest;
 pub mod kernel;
 pub mod mock_runtime;
+pub mod node;
 pub mod promtool;
 pub mod relay;
 pub mod runtime;
@@ -23,6 +24,7 @@ pub mod wire;
 pub use cluster::Cluster;
 pub use cri::{Container, Cri, Pod};
 pub use guest::Guest;
+pub use node::Node;
 pub use relay::Relay;
 pub use runtime::Runtime;
 

@@ -27,6 +27,8 @@ pub struct Runtime {
     folder: tempfile::TempDir,
     child: Child,
     parent: String,
+    /// Where containerd and its shim are; the installed ones when `None`.
+    programs: Option<PathBuf>,
 }
 
 impl Runtime {
@@ -35,15 +37,24 @@ impl Runtime {
     /// # Errors
     /// When it does not come up within half a minute; its log is in the message.
     pub fn start() -> Result<Self> {
+        Self::start_from(None)
+    }
+
+    /// As [`Runtime::start`], with the containerd and the shim in the folder `programs` in place of the installed ones.
+    ///
+    /// # Errors
+    /// As [`Runtime::start`].
+    pub fn start_from(programs: Option<PathBuf>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("resmgr-").tempdir()?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let parent = format!("/resmgr-test-{}-{number}", std::process::id());
         std::fs::write(folder.path().join("config.toml"), config(folder.path()))?;
-        let child = spawn(folder.path())?;
+        let child = spawn(folder.path(), programs.as_deref())?;
         let mut runtime = Self {
             folder,
             child,
             parent,
+            programs,
         };
         runtime.wait()?;
         let tar = image::build(runtime.folder.path())?;
@@ -125,7 +136,7 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::start`].
     pub fn restart(&mut self) -> Result<()> {
-        self.child = spawn(self.folder.path())?;
+        self.child = spawn(self.folder.path(), self.programs.as_deref())?;
         self.wait()
     }
 
@@ -165,13 +176,25 @@ impl Drop for Runtime {
     }
 }
 
-fn spawn(folder: &Path) -> Result<Child> {
+fn spawn(folder: &Path, programs: Option<&Path>) -> Result<Child> {
     let log = File::options()
         .create(true)
         .append(true)
         .open(folder.join("containerd.log"))?;
-    let program = crate::installed("containerd").context("containerd is not installed")?;
-    Command::new(program)
+    let mut command = match programs {
+        // containerd looks for its shim in PATH before it looks beside itself.
+        Some(programs) => {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let folders = std::iter::once(programs.to_owned()).chain(std::env::split_paths(&path));
+            let mut command = Command::new(programs.join("containerd"));
+            command.env("PATH", std::env::join_paths(folders)?);
+            command
+        }
+        None => {
+            Command::new(crate::installed("containerd").context("containerd is not installed")?)
+        }
+    };
+    command
         .arg("--config")
         .arg(folder.join("config.toml"))
         .args(["--log-level", "warn"])
@@ -213,6 +236,8 @@ state = "{folder}/state"
         SystemdCgroup = false
   [plugins."io.containerd.grpc.v1.cri".cni]
     conf_dir = "{folder}/cni"
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
 "#
     )
 }

@@ -22,7 +22,7 @@ use std::{
 pub const HALF_LIFE: Duration = Duration::from_secs(2);
 /// What a run is given before it is measured: all it may decide is decided by then.
 const SETTLE: Duration = Duration::from_secs(20);
-/// A run in which containers move is given longer, until none has moved for so long.
+/// A run in which containers move is given longer, until none has moved, or awaited its verdict, for so long.
 const QUIET: Duration = Duration::from_secs(14);
 /// A run that never settles is measured all the same.
 const SETTLE_MOST: Duration = Duration::from_secs(150);
@@ -213,7 +213,7 @@ async fn measured(
     for id in &running {
         sight.follow(id)?;
     }
-    sight.settle(way).await?;
+    sight.settle(relay, way).await?;
     let before = top(relay).await?;
     let start = Instant::now();
     while start.elapsed() < during {
@@ -340,18 +340,35 @@ impl<'a> Sight<'a> {
         Ok(())
     }
 
-    async fn settle(&mut self, way: Way) -> Result<()> {
+    async fn settle(&mut self, relay: &Relay, way: Way) -> Result<()> {
         let start = Instant::now();
         self.look()?;
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
             self.look()?;
-            let quiet = way.feedback != "on" || self.last_change.elapsed() >= QUIET;
+            let mut quiet = way.feedback != "on" || self.last_change.elapsed() >= QUIET;
+            if quiet && way.feedback == "on" && is_watched(relay)? {
+                // The next move comes after its verdict.
+                self.last_change = Instant::now();
+                quiet = false;
+            }
             if (start.elapsed() >= SETTLE && quiet) || start.elapsed() >= SETTLE_MOST {
                 return Ok(());
             }
         }
     }
+}
+
+/// Whether a move awaits its verdict.
+fn is_watched(relay: &Relay) -> Result<bool> {
+    for part in MIX {
+        let told = relay.ask(&["explain", part.name])?;
+        let count = |text| told.matches(text).count();
+        if count(": moved because of ") > count(": move kept") + count(": move undone") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What `top` says; exact, and of every container of the mix.

@@ -305,7 +305,8 @@ async fn the_rights_are_needed_and_a_token_that_is_not_for_this_is_refused() {
         return;
     }
     let api = &ApiServer::start().unwrap();
-    api.kubectl(&["apply", "-f", "deploy/agent.yaml"]).unwrap();
+    api.kubectl(&["apply", "-f", "deploy/kustomize/base/agent.yaml"])
+        .unwrap();
     api.apply(r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n1"}}"#)
         .unwrap();
     let runtime = api.folder().join("runtime.sock");

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::args::ClusterArguments;
 
-/// The label of the agents' pods, as deploy/agent.yaml has it.
+/// The label of the agents' pods, as deploy/kustomize/base/agent.yaml has it.
 const AGENTS: &str = "app=cri-resmgr-agent";
 /// How long a token for an agent is good: the API server makes none that is good for less.
 const TOKEN: Duration = Duration::from_secs(600);

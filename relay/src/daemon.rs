@@ -22,6 +22,7 @@ pub mod placement;
 mod pod_events;
 mod policy;
 pub mod recording;
+mod runtime_socket;
 pub mod signals;
 pub mod stale_watch;
 pub mod start;

@@ -177,10 +177,18 @@ async fn a_runtime_that_floods_is_given_up_and_calls_hear_why() {
         let scene = Scene::start(&[]);
         let listener = UnixListener::bind(&scene.runtime).unwrap();
         let flooding = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.write_all(SETTINGS).unwrap();
-            // The first call is there.
-            stream.read_exact(&mut [0; PREFACE.len()]).unwrap();
+            // The relay looks first whether a runtime listens; then the first call is there.
+            let mut stream = loop {
+                let (mut stream, _) = listener.accept().unwrap();
+                let greeted = stream.write_all(SETTINGS);
+                let mut preface = [0; PREFACE.len()];
+                if greeted
+                    .and_then(|()| stream.read_exact(&mut preface))
+                    .is_ok()
+                {
+                    break stream;
+                }
+            };
             let block = part.repeat(10_000);
             for _ in 0..1000 {
                 if stream.write_all(&block).is_err() {

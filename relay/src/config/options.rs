@@ -81,7 +81,8 @@ pub struct RelayOptions {
     )]
     #[arg(value_parser = parsed_by(values::socket))]
     pub config_socket: RawValue<Option<PathBuf>>,
-    /// How long to wait for the runtime's socket at start; 0s waits for ever.
+    /// How long to wait for the runtime's socket at start; 0s waits for ever. Calls are served meanwhile, and READY=1 is
+    /// reported when the runtime listens.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub runtime_wait: RawValue<Duration>,
     /// Deadline of the relay's own calls to the runtime, and of connecting to it.

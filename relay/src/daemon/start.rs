@@ -1,7 +1,7 @@
 //! The daemon's life: the order of start-up, the wait for a signal, the order of shutdown.
 //!
 //! ```text
-//!  start   log ▸ machine ▸ configuration ▸ dump ▸ metrics ▸ socket ▸ placement ▸ relay ▸ READY=1
+//!  start   log ▸ machine ▸ configuration ▸ dump ▸ metrics ▸ socket ▸ placement ▸ relay ▸ runtime listens ▸ READY=1
 //!  stop    STOPPING=1 ▸ accept no more, drain ▸ give back if asked ▸ ledger ▸ dump ▸ socket removed
 //! ```
 
@@ -17,7 +17,7 @@ use super::{
     options::{lock_state_directory, resolve_options},
     placement::{self, PlacementService},
     pod_events::PodEvents,
-    recording,
+    recording, runtime_socket,
     signals::{SignalRequest, Signals},
     tasks::Tasks,
     views::LiveViews,
@@ -73,6 +73,7 @@ const DUMP_LIMIT: Duration = Duration::from_secs(5);
 /// A mistake in the configuration, or what failed.
 pub fn run(raw: &Raw) -> Result<(), ExitError> {
     let (config, topology) = resolve_options(raw)?;
+    runtime_socket::check(raw, &config.relay)?;
     let log = log::install(config.log.clone()).context("cannot log")?;
     for note in &config.notes {
         tracing::warn!(target: "resource-manager", "{note}");
@@ -277,9 +278,16 @@ async fn serve(
         config.policy.name,
         config.relay.runtime_socket.as_deref().map_or("no runtime".into(), |path| path.to_string_lossy()),
     );
-    notify(&[NotifyState::Ready]);
-
-    wait(&mut signals, &stop, &dumper, recorder.as_deref()).await;
+    let recorder = recorder.as_deref();
+    // Calls are served meanwhile: each waits for the runtime up to its own deadline.
+    let ready = tokio::select! {
+        listens = runtime_socket::listens(&config.relay) => listens.map(|()| true),
+        () = wait(&mut signals, &stop, &dumper, recorder) => Ok(false),
+    };
+    if let Ok(true) = ready {
+        notify(&[NotifyState::Ready]);
+        wait(&mut signals, &stop, &dumper, recorder).await;
+    }
 
     notify(&[NotifyState::Stopping]);
     tracing::info!(target: "resource-manager", "stopping: calls in flight may end");
@@ -300,6 +308,7 @@ async fn serve(
         }
     }
     dumper.stop(DUMP_LIMIT);
+    ready?;
     joined.map_err(ExitError::from)
 }
 

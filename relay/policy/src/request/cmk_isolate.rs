@@ -2,7 +2,7 @@
 //!
 //! `cmk isolate [OPTION…] --pool=POOL COMMAND [-- ARGUMENT…]`: options may also stand behind the command, until
 //! `--`, which is CMK's own. None of it is executed: what remains of the line is. Inside
-//! `sh -c "cmk isolate … command"` the shell and the quoting of the command stay as they are.
+//! `sh -c "cmk isolate … command"` the shell, what it runs before, and the quoting of the command stay as they are.
 
 use alloc::{
     format,
@@ -42,25 +42,40 @@ pub fn parse_isolate(command: &[String], args: &[String]) -> Result<Option<Isola
     }
     for (index, text) in line.iter().enumerate() {
         let before = line.get(..index).unwrap_or_default();
-        let script = is_shell(before).then(|| shell_words(text));
-        let texts: Vec<&str> = match &script {
-            Some(words) => words.iter().map(|word| word.text.as_str()).collect(),
-            None => text.split_whitespace().collect(),
-        };
-        let Some((mut found, rest)) = parse(&texts)? else {
-            continue;
-        };
-        found.command = match &script {
-            Some(words) => {
-                let mut command: Vec<String> = line.iter().map(ToString::to_string).collect();
-                if let Some(slot) = command.get_mut(index) {
-                    *slot = without(text, words, &rest);
-                }
-                command
+        if !is_shell(before) {
+            let texts: Vec<&str> = text.split_whitespace().collect();
+            if let Some((mut found, rest)) = parse(&texts)? {
+                found.command = selected(&texts, &rest);
+                return Ok(Some(found));
             }
-            None => selected(&texts, &rest),
+        } else if let Some((mut found, script)) = parse_script(text)? {
+            found.command = line.iter().map(ToString::to_string).collect();
+            if let Some(slot) = found.command.get_mut(index) {
+                *slot = script;
+            }
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// Looks for the first `cmk isolate` among a script's commands: its options, and the script without it.
+fn parse_script(script: &str) -> Result<Option<(Isolate, String)>, String> {
+    let mut from = 0;
+    while from < script.len() {
+        let (mut words, end) = shell_words(script, from);
+        let is_ahead = |word: &ShellWord| {
+            let name = word.text.split_once('=').map_or("", |(name, _value)| name);
+            let letter = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+            word.text == "exec" || (!name.is_empty() && name.chars().all(letter))
         };
-        return Ok(Some(found));
+        let ahead = words.iter().take_while(|word| is_ahead(word)).count();
+        words.drain(..ahead);
+        let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+        if let Some((found, rest)) = parse(&texts)? {
+            return Ok(Some((found, without(script, &words, &rest))));
+        }
+        from = end;
     }
     Ok(None)
 }
@@ -77,13 +92,18 @@ struct ShellWord {
     end: usize,
 }
 
-/// The words of the first simple command, as a POSIX shell splits and unquotes them (Shell Command Language,
-/// 2.2 and 2.3); variables are left as they are.
-fn shell_words(script: &str) -> Vec<ShellWord> {
+/// The words of the simple command that begins at `from`, as a POSIX shell splits and unquotes them (Shell Command
+/// Language, 2.2 and 2.3), and where the next one may begin; variables are left as they are.
+fn shell_words(script: &str, from: usize) -> (Vec<ShellWord>, usize) {
     let mut words: Vec<ShellWord> = Vec::new();
     let mut word: Option<ShellWord> = None;
     let mut quote = None;
-    let mut letters = script.char_indices().peekable();
+    let rest = script.get(from..).unwrap_or_default();
+    let mut letters = rest
+        .char_indices()
+        .map(|(at, letter)| (from + at, letter))
+        .peekable();
+    let mut end = script.len();
     while let Some((at, letter)) = letters.next() {
         let next = letters.peek().map(|(_, next)| *next);
         let mut said = Some(letter);
@@ -109,8 +129,17 @@ fn shell_words(script: &str) -> Vec<ShellWord> {
                 words.extend(word.take());
                 continue;
             }
+            (None, '#') if word.is_none() => {
+                while letters.next_if(|(_, letter)| *letter != '\n').is_some() {}
+                continue;
+            }
             (None, '\n') if words.is_empty() && word.is_none() => continue,
-            (None, '\n' | ';' | '&' | '|' | '<' | '>' | '(' | ')') => break,
+            // What follows may be a document for the command, and no script.
+            (None, '<') => break,
+            (None, '\n' | ';' | '&' | '|' | '>' | '(' | ')') => {
+                end = at + 1;
+                break;
+            }
             _ => {}
         }
         let word = word.get_or_insert_with(|| ShellWord {
@@ -122,13 +151,13 @@ fn shell_words(script: &str) -> Vec<ShellWord> {
         word.end = letters.peek().map_or(script.len(), |(next, _)| *next);
     }
     words.extend(word);
-    words
+    (words, end)
 }
 
-/// The script without those of its first words that are not kept.
+/// The script without those of these words that are not kept.
 fn without(script: &str, words: &[ShellWord], kept: &[usize]) -> String {
-    let mut text = String::new();
     let mut from = words.first().map_or(0, |word| word.start);
+    let mut text = script.get(..from).unwrap_or_default().to_string();
     for (index, word) in words.iter().enumerate() {
         let next = words.get(index + 1).map_or(word.end, |next| next.start);
         if kept.contains(&index) {
@@ -158,9 +187,8 @@ fn base(word: &str) -> &str {
 }
 
 fn is_shell(before: &[&str]) -> bool {
-    let shell = before
-        .first()
-        .is_some_and(|word| base(word).ends_with("sh"));
+    // Also behind a wrapper: `tini -- sh -c`.
+    let shell = before.iter().any(|word| base(word).ends_with("sh"));
     let script = before
         .last()
         .is_some_and(|word| word.starts_with('-') && word.ends_with('c'));
@@ -412,12 +440,41 @@ mod tests {
                 "cmk isolate --pool=p echo a\\ b \"\\$c\"",
                 "echo a\\ b \"\\$c\"",
             ),
+            ("exec /opt/bin/cmk isolate --pool=p sleep 9", "exec sleep 9"),
+            (
+                "HOME=/x A='b c' cmk isolate --pool=p run -a",
+                "HOME=/x A='b c' run -a",
+            ),
+            (
+                "# it's CMK's way\nset -e; cd /srv && exec cmk isolate --pool=p ./run | tee log\n",
+                "# it's CMK's way\nset -e; cd /srv && exec ./run | tee log",
+            ),
+            ("(cmk isolate run --pool=p) >log 2>&1", "(run ) >log 2>&1"),
         ] {
             let found = parse_isolate(&words(&["sh", "-c"]), &words(&[script]));
             let found = found.unwrap().unwrap();
             assert_eq!(found.pool.as_deref(), Some("p"), "{script}");
             assert_eq!(found.command, words(&["sh", "-c", rest]), "{script}");
         }
+    }
+
+    #[test]
+    fn a_script_that_only_speaks_of_it_is_left_alone() {
+        for script in [
+            "echo cmk isolate --pool=p",
+            "echo 'x; cmk isolate --pool=p'",
+            "cat <<END\ncmk isolate --pool=p\nEND\n",
+            "# cmk isolate --pool=p\nrun",
+            "cmk discover; cmk isolation --pool=p x",
+            "",
+        ] {
+            let found = parse_isolate(&words(&["sh", "-c"]), &words(&[script]));
+            assert_eq!(found, Ok(None), "{script}");
+        }
+        let wrapped = words(&["/sbin/tini", "--", "bash", "-ec"]);
+        let found = parse_isolate(&wrapped, &words(&["cmk isolate --pool=p run"]));
+        let command = words(&["/sbin/tini", "--", "bash", "-ec", "run"]);
+        assert_eq!(found.unwrap().unwrap().command, command);
     }
 
     #[test]

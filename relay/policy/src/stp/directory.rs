@@ -55,7 +55,7 @@ pub fn pools_from_directory<'a>(
                     }
                 }
             }
-            (["pools", _, _, _, ..], Some(_)) => {}
+            (["pools", _, _, _, _, ..], Some(_)) => {}
             _ if parts.first() != Some(&"pools") => {}
             _ => problems.push(format!(
                 "{path}: not expected in a CMK configuration (pools/POOL/exclusive and pools/POOL/SOCKET/CPULIST/)"

@@ -354,6 +354,7 @@ fn the_directory_of_cmk_is_understood() {
     let stray = [
         ("pools/README", Some("x")),
         ("pools/p/exclusive", Some("true\n")),
+        ("pools/p/0/notes", Some("x")),
     ];
     let problems = pools_from_directory(stray).unwrap_err();
     assert!(
@@ -362,6 +363,10 @@ fn the_directory_of_cmk_is_understood() {
     );
     assert!(
         problems[1].starts_with("pools/p/exclusive: \"true\" is neither 0"),
+        "{problems:?}"
+    );
+    assert!(
+        problems[2].starts_with("pools/p/0/notes: not expected"),
         "{problems:?}"
     );
 }

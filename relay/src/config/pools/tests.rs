@@ -86,6 +86,19 @@ fn cmks_directory_is_read() {
     let (exclusive, shared) = (&pools.pools["exclusive"], &pools.pools["shared"]);
     assert_eq!(exclusive.cpu_lists.len(), 2);
     assert!(exclusive.exclusive && !shared.exclusive);
+    for (stray, named) in [
+        ("README", "pools/README: not expected"),
+        ("shared/0/notes", "pools/shared/0/notes: not expected"),
+        (
+            "shared/exclusive",
+            "pools/shared/exclusive: \"no\" is neither",
+        ),
+    ] {
+        std::fs::write(pool(stray), "no").unwrap();
+        let refused = load(&source, &machine(8)).unwrap_err().to_string();
+        assert!(refused.contains(named), "{refused}");
+        std::fs::remove_file(pool(stray)).unwrap();
+    }
     let nowhere = PoolsSource {
         dir: PathBuf::from("/nowhere"),
         ..source

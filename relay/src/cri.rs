@@ -5,6 +5,7 @@
 /// The messages of `runtime.v1`, for modules that hook into calls.
 pub use k8s_cri::v1 as message;
 
+mod authority;
 pub mod client;
 mod clients;
 mod frame;
@@ -29,6 +30,7 @@ mod shared;
 mod status;
 mod tap;
 
+pub use authority::AnyAuthority;
 pub use options::{Limit, ServerOptions};
 pub use route::Upstreams;
 pub use server::Relay;

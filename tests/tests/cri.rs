@@ -7,7 +7,12 @@
 )]
 
 use prost::Message as _;
-use resmgr_tests::{Container, Cri, Relay, Runtime, skip, wire::Answer, wire::Wire};
+use resmgr_tests::{
+    Container, Cri, Relay, Runtime,
+    frames::{RawClient, frame, remembered},
+    skip,
+    wire::{Answer, Wire},
+};
 use std::{path::Path, time::Duration};
 
 const RUNTIME: [&str; 37] = [
@@ -261,4 +266,45 @@ async fn a_restarted_runtime_is_found_again() {
     runtime.restart().unwrap();
     let back = ask(&wire, path, &[]).await;
     assert_eq!(back.status(), Some(0), "{back:?}\n{}", relay.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_names_the_server_by_its_sockets_path_is_served() {
+    if let Some(why) = skip::no_relay() {
+        return skip::skip("the socket's path as :authority", &why);
+    }
+    let runtime = Runtime::start().unwrap();
+    let relay = Relay::start(&runtime, &[]).unwrap();
+    let config = relay.folder().join("config.sock");
+    for (socket, call) in [
+        (runtime.socket(), "/runtime.v1.RuntimeService/Version"),
+        (relay.socket(), "/runtime.v1.RuntimeService/Version"),
+        (config, "/v1.Config/GetStatus"),
+    ] {
+        let path = socket.to_str().unwrap();
+        let encoded = path.replace('/', "%2F");
+        let names = [path, &encoded, &format!("unix://{path}"), "localhost"];
+        let mut client = RawClient::connect(&socket).unwrap();
+        for (index, name) in (0_u32..).zip(names) {
+            // POST, http.
+            let mut block = vec![0x83, 0x86];
+            for (field, value) in [
+                (":path", call),
+                (":authority", name),
+                ("content-type", "application/grpc"),
+                ("te", "trailers"),
+            ] {
+                block.extend(remembered(field, value.as_bytes()));
+            }
+            let id = 2 * index + 1;
+            let head = frame(1, 4, id, &block);
+            client
+                .send(&[head, frame(0, 1, id, &[0; 5])].concat())
+                .unwrap();
+            // DATA, or RST_STREAM, or GOAWAY.
+            let answer = client.next_of(&[0, 3, 7]).unwrap();
+            let answered = answer.as_ref().map(|(kind, stream, _)| (*kind, *stream));
+            assert_eq!(answered, Some((0, id)), "{call} of {name}: {answer:?}");
+        }
+    }
 }

@@ -12,12 +12,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
-    net::UnixListener,
+    io::{AsyncRead, AsyncWrite},
+    net::{UnixListener, UnixStream},
     sync::{Mutex, mpsc, oneshot, watch},
 };
 use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, transport::server::Connected};
 
 /// What a document means for a node, or what is wrong with it (see [`crate::config::overlay`]).
 pub type ConfigValidator = Arc<dyn Fn(&Document, &str) -> Result<Config, Problems> + Send + Sync>;
@@ -142,15 +143,19 @@ impl ConfigServer {
         }
     }
 
-    /// Serves until cancelled; calls in progress are finished.
+    /// Serves until cancelled, on connections as `prepare` makes them; calls in progress are finished.
     ///
     /// # Errors
     /// When the transport fails.
-    pub async fn serve(
+    pub async fn serve<S>(
         self,
         listener: UnixListener,
+        prepare: fn(UnixStream) -> S,
         stop: CancellationToken,
-    ) -> Result<(), tonic::transport::Error> {
+    ) -> Result<(), tonic::transport::Error>
+    where
+        S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let connections = UnixListenerStream::new(listener).filter(|connection| {
             let refused = connection.as_ref().ok().map(check_peer);
             if let Some(Err(refused)) = &refused {
@@ -158,6 +163,7 @@ impl ConfigServer {
             }
             !matches!(refused, Some(Err(_)))
         });
+        let connections = connections.map(move |connection| connection.map(prepare));
         tonic::transport::Server::builder()
             .add_service(GrpcServer::new(self))
             .serve_with_incoming_shutdown(connections, stop.cancelled_owned())

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     config::{Config, Document, PolicyName, Problem, origin::Origin},
     control::{ApplyReport, ConfigPush, ConfigRefusal, ConfigServer, ConfigStatus},
+    cri::AnyAuthority,
     dump::Dumper,
     log,
     manager::{ManagerHandle, PlanPreview},
@@ -67,7 +68,7 @@ pub fn start(
     tasks.spawn("configuration server", {
         let stop = tasks.stop().clone();
         async move {
-            server.serve(listener, stop).await?;
+            server.serve(listener, AnyAuthority::new, stop).await?;
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
                 _removed => Ok(()),

@@ -148,7 +148,7 @@ async fn pushes_are_validated_applied_and_answered() {
         stop.cancel();
     };
     let (served, (), applied) = tokio::join!(
-        server.serve(listener, stop.clone()),
+        server.serve(listener, std::convert::identity, stop.clone()),
         play,
         apply_all(receiver)
     );

@@ -167,6 +167,27 @@ async fn a_bad_map_changes_nothing_and_the_reason_is_seen_on_the_node() {
         cluster.logs()
     );
     assert_eq!(where_all(), placed, "{}", cluster.logs());
+
+    // As CRI Resource Manager was given it: what exists here counts, and the rest is named.
+    let nested = format!(
+        "Active: static-pools\nstatic-pools:{}\ntopology-aware: {{PinCPU: true}}",
+        POOLS.replace('\n', "\n  ")
+    );
+    let map = [("policy", &*nested), ("rdt", "options: {}")];
+    cluster.map(MAP, &map).unwrap();
+    let told = async || {
+        let node = cluster.api.kubectl(&["describe", "node", "n1"]);
+        let node = node.unwrap_or_default();
+        let mut lines = node.lines();
+        let condition = lines.find(|line| line.contains("CriResmgrConfigured"));
+        condition.is_some_and(|line| {
+            let parts = ["policy.topology-aware has no effect", "rdt has no effect"];
+            line.contains("True") && parts.iter().all(|part| line.contains(part))
+        })
+    };
+    assert!(eventually(SOON, told).await, "{}", cluster.logs());
+    assert!(active(&cluster, "static-pools").await, "{}", cluster.logs());
+    assert_eq!(where_all(), placed, "{}", cluster.logs());
 }
 
 fn status(cluster: &Cluster) -> String {

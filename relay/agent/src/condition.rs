@@ -13,7 +13,7 @@ const MAX_TYPE_BYTES: usize = 63;
 /// Longest reason, in bytes (Kubernetes API, meta/v1 Condition).
 const MAX_REASON_BYTES: usize = 1024;
 /// Longest message, in bytes (Kubernetes API, meta/v1 Condition).
-const MAX_MESSAGE_BYTES: usize = 32768;
+pub(crate) const MAX_MESSAGE_BYTES: usize = 32768;
 
 /// A condition to write, whose status has been the same since `since`.
 #[derive(Clone, Copy, Debug)]

@@ -53,6 +53,8 @@ pub(crate) struct PushOutcome {
     pub(crate) generation: u64,
     /// State of the push.
     pub(crate) verdict: PushVerdict,
+    /// What of the configuration has no effect on this node, and why.
+    pub(crate) without_effect: Vec<String>,
 }
 
 /// State of the push.
@@ -183,6 +185,7 @@ async fn keep_in_force(
                         resource_version: config.resource_version.clone(),
                         generation: 0,
                         verdict: PushVerdict::Unreachable(chain(&status)),
+                        without_effect: Vec::new(),
                     },
                 );
             }
@@ -282,17 +285,17 @@ impl ConfigConnection {
             Err(_elapsed) => return Err(silence()),
             Ok(reply) => reply,
         };
-        let (generation, refusal) = match reply {
+        let (generation, refusal, without_effect) = match reply {
             Ok(reply) => {
                 let reply = reply.into_inner();
                 for note in &reply.notes {
                     info!(note, "cri-resmgr says");
                 }
-                (reply.generation, reply.error)
+                (reply.generation, reply.error, reply.without_effect)
             }
             // Early resource managers refuse with a gRPC error.
             Err(status) if status.code() == Code::InvalidArgument => {
-                (0, status.message().to_owned())
+                (0, status.message().to_owned(), Vec::new())
             }
             Err(status) => return Err(status),
         };
@@ -306,6 +309,7 @@ impl ConfigConnection {
             resource_version: config.resource_version.clone(),
             generation,
             verdict,
+            without_effect,
         })
     }
 }

@@ -180,16 +180,23 @@ fn condition_status(verdict: &PushVerdict) -> &'static str {
     }
 }
 
+fn in_force(outcome: &PushOutcome) -> String {
+    let mut text = format!("{}, generation {}", outcome.origin, outcome.generation);
+    for note in &outcome.without_effect {
+        text.push_str("; ");
+        text.push_str(note);
+    }
+    text.truncate(text.floor_char_boundary(condition::MAX_MESSAGE_BYTES));
+    text
+}
+
 /// Reason and message of the condition [`condition::OWN`].
 fn why(outcome: &PushOutcome) -> (&'static str, String) {
     let (reason, message) = match &outcome.verdict {
         PushVerdict::Waiting => ("Waiting", String::new()),
         PushVerdict::Nothing => ("NoConfigMap", "no ConfigMap for this node".to_owned()),
         PushVerdict::Empty => ("ConfigMapEmpty", String::new()),
-        PushVerdict::Accepted => (
-            "ConfigurationInForce",
-            format!("{}, generation {}", outcome.origin, outcome.generation),
-        ),
+        PushVerdict::Accepted => ("ConfigurationInForce", in_force(outcome)),
         PushVerdict::Refused(_) => ("ConfigurationRefused", String::new()),
         PushVerdict::Unreachable(_) => ("CriResmgrUnreachable", String::new()),
     };
@@ -207,6 +214,7 @@ mod tests {
             resource_version: "7".to_owned(),
             generation: 3,
             verdict: PushVerdict::Refused("policy: unknown key".to_owned()),
+            without_effect: Vec::new(),
         };
         let value: serde_json::Value = serde_json::from_str(&annotation(&outcome)).unwrap();
         assert_eq!(
@@ -230,5 +238,23 @@ mod tests {
         assert_eq!(condition["status"], "False");
         assert_eq!(condition["message"], value["error"]);
         assert_eq!(condition["lastTransitionTime"], "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn the_condition_tells_what_of_a_map_in_force_has_no_effect() {
+        let outcome = PushOutcome {
+            origin: "kube-system/x".to_owned(),
+            resource_version: "7".to_owned(),
+            generation: 3,
+            verdict: PushVerdict::Accepted,
+            without_effect: vec!["rdt has no effect: it does not exist here".to_owned()],
+        };
+        let expected = "kube-system/x, generation 3; rdt has no effect: it does not exist here";
+        assert_eq!(why(&outcome), ("ConfigurationInForce", expected.to_owned()));
+        let long = PushOutcome {
+            without_effect: vec!["é".repeat(64 << 10)],
+            ..outcome
+        };
+        assert!(why(&long).1.len() <= condition::MAX_MESSAGE_BYTES);
     }
 }

@@ -227,6 +227,34 @@ fn a_command_that_lacks_its_word_says_what_the_word_is() {
 }
 
 #[test]
+fn options_of_the_predecessor_are_taken_from_its_files_and_have_no_effect() {
+    let text = "policy = static\nreserved-resources = cpu=1\nno-rdt\nresctrl-path = /run/resctrl\ncpu-allocator-debug\n\
+                trace = production\ntrace-jaeger-agent = jaeger.example.com:6831\ntrace-prometheus-metrics = :9100\n";
+    let raw = from_file(text).unwrap();
+    let topology = crate::config::resolve::tests::machine(4);
+    let machine = Machine {
+        topology: &topology,
+        cgroup_cpus: &|_| Err(std::io::ErrorKind::NotFound.into()),
+    };
+    let config = crate::config::resolve(&raw, machine).unwrap();
+    let noted = |part: &str, line: &str| {
+        let mut notes = config.notes.iter();
+        notes.any(|note| note.starts_with(part) && note.ends_with(line))
+    };
+    assert_eq!(config.notes.len(), 3, "{:?}", config.notes);
+    for (option, line) in [
+        ("resctrl-path", 4),
+        ("cpu-allocator-debug", 5),
+        ("trace", 8),
+    ] {
+        let part = format!("{option} has no effect here [");
+        assert!(noted(&part, &format!(":{line}]")), "{:?}", config.notes);
+    }
+    typed("-trace testing -cpu-allocator-debug -resctrl-path=/x --policy null");
+    assert!(refused("-trac=testing").contains("did you mean"));
+}
+
+#[test]
 fn help_is_as_recorded() {
     let Command::Print(text) = parse(words("-h")).unwrap().command else {
         panic!("no help");

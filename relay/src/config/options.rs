@@ -295,6 +295,17 @@ pub struct GeneralOptions {
     /// Accepted for the predecessor's sake: RDT is never touched.
     #[arg(long, default_value = "true")]
     pub no_rdt: RawValue<bool>,
+    /// Accepted for the predecessor's sake: RDT is never touched.
+    #[arg(long, value_name = "PATH", default_value = "")]
+    pub resctrl_path: RawValue<String>,
+    /// Accepted for the predecessor's sake: no call is traced. Metrics are served at --metrics-address.
+    #[arg(long, value_name = "WORD", default_value = "")]
+    #[arg(alias = "trace-jaeger-collector", alias = "trace-jaeger-agent")]
+    #[arg(alias = "trace-prometheus-metrics")]
+    pub trace: RawValue<String>,
+    /// Accepted for the predecessor's sake; --logger-debug policy says what is decided.
+    #[arg(long, default_value = "false")]
+    pub cpu_allocator_debug: RawValue<bool>,
 }
 
 /// clap's view of the options alone, without commands.

@@ -84,7 +84,10 @@ pub fn from_yaml(text: &str, path: &Path, topology: &Topology) -> Result<PoolsCo
     let mut pools = PoolsConfig::default();
     if let Some(mut section) = report.parse("", text) {
         let value = section.take("pools").unwrap_or_default();
-        pools = read(&mut report, "pools", value, topology);
+        if let Some(read) = read(&mut report, "pools", value) {
+            check(&mut report, "pools", &read, topology);
+            pools = read;
+        }
         section.finish(&mut report, &["pools"]);
     }
     for problem in &mut report.problems {
@@ -93,21 +96,16 @@ pub fn from_yaml(text: &str, path: &Path, topology: &Topology) -> Result<PoolsCo
     report.result(pools)
 }
 
-/// Reads the value of `pools`, which must be legal on this machine.
-pub(super) fn read(
-    report: &mut Report,
-    path: &str,
-    value: Value,
-    topology: &Topology,
-) -> PoolsConfig {
+/// Reads the value of `pools`; `None` when it is not written as it should be.
+pub(super) fn read(report: &mut Report, path: &str, value: Value) -> Option<PoolsConfig> {
     let mut pools = PoolsConfig::default();
-    let Value::Mapping(map) = value else {
-        report.problem(
-            path,
-            "",
-            "no pools configured; expected NAME: {exclusive, cpuLists}",
-        );
-        return pools;
+    let map = match value {
+        Value::Mapping(map) if !map.is_empty() => map,
+        _ => {
+            let message = "no pools configured; expected NAME: {exclusive, cpuLists}";
+            report.problem(path, "", message);
+            return None;
+        }
     };
     let before = report.problems.len();
     for (name, value) in map {
@@ -121,10 +119,7 @@ pub(super) fn read(
             pools.pools.insert(name.to_owned(), pool);
         }
     }
-    if report.problems.len() == before {
-        check(report, path, &pools, topology);
-    }
-    pools
+    (report.problems.len() == before).then_some(pools)
 }
 
 fn read_pool(report: &mut Report, path: &str, mut section: Section) -> PoolConfig {
@@ -165,7 +160,7 @@ fn read_list(report: &mut Report, path: &str, value: Value) -> Option<CpuListCon
 }
 
 /// Reports the problems that the policy finds in them on this machine.
-fn check(report: &mut Report, path: &str, pools: &PoolsConfig, topology: &Topology) {
+pub(super) fn check(report: &mut Report, path: &str, pools: &PoolsConfig, topology: &Topology) {
     for problem in StaticPools::new(topology, pools).err().unwrap_or_default() {
         let pool = problem.key.strip_prefix(KEY).unwrap_or_default();
         report.problem(&format!("{path}{pool}"), "", &problem.message);

@@ -128,6 +128,17 @@ impl Validator<'_> {
             self.notes
                 .push("no-rdt=false has no effect: RDT is never touched".to_owned());
         }
+        let general = &options.general;
+        for option in [
+            &general.resctrl_path.option,
+            &general.trace.option,
+            &general.cpu_allocator_debug.option,
+        ] {
+            if let Some((_, origin)) = self.raw.given(option).last() {
+                self.notes
+                    .push(format!("{option} has no effect here [{origin}]"));
+            }
+        }
         Config {
             relay,
             policy,

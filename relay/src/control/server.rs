@@ -176,11 +176,13 @@ impl ConfigServer {
         &self,
         pushed: PushedConfig,
         dry: bool,
+        without_effect: &mut Vec<String>,
     ) -> Result<Result<ApplyReport, Vec<Problem>>, Status> {
         let config = match (self.validate)(&pushed.document, &pushed.node) {
             Ok(config) => config,
             Err(problems) => return Ok(Err(problems.0)),
         };
+        without_effect.clone_from(&config.notes);
         let (answer, outcome) = oneshot::channel();
         let push = ConfigPush {
             pushed,
@@ -292,6 +294,9 @@ impl ConfigService for ConfigServer {
             applied.node == pushed.node && applied.document.entries == pushed.document.entries
         });
         if let Some(mut applied) = same {
+            // An agent that has started anew tells of it anew.
+            let config = (self.validate)(&pushed.document, &pushed.node);
+            reply.without_effect = config.map_or_else(|_unfit| Vec::new(), |config| config.notes);
             applied.document.source = source;
             status.send_modify(|status| {
                 status.accept();
@@ -299,7 +304,8 @@ impl ConfigService for ConfigServer {
             });
             return Ok(Response::new(reply));
         }
-        match self.apply(pushed.clone(), false).await? {
+        let applied = self.apply(pushed.clone(), false, &mut reply.without_effect);
+        match applied.await? {
             Ok(report) => {
                 reply.generation += 1;
                 reply.notes = report.notes;
@@ -344,7 +350,8 @@ impl ConfigService for ConfigServer {
             generation: before.generation,
             ..SetConfigReply::default()
         };
-        match self.apply(asked, true).await? {
+        let planned = self.apply(asked, true, &mut reply.without_effect);
+        match planned.await? {
             Ok(applied) => reply.notes = applied.notes,
             Err(problems) => refuse(&mut reply, &problems),
         }

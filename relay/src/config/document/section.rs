@@ -11,6 +11,8 @@ use serde_yaml::{Mapping, Value};
 pub(in crate::config) struct Report {
     pub(in crate::config) origin: Origin,
     pub(in crate::config) problems: Vec<Problem>,
+    /// What is accepted and has no effect.
+    pub(in crate::config) notes: Vec<String>,
 }
 
 impl Report {
@@ -18,6 +20,7 @@ impl Report {
         Self {
             origin,
             problems: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -84,16 +87,43 @@ impl Section {
         }
     }
 
+    /// Adds a field that was written outside, with the fields within it behind dots (`ReservedResources.CPU`).
+    pub(in crate::config) fn add(&mut self, report: &mut Report, dotted: &str, text: &str) {
+        let mut value: Value = match serde_yaml::from_str(text) {
+            Ok(value) => value,
+            Err(error) => {
+                report.problem(&self.at(dotted), "", &format!("not YAML: {error}"));
+                return;
+            }
+        };
+        let (field, within) = dotted.split_once('.').unwrap_or((dotted, ""));
+        for name in within.rsplit('.').filter(|name| !name.is_empty()) {
+            value = Value::Mapping([(name.into(), value)].into_iter().collect());
+        }
+        if self.find(field).is_some() {
+            report.problem(&self.at(field), "", "is given twice; give it once");
+        }
+        self.map.insert(field.into(), value);
+    }
+
+    fn find(&self, key: &str) -> Option<&Value> {
+        let mut names = self.map.keys();
+        let same = |name: &&Value| {
+            let name = name.as_str();
+            name.is_some_and(|name| name.eq_ignore_ascii_case(key))
+        };
+        names.find(same)
+    }
+
+    /// Whether a field is there and has YAML's null as value.
+    pub(in crate::config) fn is_null(&self, key: &str) -> bool {
+        let value = self.find(key).and_then(|name| self.map.get(name));
+        value.is_some_and(Value::is_null)
+    }
+
     /// Takes a field out; capitals do not matter.
     pub(in crate::config) fn take(&mut self, key: &str) -> Option<Value> {
-        let found = self
-            .map
-            .keys()
-            .find(|name| {
-                name.as_str()
-                    .is_some_and(|name| name.eq_ignore_ascii_case(key))
-            })
-            .cloned()?;
+        let found = self.find(key)?.clone();
         self.map.shift_remove(&found)
     }
 
@@ -153,6 +183,24 @@ impl Section {
         parse(&text)
             .map_err(|error| report.problem(&self.at(key), &text, &error.to_string()))
             .ok()
+    }
+
+    /// Takes out and notes fields that are known and have no effect; what has, stands beside each.
+    pub(in crate::config) fn without_effect(
+        &mut self,
+        report: &mut Report,
+        known: &[(&str, &str)],
+    ) {
+        for (key, option) in known {
+            if self.take(key).is_some() {
+                let instead = match *option {
+                    "" => String::new(),
+                    option => format!(": it can only be given at start, with {option}"),
+                };
+                let note = format!("{} has no effect{instead}", self.at(key));
+                report.notes.push(note);
+            }
+        }
     }
 
     /// Refuses what is left.

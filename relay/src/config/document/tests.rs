@@ -88,7 +88,27 @@ fn every_mistake_is_named_with_its_key_and_what_would_be_right() {
     for (key, text, part) in [
         ("polcy", "", "unknown key; did you mean \"policy\"?"),
         ("policy.statc", "", "did you mean \"policy.static\"?"),
-        ("policy.topology-aware", "", "unknown key"),
+        ("policy.topology-awre", "", "unknown key"),
+        ("policy.static.Rdt", "on", "RDT is not supported"),
+        ("policy", "statik: {}", "policy.statik: unknown field"),
+        (
+            "policy",
+            "static-plus: {BurstableExclusiv: true}",
+            "policy.static-plus.BurstableExclusiv: unknown field",
+        ),
+        (
+            "policy",
+            "Active: null",
+            "policy.Active: YAML's null is no value: write \"null\" in quotes",
+        ),
+        ("policy", "active:", "write \"null\" in quotes"),
+        ("policy", "Active: ~", "write \"null\" in quotes"),
+        ("policy.Active", "null", "write \"null\" in quotes"),
+        (
+            "policy",
+            "Active: stp\nstp: {pools: {a: {cpuLists: [{Cpuset: '90'}]}}}\n",
+            "policy.static-pools.pools.a: ",
+        ),
         (
             "policy",
             "Activ: static",
@@ -115,8 +135,8 @@ fn every_mistake_is_named_with_its_key_and_what_would_be_right() {
         ("dump", "Config: 'ful:.*'", "unknown target"),
         (
             "dump",
-            "File: /etc/passwd",
-            "can only be given at start, with --dump-file",
+            "Secrets: true",
+            "can only be given at start, with --dump-secrets",
         ),
         ("logger", "Debug: polcy", "did you mean \"policy\"?"),
         ("policy.stp", "pools: {}", "no pools configured"),
@@ -136,6 +156,129 @@ fn what_has_no_effect_is_noted() {
         config.notes,
         ["log source cpuallocator has no effect: nothing is logged under it"]
     );
+}
+
+#[test]
+fn a_map_of_cri_resource_manager_keeps_what_exists_here() {
+    let config = pushed(&[
+        ("policy", "Active: static\nReservedResources: {cpu: 1}\n"),
+        ("policy.static", "RelaxedIsolation: true"),
+        // Pools of a machine with more sockets than this one.
+        (
+            "policy.stp",
+            "ConfDirPath: /etc/cmk\nLabelNode: true\npools:\n  wide: {exclusive: true, cpuLists: [{Socket: 3, Cpuset: '40,41'}]}",
+        ),
+        ("policy.topology-aware", "PreferIsolatedCPUs: true"),
+        ("policy.balloons.node1.example.com", "BalloonTypes: []"),
+        ("rdt", "partitions: {default: {l3Allocation: 60%}}"),
+        ("resource-manager.control", "x"),
+        ("instrumentation", "HTTPEndpoint: :8891"),
+        ("dump", "Config: off:.*\nFile: /var/log/calls.dump\nDebug: true"),
+        ("logger", "Debug: policy\nKlog: {skip_headers: true}"),
+    ])
+    .unwrap();
+    assert!(config.policy.slices.relaxed_isolation && config.policy.pools.label_node);
+    assert_eq!(config.policy.pools.pushed, None);
+    assert!(config.log.debug.on("policy"));
+    for (part, count) in [
+        (
+            "policy.topology-aware has no effect: it does not exist here",
+            1,
+        ),
+        ("policy.balloons.node1.example.com has no effect", 1),
+        ("rdt has no effect", 1),
+        ("resource-manager.control has no effect", 1),
+        ("instrumentation has no effect", 1),
+        (
+            "policy.static-pools.ConfDirPath has no effect: it can only be given at start, with --static-pools-conf-dir",
+            1,
+        ),
+        ("policy.static-pools.pools.wide has no effect: ", 1),
+        (
+            "dump.File has no effect: it can only be given at start, with --dump-file",
+            1,
+        ),
+        ("dump.Debug has no effect", 1),
+        ("logger.Klog has no effect", 1),
+        ("has no effect", 10),
+    ] {
+        let notes = config.notes.iter().filter(|note| note.contains(part));
+        assert_eq!(notes.count(), count, "{part}: {:#?}", config.notes);
+    }
+}
+
+#[test]
+fn dotted_and_nested_mean_the_same() {
+    let apart = pushed(&[
+        (
+            "policy",
+            "Active: static-pools\nReservedResources: {CPU: 2}",
+        ),
+        ("policy.static", "RelaxedIsolation: true"),
+        ("policy.static-plus", "BurstableExclusive: false"),
+        (
+            "policy.static-pools",
+            "LabelNode: true\npools: {few: {cpuLists: [{Cpuset: 6}]}}",
+        ),
+        ("dump", "Config: full:.*"),
+        ("logger", "Debug: policy\nLevel: warn"),
+    ])
+    .unwrap();
+    let nested = pushed(&[
+        (
+            "policy",
+            "active: stp\nStatic: {relaxedisolation: on}\nstatic-plus:\n  BurstableExclusive: no\n\
+             stp:\n  LabelNode: true\n  pools: {few: {cpuLists: [{Cpuset: 6}]}}\nReservedResources: {cpu: 2}",
+        ),
+        ("dump.Config", "full:.*"),
+        ("logger", "Level: warn"),
+        ("logger.Debug", "policy"),
+    ])
+    .unwrap();
+    let dotted = pushed(&[
+        ("policy.Active", "static-pools"),
+        ("policy.ReservedResources.CPU", "2"),
+        ("policy.static.RelaxedIsolation", "true"),
+        ("policy.static-plus.BurstableExclusive", "false"),
+        ("policy.static-pools.LabelNode", "true"),
+        ("policy.stp.pools", "few: {cpuLists: [{Cpuset: 6}]}"),
+        ("dump.Config", "full:.*"),
+        ("logger.Debug", "policy"),
+        ("logger.Level", "warn"),
+    ])
+    .unwrap();
+    for written in [nested, dotted] {
+        assert_eq!(format!("{written:?}"), format!("{apart:?}"));
+    }
+    let unknown = pushed(&[("policy", "topology-aware: {PinCPU: true}")]).unwrap();
+    assert_eq!(
+        unknown.notes,
+        ["policy.topology-aware has no effect: it does not exist here"]
+    );
+    // The node's own key beats what stands within the general one.
+    let own = pushed(&[
+        ("policy", "static: {RelaxedIsolation: true}"),
+        ("policy.static.RelaxedIsolation", "true"),
+        ("policy.static.node1.example.com", "RelaxedIsolation: false"),
+    ]);
+    assert!(!own.unwrap().policy.slices.relaxed_isolation);
+    for (twice, problem) in [
+        (
+            [("policy", "static: {}"), ("policy.static", "Rdt: off")],
+            "policy.static: means the same as key \"policy.static\"",
+        ),
+        (
+            [("policy", "stp: {}\nstatic-pools: {}"), ("logger", "")],
+            "policy.stp: means the same as key \"policy.static-pools\"",
+        ),
+        (
+            [("logger", "debug: policy"), ("logger.Debug", "policy")],
+            "logger.Debug: is given twice",
+        ),
+    ] {
+        let refused = pushed(&twice).unwrap_err().to_string();
+        assert!(refused.contains(problem), "{refused}");
+    }
 }
 
 #[test]

@@ -63,6 +63,7 @@ async fn check_offline(
     let mut lines = vec![format!(
         "with policy {policy}; no cri-resmgr runs to be asked"
     )];
+    lines.extend_from_slice(&wanted.notes);
     let is_null = |config: &Config| config.policy.name == PolicyName::Null;
     if is_null(&wanted) {
         return Ok(lines);

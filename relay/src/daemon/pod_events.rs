@@ -172,6 +172,7 @@ struct SnapshotDiff {
     refused: BTreeSet<(Arc<str>, Arc<str>, u64, u64)>,
     unplaced: BTreeSet<ContainerId>,
     unenforced: Arc<BTreeMap<ContainerId, RuntimeAnswer>>,
+    contested: Arc<BTreeMap<ContainerId, Arc<str>>>,
     moves: KnownMoves,
 }
 
@@ -186,6 +187,7 @@ impl SnapshotDiff {
         let mut events = self.new_refusals(snapshot);
         events.extend(self.new_unplaced(snapshot));
         events.extend(self.new_unenforced(snapshot));
+        events.extend(self.new_contested(snapshot));
         events.extend(moves.iter().flat_map(|moved| of_move(snapshot, moved)));
         events
     }
@@ -248,6 +250,20 @@ impl SnapshotDiff {
             let container = snapshot.containers.get(id)?;
             let text = format!("its placement is not enforced: {answer}");
             Some(event(container.request, PodEventReason::NotEnforced, &text))
+        })
+        .collect()
+    }
+
+    fn new_contested(&mut self, snapshot: &Snapshot) -> Vec<PodEvent> {
+        let before = std::mem::replace(&mut self.contested, Arc::clone(&snapshot.contested));
+        let contested = snapshot.contested.iter();
+        let told = contested.filter(|(id, _candidates)| !before.contains_key(*id));
+        told.filter_map(|(id, candidates)| {
+            let container = snapshot.containers.get(id)?;
+            let text = format!(
+                "another program keeps changing its cgroup, which is repaired every few seconds; candidates: {candidates}"
+            );
+            Some(event(container.request, PodEventReason::Contested, &text))
         })
         .collect()
     }
@@ -415,6 +431,35 @@ mod tests {
             "{text}"
         );
         assert_eq!(told(&mut diff, &refused), []);
+    }
+
+    #[test]
+    fn another_program_that_keeps_changing_the_cgroup_is_told_of_once_each_time() {
+        let mut diff = SnapshotDiff::default();
+        let quiet = snapshot(None, None);
+        let mut contested = snapshot(None, None);
+        let candidates = "other-relay (process 7)";
+        contested.contested = Arc::new(BTreeMap::from([(
+            ContainerId("id".into()),
+            candidates.into(),
+        )]));
+        for (now, count) in [
+            (&quiet, 0),
+            (&contested, 1),
+            (&contested, 0),
+            (&quiet, 0),
+            (&contested, 1),
+        ] {
+            let events = told(&mut diff, now);
+            assert_eq!(events.len(), count);
+            for (reason, text) in events {
+                assert_eq!(reason, "CPUPlacementContested");
+                assert!(
+                    text.ends_with("candidates: other-relay (process 7)"),
+                    "{text}"
+                );
+            }
+        }
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 //! Two programs that answer each other's writes would otherwise take a CPU each, and fill the log.
 
 use resmgr_policy::ContainerId;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Pause after the first repair of a container.
@@ -23,6 +23,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct RepairBackoff {
     containers: BTreeMap<ContainerId, Pause>,
+    contested: Arc<BTreeMap<ContainerId, Arc<str>>>,
 }
 
 #[derive(Debug)]
@@ -71,6 +72,7 @@ impl RepairBackoff {
                 untold: 0,
             };
             self.containers.insert(id.clone(), pause);
+            self.settle(id);
             return Some(1);
         };
         pause.length = (pause.length * 2).min(LONGEST_PAUSE);
@@ -102,9 +104,26 @@ impl RepairBackoff {
             .collect()
     }
 
+    /// Another program keeps changing the cgroup of a container: one of these candidates.
+    pub(super) fn contest(&mut self, id: &ContainerId, candidates: &str) {
+        Arc::make_mut(&mut self.contested).insert(id.clone(), candidates.into());
+    }
+
+    /// Containers whose cgroup another program keeps changing, and the processes that may be it.
+    pub(super) fn contested(&self) -> &Arc<BTreeMap<ContainerId, Arc<str>>> {
+        &self.contested
+    }
+
+    fn settle(&mut self, id: &ContainerId) {
+        if self.contested.contains_key(id) {
+            Arc::make_mut(&mut self.contested).remove(id);
+        }
+    }
+
     /// A container has ended.
     pub(super) fn forget(&mut self, id: &ContainerId) {
         self.containers.remove(id);
+        self.settle(id);
     }
 }
 
@@ -158,9 +177,12 @@ mod tests {
         assert_eq!(backoff.repaired(&id(), begin), Some(1));
         let soon = begin + FIRST_PAUSE;
         assert_eq!(backoff.repaired(&id(), soon), None);
+        backoff.contest(&id(), "systemd (process 1)");
+        assert_eq!(backoff.contested().len(), 1);
         let later = soon + LONGEST_PAUSE + QUIET;
         assert!(backoff.allows(&id(), later));
         assert_eq!(backoff.repaired(&id(), later), Some(1));
+        assert!(backoff.contested().is_empty());
         backoff.forget(&id());
         assert!(backoff.allows(&id(), later));
     }

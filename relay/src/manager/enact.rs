@@ -62,6 +62,7 @@ impl Owner {
             measurements: self.feedback.condition,
             other_cpu_manager: self.other_cpu_manager,
             unenforced: Arc::clone(self.presence.unenforced()),
+            contested: Arc::clone(self.backoff.contested()),
             ledger: self.durable.health(),
         }));
     }
@@ -305,6 +306,7 @@ impl Owner {
             true => "unknown: no process holds the file open".to_owned(),
             false => holders.join(", "),
         };
+        self.backoff.contest(id, &candidates);
         tracing::warn!(container = %id, repairs, candidates,
             "another program keeps changing the cgroup; it is repaired every few seconds");
     }

@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub other_cpu_manager: bool,
     /// Containers that run and have no cgroup on this host: their placement is wanted, not enforced.
     pub unenforced: Arc<BTreeMap<ContainerId, RuntimeAnswer>>,
+    /// Containers whose cgroup another program keeps changing, and the processes that may be it.
+    pub contested: Arc<BTreeMap<ContainerId, Arc<str>>>,
     /// How the ledger fares.
     pub ledger: Health,
 }
@@ -106,6 +108,7 @@ impl Snapshot {
             measurements: Condition::Missing,
             other_cpu_manager: false,
             unenforced: Arc::default(),
+            contested: Arc::default(),
             ledger: Health::default(),
         }
     }

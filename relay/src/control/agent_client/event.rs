@@ -18,6 +18,8 @@ pub enum PodEventReason {
     MovedBack,
     /// It has no cgroup on this host.
     NotEnforced,
+    /// Another program keeps changing its cgroup.
+    Contested,
     /// Others ran on its exclusive CPUs.
     ExclusivityViolated,
     /// They no longer do.
@@ -35,6 +37,7 @@ impl PodEventReason {
             Self::Moved => "CPUMoved",
             Self::MovedBack => "CPUMovedBack",
             Self::NotEnforced => "CPUPlacementNotEnforced",
+            Self::Contested => "CPUPlacementContested",
             Self::ExclusivityViolated => "CPUExclusivityViolated",
             Self::ExclusivityRestored => "CPUExclusivityRestored",
         }
@@ -46,6 +49,7 @@ impl PodEventReason {
             Self::PlacementRefused
             | Self::Unplaced
             | Self::NotEnforced
+            | Self::Contested
             | Self::ExclusivityViolated => "Warning",
         }
     }

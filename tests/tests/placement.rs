@@ -215,6 +215,72 @@ async fn a_cpuset_written_behind_our_back_is_repaired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_without_a_cgroup_on_this_host_is_moved_by_the_runtime_and_marked() {
+    let what = "placement: no cgroup of a container";
+    if let Some(why) = skip::no_relay() {
+        return skip::skip(what, &why);
+    }
+    let online = kernel::online().unwrap();
+    let all = cpus(&online);
+    if all.len() < 2 {
+        return skip::skip(what, "needs two CPUs");
+    }
+    let runtime = Runtime::start().unwrap();
+    let parent = runtime.cgroup_parent().to_owned();
+    kernel::give_pods(&parent, &online).unwrap();
+    // As on a node whose containers are virtual machines: the relay sees a hierarchy, and none of the containers in it.
+    let root = if kernel::unified() { "" } else { "cpuset" };
+    let root = std::path::Path::new("/sys/fs/cgroup").join(root);
+    let outer = root.join(parent.trim_start_matches('/'));
+    let elsewhere = outer.join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    if !kernel::unified() {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            std::fs::copy(outer.join(file), elsewhere.join(file)).unwrap();
+        }
+    }
+    let arguments = ["--policy", "static", "--reserved-resources", "cpu=1000m"];
+    let relay = Relay::start_under(&runtime, "relay", &elsewhere, &arguments).unwrap();
+    let cri = Cri::connect(&relay.socket(), &parent).await.unwrap();
+    let mut node = Node {
+        cri,
+        relay,
+        runtime,
+    };
+    let (_, web) = node.run("besteffort", &Container::sleeping("web")).await;
+    let shown = async |name: &str, mark: &str| {
+        let shown = eventually(Duration::from_secs(60), async || {
+            let state = node.relay.ask(&["state"]).unwrap();
+            let mut lines = state.lines();
+            lines.any(|line| line.contains(name) && line.contains(mark))
+        });
+        assert!(shown.await, "{}", node.relay.ask(&["state"]).unwrap());
+    };
+    shown("web", "(not enforced)").await;
+    let why = node.relay.ask(&["explain", "web/web"]).unwrap();
+    for part in ["NOT enforced: no cgroup", "the runtime took its CPUs"] {
+        assert!(why.contains(part), "{why}");
+    }
+    let (pod, mine) = node
+        .run("", &Container::sleeping("mine").guaranteed(1))
+        .await;
+    let own = node.allowed(&mine);
+    assert_eq!(own.len(), 1, "exclusive: {own:?}");
+    assert!(
+        node.allowed(&web).is_disjoint(&own),
+        "web was moved before mine was created"
+    );
+    node.end(&pod, &mine).await;
+    node.settles(&web, &all).await;
+    let warned = node
+        .relay
+        .log()
+        .matches("no cgroup on this host: its placement is NOT enforced")
+        .count();
+    assert!((1..=2).contains(&warned), "{}", node.relay.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_insists_on_a_cpuset_is_answered_seldom_and_logged_once() {
     if let Some(why) = skip::no_relay() {
         return skip::skip("placement: insistent writer", &why);

@@ -322,7 +322,11 @@ fn cgroup_parent(pod: &Value, spec: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{cri::client::tests::replying, enforce::test_support::FakeTree};
+    use prost::Message as _;
+    use resmgr_policy::QosClass;
     use serde_json::json;
+    use std::path::Path;
 
     #[test]
     fn a_container_of_which_only_the_cgroup_is_known_is_what_it_was_created_as() {
@@ -385,6 +389,80 @@ mod tests {
         let read = pod_resources(&told).unwrap();
         assert_eq!((read.cpu_shares, read.memory_limit_bytes), (1024, 0));
         assert_eq!(pod_resources(&json!({"config": {"linux": {}}})), None);
+    }
+
+    /// A runtime whose verbose status says nothing under `info`.
+    fn terse_runtime(socket: &Path, shown: Option<v1::LinuxContainerResources>) {
+        let status = v1::ContainerStatusResponse {
+            status: Some(v1::ContainerStatus {
+                resources: shown.map(|linux| v1::ContainerResources {
+                    linux: Some(linux),
+                    ..v1::ContainerResources::default()
+                }),
+                ..v1::ContainerStatus::default()
+            }),
+            ..v1::ContainerStatusResponse::default()
+        };
+        let status = status.encode_to_vec();
+        let listener = tokio::net::UnixListener::bind(socket).unwrap();
+        replying(listener, move |path| match path.rsplit('/').next()? {
+            "ContainerStatus" => Some(status.clone()),
+            "PodSandboxStatus" => Some(Vec::new()),
+            _ => None,
+        });
+    }
+
+    #[tokio::test]
+    async fn without_info_resources_are_taken_from_the_status_or_else_from_the_cgroup() {
+        const ID: &str = "0123456789abcdef";
+        let tree = FakeTree::v2();
+        tree.container("kubepods/pod5", ID, "0-7", "0");
+        let cgroup = tree
+            .cgroups
+            .hierarchy()
+            .cpuset_root()
+            .join("kubepods/pod5")
+            .join(ID);
+        for (file, text) in [("cpu.max", "300000 100000"), ("cpu.weight", "118")] {
+            std::fs::write(cgroup.join(file), text).unwrap();
+        }
+        let cgroups = Arc::new(Cgroups::new(tree.cgroups.hierarchy().clone()));
+        let shown = v1::LinuxContainerResources {
+            cpu_shares: 2048,
+            cpu_quota: 200_000,
+            cpu_period: 100_000,
+            ..v1::LinuxContainerResources::default()
+        };
+        for (shown, found, milli, qos) in [
+            (Some(&shown), true, 2000, QosClass::Guaranteed),
+            (None, true, 3000, QosClass::Guaranteed),
+            // The class is in the cgroup's path alone.
+            (Some(&shown), false, 2000, QosClass::BestEffort),
+            (None, false, 0, QosClass::BestEffort),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let socket = dir.path().join("runtime.sock");
+            terse_runtime(&socket, shown.cloned());
+            let client = RuntimeClient::new(&socket, std::time::Duration::from_secs(10), vec![]);
+            let mut view = RuntimeView::new(client, 1 << 30);
+            if found {
+                view = view.with_cgroups(Arc::clone(&cgroups));
+            }
+            let listed = Listed {
+                id: ID.into(),
+                sandbox: "s1".into(),
+                name: "db".into(),
+                attempt: 0,
+                stage: crate::manager::Stage::Running,
+            };
+            let spec = view.learn(&listed).await.unwrap();
+            let requirements = spec.request.requirements;
+            assert_eq!(
+                (requirements.cpu_request.0, spec.request.qos),
+                (milli, qos),
+                "{shown:?} {found}"
+            );
+        }
     }
 
     #[test]

@@ -25,30 +25,38 @@ impl Observer for Heard {
     }
 }
 
-/// A runtime that speaks v1alpha2 only: answers UNIMPLEMENTED to everything else.
-fn old_runtime(listener: tokio::net::UnixListener) {
-    let service = tower::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+/// A runtime that answers with these messages, by path, and UNIMPLEMENTED to everything else.
+pub(crate) fn replying(
+    listener: tokio::net::UnixListener,
+    replies: impl Fn(&str) -> Option<Vec<u8>> + Clone + Send + 'static,
+) {
+    let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let message = replies(request.uri().path());
         let mut reply = http::Response::new(tonic::body::Body::empty());
         let headers = reply.headers_mut();
         headers.insert("content-type", "application/grpc".parse().unwrap());
-        if request.uri().path() == "/runtime.v1alpha2.RuntimeService/Version" {
-            let message = alpha::VersionResponse {
-                runtime_name: "old".into(),
-                ..alpha::VersionResponse::default()
-            };
-            let mut frame = vec![0];
-            let body = message.encode_to_vec();
-            frame.extend_from_slice(&u32::try_from(body.len()).unwrap().to_be_bytes());
-            frame.extend_from_slice(&body);
-            headers.insert("grpc-status", "0".parse().unwrap());
-            *reply.body_mut() =
-                tonic::body::Body::new(http_body_util::Full::new(Bytes::from(frame)));
-        } else {
-            headers.insert("grpc-status", "12".parse().unwrap());
+        let status = if message.is_some() { "0" } else { "12" };
+        headers.insert("grpc-status", status.parse().unwrap());
+        if let Some(message) = message {
+            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+            let frame = Bytes::from([&[0], &length[..], &message].concat());
+            *reply.body_mut() = tonic::body::Body::new(http_body_util::Full::new(frame));
         }
-        Ok::<_, std::convert::Infallible>(reply)
+        std::future::ready(Ok::<_, std::convert::Infallible>(reply))
     });
     serve(listener, service);
+}
+
+/// A runtime that speaks v1alpha2 only.
+fn old_runtime(listener: tokio::net::UnixListener) {
+    replying(listener, |path| {
+        let version = alpha::VersionResponse {
+            runtime_name: "old".into(),
+            ..alpha::VersionResponse::default()
+        };
+        let asked = path == "/runtime.v1alpha2.RuntimeService/Version";
+        asked.then(|| version.encode_to_vec())
+    });
 }
 
 fn serve<S, F>(listener: tokio::net::UnixListener, service: S)

@@ -8,13 +8,14 @@ mod kernels;
 mod needs;
 mod prometheus;
 
-use crate::shell::{self, find, paint, root, run, step};
+use crate::shell::{self, find, output, paint, root, run, step};
 use anyhow::{Context, Result, bail};
 pub(crate) use needs::Stage;
-use needs::{CARGO, Need, PACKAGES, present};
+use needs::{CARGO, Need, PACKAGES, STATIC_TARGETS, present};
 use std::{
     io::{IsTerminal as _, Write as _},
     os::unix::process::CommandExt as _,
+    path::Path,
     process::Command,
 };
 
@@ -24,7 +25,7 @@ pub(crate) struct Arguments {
     /// Install without asking.
     #[arg(long, short)]
     pub(crate) yes: bool,
-    /// Up to which point: build, run (the demo) or test.
+    /// What for: build, run (the demo), test (both and every test), or dist (the release).
     #[arg(long, value_enum, default_value = "test")]
     pub(crate) stage: Stage,
 }
@@ -39,7 +40,7 @@ pub(crate) fn run_task(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that all of `stage` and of the stages before it is there.
+/// Makes sure that all is there that `stage` needs.
 ///
 /// # Errors
 /// When something is missing and cannot be installed, or the person says no.
@@ -47,12 +48,12 @@ pub(crate) fn ensure(stage: Stage, yes: bool) -> Result<()> {
     let yes = yes || std::env::var("CI").is_ok_and(|value| value == "true");
     let missing: Vec<&Need> = PACKAGES
         .iter()
-        .filter(|need| need.stage <= stage && !present(need.proof))
+        .filter(|need| stage.includes(need.stage) && !present(need.proof))
         .collect();
     if !missing.is_empty() {
         install(&missing, yes)?;
     }
-    for tool in CARGO.iter().filter(|tool| tool.stage <= stage) {
+    for tool in CARGO.iter().filter(|tool| stage.includes(tool.stage)) {
         if find(tool.program).is_none() {
             step(&format!("building {} ({})", tool.program, tool.why));
             let mut command = shell::cargo();
@@ -68,7 +69,7 @@ pub(crate) fn ensure(stage: Stage, yes: bool) -> Result<()> {
             }
         }
     }
-    if stage >= Stage::Test
+    if stage == Stage::Test
         && let Err(error) = kernels::fetch()
     {
         eprintln!(
@@ -76,13 +77,13 @@ pub(crate) fn ensure(stage: Stage, yes: bool) -> Result<()> {
             paint("33", &format!("{error:#}: tests that boot it are skipped"))
         );
     }
-    if stage >= Stage::Test
+    if stage == Stage::Test
         && let Err(error) = prometheus::fetch()
     {
         let said = format!("{error:#}: alerts and dashboards are not tried");
         eprintln!("{}", paint("33", &said));
     }
-    if stage >= Stage::Test {
+    if stage == Stage::Test {
         // A build fetches what this platform needs; the licences are those of every platform.
         let mut fetch = shell::cargo();
         if let Err(error) = run(fetch.args(["fetch", "--locked", "--quiet"])) {
@@ -97,7 +98,23 @@ pub(crate) fn ensure(stage: Stage, yes: bool) -> Result<()> {
             }
         }
     }
+    if stage == Stage::Dist {
+        for target in STATIC_TARGETS.iter().filter(|target| !has_target(target)) {
+            step(&format!("adding Rust's target {target}"));
+            if let Err(error) = run(Command::new("rustup").args(["target", "add", target])) {
+                let said = format!("{error:#}: no static programs for it");
+                eprintln!("{}", paint("33", &said));
+            }
+        }
+    }
     Ok(())
+}
+
+/// Whether rustc has the standard library for `target`.
+pub(crate) fn has_target(target: &str) -> bool {
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--print", "target-libdir", "--target", target]);
+    output(&mut rustc).is_ok_and(|folder| Path::new(folder.trim()).is_dir())
 }
 
 /// Installs packages with apt, or says which ones to install.
@@ -115,13 +132,20 @@ fn install(missing: &[&Need], yes: bool) -> Result<()> {
     if !yes {
         confirm(missing.len())?;
     }
+    // Of a package for another architecture; dpkg knows its own already.
+    for (_name, architecture) in missing
+        .iter()
+        .filter_map(|need| need.package.split_once(':'))
+    {
+        run(as_root("dpkg").args(["--add-architecture", architecture]))?;
+    }
     // Indices go stale, and a container image has none at all.
-    run(apt().arg("update").arg("-qq"))?;
+    run(as_root("apt-get").arg("update").arg("-qq"))?;
     let names = || missing.iter().map(|need| need.package);
-    if run(apt().args(INSTALL).args(names())).is_err() {
+    if run(as_root("apt-get").args(INSTALL).args(names())).is_err() {
         // One package that this release lacks must not keep away all the others.
         for need in missing {
-            if let Err(error) = run(apt().args(INSTALL).arg(need.package)) {
+            if let Err(error) = run(as_root("apt-get").args(INSTALL).arg(need.package)) {
                 eprintln!("{}", paint("33", &format!("{error:#}")));
             }
         }
@@ -147,13 +171,13 @@ fn install(missing: &[&Need], yes: bool) -> Result<()> {
 
 const INSTALL: [&str; 4] = ["install", "-y", "-qq", "--no-install-recommends"];
 
-/// `apt-get`, through sudo unless we are root; never asks.
-fn apt() -> Command {
+/// A program of Debian's package management, through sudo unless we are root; never asks.
+fn as_root(program: &str) -> Command {
     let mut command = if is_root() {
-        Command::new("apt-get")
+        Command::new(program)
     } else {
         let mut sudo = Command::new("sudo");
-        sudo.args(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        sudo.args(["env", "DEBIAN_FRONTEND=noninteractive", program]);
         sudo
     };
     command

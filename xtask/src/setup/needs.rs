@@ -3,7 +3,7 @@
 use crate::shell::find;
 use std::path::Path;
 
-/// How far the set-up goes; a stage needs all before it too.
+/// What the set-up is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Stage {
     /// Build the workspace and the BPF object.
@@ -12,6 +12,18 @@ pub(crate) enum Stage {
     Run,
     /// Run every test: virtual machines, peers to measure against.
     Test,
+    /// Build and check the release: compilers of static programs, Debian's judges of packages.
+    Dist,
+}
+
+impl Stage {
+    /// Whether this stage needs what `part` needs: a test needs all that a demo needs, a release what a build needs.
+    pub(crate) fn includes(self, part: Self) -> bool {
+        match self {
+            Self::Dist => matches!(part, Self::Build | Self::Dist),
+            Self::Build | Self::Run | Self::Test => part <= self,
+        }
+    }
 }
 
 /// What shows that a thing is there.
@@ -69,7 +81,11 @@ const fn optional(package: &'static str, proof: Proof, stage: Stage, why: &'stat
 }
 
 use Proof::{File, Library, Program, Toolchain};
-use Stage::{Build, Run, Test};
+use Stage::{Build, Dist, Run, Test};
+
+/// Rust's targets of the static programs.
+pub(crate) const STATIC_TARGETS: [&str; 2] =
+    ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl"];
 
 /// Debian packages, in the order in which they are shown.
 pub(crate) const PACKAGES: &[Need] = &[
@@ -221,6 +237,42 @@ pub(crate) const PACKAGES: &[Need] = &[
         Program("go"),
         Test,
         "builds the API server and the kubelet of the tests",
+    ),
+    optional(
+        "musl-dev:amd64",
+        Program("x86_64-linux-musl-gcc"),
+        Dist,
+        "C compiler and library of static programs for amd64",
+    ),
+    optional(
+        "musl-dev:arm64",
+        Program("aarch64-linux-musl-gcc"),
+        Dist,
+        "C compiler and library of static programs for arm64",
+    ),
+    optional(
+        "qemu-user",
+        Program("qemu-aarch64"),
+        Dist,
+        "starts the programs for arm64",
+    ),
+    optional(
+        "lintian",
+        Program("lintian"),
+        Dist,
+        "judges the Debian package",
+    ),
+    optional(
+        "mmdebstrap",
+        Program("mmdebstrap"),
+        Dist,
+        "a fresh Debian, to install the package in",
+    ),
+    optional(
+        "skopeo",
+        Program("skopeo"),
+        Dist,
+        "reads the images as a client of registries does",
     ),
 ];
 

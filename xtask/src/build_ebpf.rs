@@ -6,6 +6,7 @@
 use crate::shell;
 use anyhow::{Context as _, Result, bail};
 use std::{
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -27,6 +28,20 @@ const NO_LINKER: &str = "bpf-linker is not in PATH or in ~/.cargo/bin. Install i
     LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --no-default-features --features llvm-22
   with its own:
     cargo install bpf-linker";
+
+/// Stands before rustc. cargo has symbols of a package outside its workspace, as `common` is for `ebpf`, and of all that
+/// uses it depend on the package's absolute folder: here they depend on the names alone.
+const WRAPPER: &str = r#"#!/bin/sh
+rustc=$1; shift
+for argument; do
+    shift
+    case $CARGO_CRATE_NAME/$argument in
+    resmgr_common/metadata=*|cri_resmgr_ebpf/metadata=*) argument=metadata=$CARGO_CRATE_NAME;;
+    esac
+    set -- "$@" "$argument"
+done
+exec "$rustc" "$@"
+"#;
 
 /// What compiles for BPF here.
 #[derive(Debug)]
@@ -77,13 +92,21 @@ fn build(name: &str, features: &[&str]) -> Result<()> {
             cargo
         }
     };
+    let [source, cargo_home] =
+        shell::replaced_paths()?.map(|(from, to)| format!("--remap-path-prefix={from}={to}"));
+    let wrapper = out.join("rustc-wrapper");
+    std::fs::create_dir_all(&out)?;
+    std::fs::write(&wrapper, WRAPPER)?;
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
     cargo
         .current_dir(root.join("ebpf"))
+        .env("RUSTC_WRAPPER", wrapper)
         // Flags of the target alone: build scripts and macros run on this machine.
         .env(
             "CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS",
             format!(
-                "-C linker={} -C link-arg=--btf -C target-cpu=v3 -C debuginfo=2 -C panic=abort",
+                "-C linker={} -C link-arg=--btf -C target-cpu=v3 -C debuginfo=2 -C panic=abort \
+                 {source} {cargo_home}",
                 linker.display()
             ),
         )
@@ -95,8 +118,13 @@ fn build(name: &str, features: &[&str]) -> Result<()> {
     shell::run(&mut cargo)?;
     let built = out.join("build").join(TARGET).join("release").join(OBJECT);
     let object = out.join(format!("{name}.o"));
-    std::fs::copy(&built, &object)
-        .with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
+    let content =
+        std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    // What embeds it is built again when the file is newer.
+    if std::fs::read(&object).ok().as_ref() != Some(&content) {
+        std::fs::write(&object, content)
+            .with_context(|| format!("cannot write {}", object.display()))?;
+    }
     shell::step(&format!("{}", object.display()));
     Ok(())
 }

@@ -25,6 +25,19 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Folders that paths in what is built begin with, and what stands there instead, so that two folders of one commit give
+/// the same octets.
+///
+/// # Errors
+/// When cargo's folder is not known.
+pub(crate) fn replaced_paths() -> Result<[(String, &'static str); 2]> {
+    let cargo_home = std::env::var("CARGO_HOME")
+        .or_else(|_unset| std::env::var("HOME").map(|home| home + "/.cargo"))
+        .context("neither CARGO_HOME nor HOME is set")?;
+    let source = root().display().to_string();
+    Ok([(source, "/source"), (cargo_home, "/cargo")])
+}
+
 /// Whether a program of this name is in `PATH` (or in the administrator's folders, which an
 /// ordinary user's `PATH` lacks).
 pub(crate) fn find(program: &str) -> Option<PathBuf> {

@@ -27,7 +27,7 @@ use std::{
 /// Beyond it something hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-const MANIFEST: &str = "deploy/cri-resmgr.yaml";
+const MANIFEST: &str = "deploy/kustomize/base/cri-resmgr.yaml";
 const FLAGS: &str = "KUBELET_KUBEADM_ARGS=\"--container-runtime-endpoint=unix:///run/containerd/containerd.sock\"\n";
 const RELAYED: &str = "KUBELET_KUBEADM_ARGS=\"--container-runtime-endpoint=unix:///run/cri-resmgr/cri-resmgr.sock\"\n";
 const FLAGS_FILE: &str = "var/lib/kubelet/kubeadm-flags.env";

@@ -5,14 +5,18 @@
 //! same octets: times are `SOURCE_DATE_EPOCH` (the commit's when not set), paths of this machine are cut out.
 
 mod archive;
+mod check;
 mod deb;
 mod image;
 mod release;
 mod sbom;
 
-use crate::shell::{cargo, output, root, run, show, step};
+use crate::{
+    setup::{self, Stage},
+    shell::{cargo, output, replaced_paths, root, run, show, step},
+};
 use anyhow::{Context as _, Result, bail};
-use release::{PROGRAMS, Packed, Release, sha256};
+use release::{ARCHITECTURES, Architecture, PROGRAMS, Packed, Release, SUMS};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -24,87 +28,89 @@ pub(crate) struct Arguments {
     /// Without link-time optimisation and with little other: to try the packaging.
     #[arg(long)]
     quick: bool,
+    /// Build nothing, check what was built: sums, programs, images, and the Debian package in a fresh Debian.
+    #[arg(long)]
+    check: bool,
+    /// Install what is missing without asking.
+    #[arg(long, short)]
+    yes: bool,
 }
 
-/// An architecture, by its names.
-#[derive(Clone, Copy, Debug)]
-struct Architecture {
-    rust: &'static str,
-    /// In Go, OCI and Debian.
-    name: &'static str,
-}
-
-const ARCHITECTURES: [Architecture; 2] = [
-    Architecture {
-        rust: "x86_64",
-        name: "amd64",
-    },
-    Architecture {
-        rust: "aarch64",
-        name: "arm64",
-    },
-];
-
-/// Builds all artefacts for the architectures whose target is installed.
+/// Builds all artefacts: static programs for each architecture that has a compiler, programs with hwloc and the Debian
+/// package for that of this machine.
 ///
 /// # Errors
-/// When no target for static binaries is installed, or a build fails.
+/// When this machine cannot build static programs for itself, or a build fails.
 pub(crate) fn run_task(arguments: &Arguments) -> Result<()> {
     let release = Release::new()?;
+    setup::ensure(Stage::Dist, arguments.yes)?;
+    if arguments.check {
+        return check::run_checks(&release);
+    }
     if release.out.exists() {
         fs::remove_dir_all(&release.out)?;
     }
     fs::create_dir_all(&release.out)?;
     crate::build_ebpf::run()?;
-    let targets = output(Command::new("rustup").args(["target", "list", "--installed"]))?;
-    let installed = |target: &str| targets.lines().any(|line| line == target);
-    let mut built = 0;
+    let mut built = Vec::new();
     for architecture in ARCHITECTURES {
-        let musl = format!("{}-unknown-linux-musl", architecture.rust);
-        if !installed(&musl) {
+        if architecture.can_be_static() {
+            let programs = build(&release, architecture, true, arguments.quick)?;
+            built.push((architecture, programs));
+        } else {
             println!(
-                "{}: skipped, `rustup target add {musl}` is missing",
-                architecture.name
+                "{}: skipped, rustc has no {} or there is no {}",
+                architecture.name,
+                architecture.musl(),
+                architecture.musl_compiler()
             );
-            continue;
         }
-        built += 1;
-        let native = std::env::consts::ARCH == architecture.rust;
-        let programs = build(&release, &musl, false, arguments.quick)?;
-        // Man page and completions are printed by the program, which must run here.
-        let texts = native.then(|| texts(&release, &programs)).transpose()?;
-        let name = format!("cri-resmgr-{}-linux-{}", release.version, architecture.name);
-        archive::tarball(
-            &release,
-            &format!("{name}-static"),
-            &programs,
-            texts.as_deref(),
+    }
+    let (native, programs) = built
+        .iter()
+        .find(|(architecture, _)| architecture.is_native())
+        .context(
+            "this machine builds no static programs for itself: cargo xtask setup --stage dist",
         )?;
-        image::write(&release, &name, architecture.name, &programs)?;
-        if native {
-            let gnu = format!("{}-unknown-linux-gnu", architecture.rust);
-            let programs = build(&release, &gnu, true, arguments.quick)?;
-            archive::tarball(&release, &name, &programs, texts.as_deref())?;
-            deb::write(&release, architecture.name, &programs, texts.as_deref())?;
-        }
+    // Manual page and completions are printed by the program, which must run here.
+    let texts = texts(&release, programs)?;
+    let name =
+        |architecture: Architecture| format!("{}-linux-{}", release.name(), architecture.name);
+    for (architecture, programs) in &built {
+        let name = format!("{}-static", name(*architecture));
+        archive::tarball(&release, &name, programs, &texts)?;
     }
-    if built == 0 {
-        bail!(
-            "no target for static binaries: rustup target add x86_64-unknown-linux-musl; apt-get install musl-tools"
-        );
-    }
-    sbom::write(&release)?;
+    image::write(&release, &built)?;
+    let programs = build(&release, *native, false, arguments.quick)?;
+    archive::tarball(&release, &name(*native), &programs, &texts)?;
+    deb::write(
+        &release,
+        native.name,
+        &deb::depends(&programs)?,
+        &programs,
+        &texts,
+    )?;
+    let targets = built.iter().map(|(architecture, _)| architecture.musl());
+    let targets: Vec<_> = targets.chain([native.gnu()]).collect();
+    sbom::write(&release, &targets)?;
     checksums(&release.out)?;
     step(&format!("{}", release.out.display()));
     Ok(())
 }
 
-/// The folder that has the programs for `target`.
-fn build(release: &Release, target: &str, hwloc: bool, quick: bool) -> Result<PathBuf> {
-    step(&format!(
-        "building for {target}, {} hwloc",
-        if hwloc { "with" } else { "without" }
-    ));
+/// The folder that has the programs: static ones without hwloc, or linked with glibc and hwloc.
+fn build(
+    release: &Release,
+    architecture: Architecture,
+    is_static: bool,
+    quick: bool,
+) -> Result<PathBuf> {
+    let target = if is_static {
+        architecture.musl()
+    } else {
+        architecture.gnu()
+    };
+    step(&format!("building for {target}"));
     let folder = root().join("target/dist/build");
     let mut command = cargo();
     command.args([
@@ -114,26 +120,36 @@ fn build(release: &Release, target: &str, hwloc: bool, quick: bool) -> Result<Pa
         "--locked",
         "--bins",
         "--target",
-        target,
+        &target,
     ]);
     command.arg("--target-dir").arg(&folder);
     for program in PROGRAMS {
         command.args(["-p", program]);
     }
-    if !hwloc {
-        command.args(["--no-default-features", "--features", "cri-resmgr/ebpf"]);
-    }
-    let home =
-        std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"));
-    let flags = format!(
-        "--remap-path-prefix={}=/source --remap-path-prefix={}=/cargo",
-        root().display(),
-        home.context("neither CARGO_HOME nor HOME is set")?
-    );
+    // For rustc an argument, for the C compiler a part of the one variable, each for this target alone: what runs in the
+    // build needs none.
+    let variable = |name: &str| format!("{name}_{}", target.replace('-', "_"));
+    let replaced = replaced_paths()?;
+    let flags = replaced
+        .clone()
+        .map(|(from, to)| format!("--remap-path-prefix={from}={to}"));
+    let c_flags = replaced.map(|(from, to)| format!("-ffile-prefix-map={from}={to}"));
     command
-        .env("RUSTFLAGS", flags)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env(variable("CFLAGS"), c_flags.join(" "))
         .env("CRI_RESMGR_COMMIT", &release.commit)
         .env("SOURCE_DATE_EPOCH", release.epoch.to_string());
+    if is_static {
+        let linker = format!("{}-linux-gnu-gcc", architecture.rust);
+        command
+            .args(["--no-default-features", "--features", "cri-resmgr/ebpf"])
+            .env(variable("CC"), architecture.musl_compiler())
+            .env(variable("CARGO_TARGET").to_uppercase() + "_LINKER", linker);
+    }
+    if architecture.rust == "aarch64" {
+        // jemalloc starts on pages up to this size (64 KiB), which kernels for arm64 may have.
+        command.env("JEMALLOC_SYS_WITH_LG_PAGE", "16");
+    }
     if quick {
         command
             .env("CARGO_PROFILE_DIST_LTO", "off")
@@ -169,7 +185,7 @@ fn texts(release: &Release, programs: &Path) -> Result<Vec<Packed>> {
             &["completion", "bash"],
         )?,
         print(
-            "share/zsh/site-functions/_cri-resmgr",
+            "share/zsh/vendor-completions/_cri-resmgr",
             &["completion", "zsh"],
         )?,
         print(
@@ -179,17 +195,15 @@ fn texts(release: &Release, programs: &Path) -> Result<Vec<Packed>> {
     ])
 }
 
+/// Writes `SHA256SUMS`, for `sha256sum --check`.
 fn checksums(out: &Path) -> Result<()> {
     let mut names: Vec<_> = fs::read_dir(out)?
-        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .map(|entry| entry.map(|entry| entry.file_name()))
         .collect::<Result<_, _>>()?;
     names.sort();
-    let lines: Result<String> = names
-        .iter()
-        .map(|name| Ok(format!("{}  {name}\n", sha256(&fs::read(out.join(name))?))))
-        .collect();
-    let lines = lines?;
+    let mut command = Command::new("sha256sum");
+    let lines = output(command.args(names).current_dir(out))?;
     print!("{lines}");
-    fs::write(out.join("SHA256SUMS"), lines)?;
+    fs::write(out.join(SUMS), lines)?;
     Ok(())
 }

@@ -1,9 +1,13 @@
 //! Tar archives whose octets depend on their content alone.
 
 use super::release::{Packed, Release, packed_file, packed_programs};
-use crate::shell::{root, run};
-use anyhow::Result;
-use std::{fs, path::Path, process::Command};
+use crate::shell::{output, root};
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 /// A tar archive of the files, with their folders, all of root.
 pub(super) fn tar(files: &[Packed], epoch: u64) -> Result<Vec<u8>> {
@@ -42,43 +46,37 @@ pub(super) fn tarball(
     release: &Release,
     name: &str,
     programs: &Path,
-    texts: Option<&[Packed]>,
+    texts: &[Packed],
 ) -> Result<()> {
     let mut files = packed_programs(programs)?;
-    files.extend(texts.unwrap_or_default().iter().cloned());
-    for file in ["LICENSE", "CHANGELOG.md", "SECURITY.md", "README.md"] {
+    files.extend(texts.iter().cloned());
+    let pages = ["LICENSE", "CHANGELOG.md", "SECURITY.md", "README.md"];
+    let mut git = Command::new("git");
+    git.args(["ls-files", "deploy", "docs"]).args(pages);
+    for file in output(git.current_dir(root()))?.lines() {
         files.push(packed_file(file, file)?);
-    }
-    for folder in [
-        "deploy/chart",
-        "deploy/chart/files",
-        "deploy/chart/templates",
-        "deploy/config",
-        "deploy/kustomize/base",
-        "deploy/kustomize/options",
-        "deploy/kustomize/static",
-        "deploy/kustomize/static-plus",
-        "deploy/kustomize/static-pools",
-        "deploy/systemd",
-        "docs",
-        "docs/images",
-        "docs/notes",
-    ] {
-        for entry in fs::read_dir(root().join(folder))? {
-            let entry = entry?;
-            // The chart has links to files of deploy/monitoring.
-            if entry.path().is_file() {
-                let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
-                files.push(packed_file(&path, &path)?);
-            }
-        }
     }
     for file in &mut files {
         file.path = format!("{name}/{}", file.path);
     }
-    let path = release.out.join(format!("{name}.tar"));
-    fs::write(&path, tar(&files, release.epoch)?)?;
-    run(Command::new("gzip").args(["-n", "-9"]).arg(&path))
+    let content = gzip(&tar(&files, release.epoch)?)?;
+    fs::write(release.out.join(format!("{name}.tar.gz")), content)?;
+    Ok(())
+}
+
+/// Compressed, without name and time of a file.
+pub(super) fn gzip(content: &[u8]) -> Result<Vec<u8>> {
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(&file, content)?;
+    let mut command = Command::new("gzip");
+    let output = command
+        .args(["-n", "-9", "-c"])
+        .arg(file.path())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start gzip")?;
+    ensure!(output.status.success(), "gzip: {}", output.status);
+    Ok(output.stdout)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! What all artefacts share: version, times, the files to be packed.
 
-use crate::shell::{output, root};
+use crate::{
+    setup,
+    shell::{find, output, root},
+};
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -11,6 +14,56 @@ use std::{
 
 /// What is handed out.
 pub(super) const PROGRAMS: [&str; 3] = ["cri-resmgr", "cri-resmgr-agent", "cri-resmgr-webhook"];
+
+/// An architecture, by its names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Architecture {
+    pub(super) rust: &'static str,
+    /// In Go, OCI and Debian.
+    pub(super) name: &'static str,
+}
+
+/// Those that programs are built for.
+pub(super) const ARCHITECTURES: [Architecture; 2] = [
+    Architecture {
+        rust: "x86_64",
+        name: "amd64",
+    },
+    Architecture {
+        rust: "aarch64",
+        name: "arm64",
+    },
+];
+
+/// The name of the file of checksums.
+pub(super) const SUMS: &str = "SHA256SUMS";
+
+impl Architecture {
+    /// Whether its programs run on this machine.
+    pub(super) fn is_native(self) -> bool {
+        std::env::consts::ARCH == self.rust
+    }
+
+    /// Rust's target of static programs.
+    pub(super) fn musl(self) -> String {
+        format!("{}-unknown-linux-musl", self.rust)
+    }
+
+    /// Rust's target of programs linked with glibc.
+    pub(super) fn gnu(self) -> String {
+        format!("{}-unknown-linux-gnu", self.rust)
+    }
+
+    /// The C compiler of static programs: Debian's gcc with musl's headers and libraries.
+    pub(super) fn musl_compiler(self) -> String {
+        format!("{}-linux-musl-gcc", self.rust)
+    }
+
+    /// Where the target or the compiler is missing, nothing static is built for it.
+    pub(super) fn can_be_static(self) -> bool {
+        setup::has_target(&self.musl()) && find(&self.musl_compiler()).is_some()
+    }
+}
 
 /// What all artefacts share.
 #[derive(Debug)]
@@ -44,6 +97,11 @@ impl Release {
             epoch: epoch.parse().context("SOURCE_DATE_EPOCH")?,
             out: root().join("target/dist/out"),
         })
+    }
+
+    /// What the names of its files begin with.
+    pub(super) fn name(&self) -> String {
+        format!("cri-resmgr-{}", self.version)
     }
 }
 
